@@ -1,0 +1,39 @@
+// The job around the ranks: start and end of MPI, hosts, node-local ranks, cores and threads, and
+// memory as the kernel counts it. mpi.h and hwloc.h stay behind this header.
+#ifndef HALKA_DIST_CLUSTER_H
+#define HALKA_DIST_CLUSTER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "kernels/status.h"
+
+struct cluster {
+    int rank, size;
+    int local_rank, local_size; // among the ranks of this host
+    char host[256];
+    int n_core;      // cores this rank may use
+    int n_thread;    // of this rank: its share of those cores
+    bool cores_idle; // the node has cores that no rank of this job may use
+    int node_core;   // cores of the node that this job's ranks may not all use
+    bool mpi;        // MPI was started here and is ended by cluster_stop
+};
+
+// Starts MPI when launched by mpirun/srun, or runs as a single process without it.
+// n_thread 0: share of the affinity mask over the node's ranks. Threads are pinned by cluster_pin.
+enum status cluster_start(int *argc, char ***argv, int n_thread, struct cluster *out);
+// Pins this rank's OpenMP threads to its share of the cores; does nothing when cores are shared.
+void cluster_pin_threads(const struct cluster *cluster);
+void cluster_stop(struct cluster *cluster); // MPI_Finalize; accepts a zeroed struct
+// Ends every rank of the job with this exit code: MPI_Abort, or exit without MPI.
+_Noreturn void cluster_abort(const struct cluster *cluster, int code);
+
+// Proportional set size of this process now (shared pages divided by their sharers), and peak
+// resident size. 0 when the kernel does not tell.
+int64_t cluster_pss_bytes(void);
+int64_t cluster_peak_resident_bytes(void);
+// Memory that the node, or this job's cgroup, still allows.
+int64_t cluster_available_bytes(void);
+double cluster_seconds(void); // monotonic clock
+
+#endif

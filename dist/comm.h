@@ -1,0 +1,75 @@
+// Ranks together: one table of transports (self, mpi; later mpi_staged, nccl). Buffers are in the
+// transport's memory, which must be the backend's. No call blocks for ever: each wait polls against
+// the deadline and returns ERR_RANK, naming the operation and the peer. Counts may exceed INT_MAX.
+// Collectives are entered by all ranks in the same order. Communicators are all made in open.
+#ifndef HALKA_DIST_COMM_H
+#define HALKA_DIST_COMM_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "kernels/kernels.h"
+
+enum reduce {
+    REDUCE_SUM_F32,
+    REDUCE_SUM_F64,
+    REDUCE_MAX_F64,
+    REDUCE_MIN_F64,
+    REDUCE_SUM_I64,
+    REDUCE_MAX_I64,
+    REDUCE_MIN_I64
+};
+
+struct comm_buffer {
+    void *data;
+    int64_t bytes; // 0 is allowed
+};
+
+enum { SHIFT_BUFFERS = 4 };
+// Sends some buffers to one rank while receiving as many from another (either may be this rank).
+struct shift_args {
+    int destination, source;
+    int n_buffer;                              // at most SHIFT_BUFFERS
+    struct comm_buffer send[SHIFT_BUFFERS];    // const in effect
+    struct comm_buffer receive[SHIFT_BUFFERS]; // bytes agree with what the source sends
+};
+
+struct comm_ops;
+struct comm {
+    const struct comm_ops *ops;
+    enum memory memory;
+    int rank, size;
+    bool needs_progress; // transfers advance only inside calls: long computations call progress()
+    double deadline_s;   // of one wait
+    int64_t bytes_sent, bytes_received; // counted by the transport; collectives by their volume
+    void *state;
+};
+
+struct comm_ops {
+    const char *name;
+    // One shift is in flight at most; its buffers are untouched until shift_wait returns.
+    enum status (*shift_start)(struct comm *, const struct shift_args *);
+    enum status (*shift_wait)(struct comm *);
+    enum status (*progress)(struct comm *);
+    // receive holds size blocks back to back, block r of bytes[r]; send is this rank's block.
+    enum status (*all_gather)(struct comm *, const void *send, void *receive, const int64_t *bytes);
+    // Blocks back to back: send_bytes[r] go to rank r, receive_bytes[r] come from it.
+    enum status (*all_to_all)(struct comm *, const void *send, const int64_t *send_bytes,
+                              void *receive, const int64_t *receive_bytes);
+    enum status (*all_reduce)(struct comm *, void *data, int64_t count, enum reduce op); // in place
+    enum status (*broadcast)(struct comm *, void *data, int64_t bytes, int root);
+    enum status (*barrier)(struct comm *);
+    void (*close)(struct comm *);
+};
+
+// One rank, no library: every exchange is a copy.
+enum status comm_self_open(struct comm *out);
+// The MPI job's ranks, host memory. MPI must be initialised (cluster_start).
+enum status comm_mpi_open(struct comm *out, double deadline_s);
+void comm_close(struct comm *comm); // accepts a zeroed struct
+
+// All ranks learn the worst status: the failing rank's code and message, "rank R (host): ...".
+// Only for loading and planning, where every rank reaches the same call.
+enum status comm_agree(struct comm *comm, enum status status);
+
+#endif

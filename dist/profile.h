@@ -1,0 +1,32 @@
+// Where the time goes, by phase and rank: the rows of the final report.
+#ifndef HALKA_DIST_PROFILE_H
+#define HALKA_DIST_PROFILE_H
+
+#include <stdint.h>
+
+enum phase {
+    PHASE_LOAD,
+    PHASE_TOKENIZE,
+    PHASE_MATMUL,
+    PHASE_ATTENTION,
+    PHASE_RING_WAIT, // exposed: time in waits for K/V, queries or partials
+    PHASE_MERGE,
+    PHASE_OTHER, // norms, rope, activations, embedding
+    PHASE_SAMPLING,
+    PHASE_IO,
+    N_PHASE,
+};
+extern const char *const phase_name[N_PHASE]; // "load", ..., as in report.json
+
+struct profile {
+    double seconds[N_PHASE];
+    int64_t attention_flop; // 2 * visible pairs * heads * (head_dim + value_dim)
+    int64_t peak_pss_bytes; // largest sample; profile_sample_memory takes one
+};
+
+double profile_begin(void);
+// Adds the time since `begun` to the phase and returns now, the next phase's begin.
+double profile_end(struct profile *profile, enum phase phase, double begun);
+void profile_sample_memory(struct profile *profile);
+
+#endif

@@ -1,0 +1,61 @@
+// Attention over a sequence sharded on P ranks, in two exact forms of equal result:
+//   pass-KV  P steps; at step s rank r attends to the shard of rank (r - s) mod P while the next
+//            shard is on its way; partials merge online. Bytes: volume_pass_kv.
+//   pass-Q   the queries travel instead; each rank attends its own shard for every rank's queries,
+//            partials go home in one all-to-all. Bytes: volume_pass_q. For few queries.
+//   decode   every rank holds the same few queries; each attends its shard; one all-to-all brings
+//            each rank the partials of its own heads (Helix). See decode_attention.
+// Steps whose keys are all in the future of the queries are skipped.
+// Receive buffers: two shards at most. Transfers are started before the work they hide behind.
+#ifndef HALKA_DIST_RING_ATTENTION_H
+#define HALKA_DIST_RING_ATTENTION_H
+
+#include "dist/comm.h"
+#include "dist/profile.h"
+#include "partition/volume.h"
+
+struct ring_attention_args {
+    const struct sequence *sequence; // includes the positions of the queries
+    int64_t query_begin, query_end;  // global; this rank's queries are those it owns in there
+    int n_head, n_kv_head, head_dim, value_dim;
+    float scale;
+    bool causal;
+    enum pass pass;
+    const void *query; // [n_query of this rank, n_head, head_dim]
+    enum dtype query_dtype;
+    const void *key;   // [n_key of this rank in [0, query_end), n_kv_head, head_dim]
+    const void *value; // [n_key, n_kv_head, value_dim]
+    enum dtype kv_dtype;
+    float *out; // [n_query, n_head, value_dim]
+    float *lse; // [n_query, n_head]
+};
+
+// Bytes of workspace for the largest call that will be made: the longest sequence and the most
+// queries in one call. The same function sizes the plan.
+int64_t ring_attention_workspace_bytes(const struct attention_shape *shape, int size,
+                                       int64_t max_shard_tokens, int64_t max_queries,
+                                       int64_t max_pass_q_queries, int64_t max_decode_queries);
+
+struct ring_attention {
+    struct backend *backend;
+    struct comm *comm;
+    struct profile *profile; // seconds and FLOP are added here
+    void *workspace;         // backend memory, owned
+    int64_t workspace_bytes;
+};
+enum status ring_attention_open(struct ring_attention *out, struct backend *backend,
+                                struct comm *comm, struct profile *profile,
+                                int64_t workspace_bytes);
+void ring_attention_close(struct ring_attention *ring); // accepts a zeroed struct
+
+enum status ring_attention_run(struct ring_attention *ring, const struct ring_attention_args *args);
+
+// Decode: the same n_query queries [n_query, n_head, head_dim] are on every rank. Afterwards this
+// rank has the merged result for its heads only, partition_piece(n_head, size, rank):
+// head_out [n_query, n_my_head, value_dim]. all_lse [n_query, n_head] (may be NULL) receives the
+// merged lse of all heads on every rank: for attention_mass.
+enum status decode_attention_run(struct ring_attention *ring,
+                                 const struct ring_attention_args *args, float *head_out,
+                                 float *all_lse);
+
+#endif

@@ -1,0 +1,19 @@
+// The slow, obvious form of every operation (plain C, fp32): the oracle of every fast one.
+#ifndef HALKA_KERNELS_REFERENCE_REFERENCE_H
+#define HALKA_KERNELS_REFERENCE_REFERENCE_H
+
+#include "kernels/kernels.h"
+
+enum status reference_embed(struct backend *backend, const struct embed_args *args);
+enum status reference_norm(struct backend *backend, const struct norm_args *args);
+enum status reference_matmul(struct backend *backend, const struct matmul_args *args);
+enum status reference_rope(struct backend *backend, const struct rope_args *args);
+enum status reference_gate(struct backend *backend, const struct gate_args *args);
+enum status reference_convert(struct backend *backend, const struct convert_args *args);
+enum status reference_attention(struct backend *backend, const struct attention_args *args);
+enum status reference_merge_partials(struct backend *backend, const struct merge_args *args);
+enum status reference_attention_mass(struct backend *backend,
+                                     const struct attention_mass_args *args);
+enum status reference_logprob(struct backend *backend, const struct logprob_args *args);
+
+#endif

@@ -1,0 +1,67 @@
+// A checkpoint on disk, mapped read-only so that all ranks of a node share its pages: a GGUF file,
+// or a Hugging Face folder (config.json + one or more .safetensors). Input is hostile: every size,
+// offset and count is checked before use, and every failure names the file and what is wrong.
+#ifndef HALKA_MODEL_CHECKPOINT_H
+#define HALKA_MODEL_CHECKPOINT_H
+
+#include "model/gguf.h"
+#include "model/spec.h"
+
+struct tensor {
+    char *name;
+    enum dtype dtype;
+    int n_dim;
+    int64_t shape[4]; // row-major: shape[n_dim - 1] is contiguous (GGUF's order is reversed here)
+    const void *data; // mapped
+    int64_t bytes;
+};
+
+struct checkpoint {
+    char *path;
+    struct gguf *gguf; // NULL for a folder
+    char *folder;      // NULL for a GGUF file
+    int64_t n_tensor;
+    struct tensor *tensors;   // sorted by name, owned
+    struct mapping *mappings; // mapped files, owned
+    int n_mapping;
+    struct model_spec spec;
+    char digest[33]; // XXH3-128 (hex) of the configuration and of each tensor's name,
+                     // type, shape and a sample of its bytes: identifies the weights
+};
+
+// Opens and checks a checkpoint and fills its spec.
+// ERR_NO_INPUT: no such file; ERR_INPUT: damaged or unsupported.
+enum status checkpoint_open(const char *path, struct checkpoint *out);
+void checkpoint_close(struct checkpoint *checkpoint); // accepts a zeroed struct
+
+// What a tensor is for; names differ by format and are kept in one table in tensor_names.c.
+enum tensor_role {
+    TENSOR_EMBEDDING,
+    TENSOR_FINAL_NORM,
+    TENSOR_HEAD,
+    TENSOR_ATTENTION_NORM,
+    TENSOR_QUERY,
+    TENSOR_KEY,
+    TENSOR_VALUE,
+    TENSOR_OUTPUT,
+    TENSOR_QUERY_BIAS,
+    TENSOR_KEY_BIAS,
+    TENSOR_VALUE_BIAS,
+    TENSOR_OUTPUT_BIAS,
+    TENSOR_QUERY_NORM,
+    TENSOR_KEY_NORM,
+    TENSOR_FEED_FORWARD_NORM,
+    TENSOR_GATE,
+    TENSOR_UP,
+    TENSOR_DOWN,
+    N_TENSOR_ROLE,
+};
+
+// NULL when absent.
+const struct tensor *checkpoint_find(const struct checkpoint *checkpoint, const char *name);
+// Demands a tensor by role, layer (ignored for roles outside layers) and shape; n_col 0: a vector.
+// ERR_INPUT naming the tensor when it is missing or differs.
+enum status checkpoint_require(const struct checkpoint *checkpoint, enum tensor_role role,
+                               int layer, int64_t n_row, int64_t n_col, const struct tensor **out);
+
+#endif

@@ -1,0 +1,23 @@
+// The next token from logits: greedy, or temperature with min-p and top-p. Random numbers are
+// counters of (seed, document, question, step), so any rank and any restart draws the same.
+#ifndef HALKA_MODEL_SAMPLER_H
+#define HALKA_MODEL_SAMPLER_H
+
+#include <stdint.h>
+
+#include "kernels/status.h"
+
+struct sampler {
+    double temperature; // 0: greedy (the lowest id of the largest logits)
+    double top_p;       // keep the smallest set of tokens whose probability reaches this; 1: all
+    double min_p;       // drop tokens below min_p times the largest probability; 0: none
+    uint64_t seed;
+};
+
+// Uniform in [0, 1), a pure function of its arguments.
+double sampler_uniform(uint64_t seed, uint64_t document, uint64_t question, uint64_t step);
+// ERR_INTERNAL when no logit is finite.
+enum status sampler_pick(const struct sampler *sampler, const float *logits, int64_t n_vocab,
+                         uint64_t document, uint64_t question, uint64_t step, int32_t *out);
+
+#endif

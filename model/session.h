@@ -1,0 +1,70 @@
+// A model reading one sequence that is sharded over the ranks: append tokens (prefill in chunks,
+// or decode one), forget back to a length, and read logits, log-probabilities and attention mass.
+// Every rank calls the same functions with the same arguments. Token ids are on every rank.
+#ifndef HALKA_MODEL_SESSION_H
+#define HALKA_MODEL_SESSION_H
+
+#include "dist/comm.h"
+#include "dist/profile.h"
+#include "model/checkpoint.h"
+#include "partition/volume.h"
+
+enum precision { PRECISION_AUTO, PRECISION_FP32, PRECISION_BF16 };
+
+struct session_options {
+    enum precision precision;    // products and activations
+    enum precision kv_precision; // AUTO: fp32 with fp32 precision asked for, else bf16
+    enum layout layout;          // of prefill chunks
+    int64_t max_tokens;          // capacity: prompt and generated tokens of one sequence
+    int64_t chunk;               // tokens per prefill chunk; 0: the whole prompt at once
+};
+
+// Bytes per rank by part, from the specification alone: session_open allocates these very sizes.
+struct memory_plan {
+    int64_t weights; // mapped, shared by the node's ranks: this rank's proportional share
+    int64_t kv;      // this rank's shard, capacity
+    int64_t activations;
+    int64_t ring;    // receive buffers and partials
+    int64_t scratch; // of the backend
+    int64_t base;    // process, MPI, libraries, tokenizer
+    int64_t total;
+};
+enum status session_plan(const struct checkpoint *checkpoint, const struct backend *backend,
+                         int size, int local_size, const struct session_options *options,
+                         struct memory_plan *out);
+
+struct session; // opaque
+// The checkpoint, backend, comm and profile outlive the session.
+enum status session_open(const struct checkpoint *checkpoint, struct backend *backend,
+                         struct comm *comm, struct profile *profile,
+                         const struct session_options *options, struct session **out);
+void session_close(struct session **session);
+
+struct append_args {
+    const int32_t *token; // [n] on every rank; ids are checked against the vocabulary
+    int64_t n;
+    float *logprob;     // [n] or NULL: entry i = ln p(token[i] | all before it); entry 0 only if
+                        // something came before (else NaN). Complete on every rank.
+    float *last_logits; // [n_vocab] or NULL: after the last token, on every rank
+    void (*progress)(void *user, int64_t tokens_done); // NULL or called after every chunk
+    void *user;
+};
+enum status session_append(struct session *session, const struct append_args *args);
+int64_t session_length(const struct session *session);
+void session_truncate(struct session *session, int64_t length);
+
+// Attention mass: while on, each query appended adds to mass[s] its attention probability on token
+// s, meaned over the heads of the upper half of the layers. take gathers it on every rank.
+void session_mass_reset(struct session *session, bool on);
+enum status session_mass_take(struct session *session, float *mass /* [session_length] */);
+
+// What this rank holds and how: for reports.
+struct session_facts {
+    int64_t kv_bytes, tokens; // tokens of the sequence that this rank holds
+    enum precision precision, kv_precision;
+    enum pass last_pass;
+    struct memory_plan plan;
+};
+void session_get_facts(const struct session *session, struct session_facts *out);
+
+#endif

@@ -1,0 +1,67 @@
+// The network as data: one layer_spec per layer, filled from the checkpoint's own configuration
+// (config.json or GGUF metadata). A new architecture is a new filling, not a new forward pass.
+#ifndef HALKA_MODEL_SPEC_H
+#define HALKA_MODEL_SPEC_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "kernels/kernels.h"
+
+enum { MODEL_MAX_STOP = 16, ROPE_MAX_FACTORS = 256 };
+
+enum rope_method { ROPE_DEFAULT, ROPE_LINEAR, ROPE_YARN, ROPE_LLAMA3 };
+struct rope_spec {
+    enum rope_method method;
+    double base;             // rope_theta
+    int dim;                 // rotated elements of a head
+    bool interleaved;        // pairs (2i, 2i+1) as GGUF's llama stores them; else halves
+    double factor;           // linear, yarn, llama3
+    double original_context; // yarn, llama3
+    double low_freq_factor, high_freq_factor;      // llama3
+    double beta_fast, beta_slow, attention_factor; // yarn; attention_factor 0: by formula
+    bool truncate;                                 // yarn: floor/ceil of the ramp's ends
+    bool has_divisors; // GGUF rope_freqs.weight: inv_freq[i] /= divisor[i]
+    float divisor[ROPE_MAX_FACTORS];
+};
+
+enum attention_kind { ATTENTION_FULL };
+enum feed_forward_kind { FEED_FORWARD_GATED };
+
+struct layer_spec {
+    enum attention_kind attention;
+    enum feed_forward_kind feed_forward;
+    enum norm_kind norm;
+    enum activation activation;
+    int n_head, n_kv_head, head_dim;
+    int n_feed_forward;
+    bool attention_bias;   // q, k, v (qwen2)
+    bool output_bias;      // o_proj (llama with attention_bias)
+    bool query_key_norm;   // RMS norm of each q and k head (qwen3)
+    float attention_scale; // head_dim^-0.5 unless the checkpoint says otherwise
+    int rope;              // index into model_spec.ropes
+};
+
+struct model_spec {
+    char architecture[32]; // "llama", "qwen2", "qwen3"
+    int n_layer;
+    struct layer_spec *layers; // [n_layer] owned
+    int n_rope;
+    struct rope_spec ropes[2];
+    int64_t n_vocab;
+    int n_hidden;
+    float norm_eps;
+    float embedding_scale; // 1 unless scaled
+    bool tied_head;        // output matrix is the embedding table
+    int64_t context;       // positions the checkpoint was trained for
+    int n_stop;
+    int32_t stop[MODEL_MAX_STOP]; // end-of-sequence ids from config and generation_config
+};
+
+void model_spec_close(struct model_spec *spec); // accepts a zeroed struct
+
+// inv_freq[dim/2] in radians per position, and the factor on cos and sin. Formulas: Hugging Face
+// modeling_rope_utils; Su et al. (RoPE), Peng et al. (YaRN), Llama 3.1's wavelength bands.
+void rope_frequencies(const struct rope_spec *spec, double *inv_freq, double *attention_factor);
+
+#endif
