@@ -4,6 +4,8 @@
 
 #include "kernels/kernels.h"
 
+enum status reference_open(const struct backend_options *options, struct backend *out);
+
 enum status reference_embed(struct backend *backend, const struct embed_args *args);
 enum status reference_norm(struct backend *backend, const struct norm_args *args);
 enum status reference_matmul(struct backend *backend, const struct matmul_args *args);

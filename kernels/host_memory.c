@@ -1,0 +1,48 @@
+#include "kernels/host_memory.h"
+
+#include <stdlib.h>
+
+enum status host_alloc(struct backend *backend, int64_t bytes, void **out) {
+    (void)backend;
+    *out = NULL;
+    if (bytes < 0) FAIL(ERR_INTERNAL, "asked to allocate %lld bytes", (long long)bytes);
+    // aligned_alloc wants a multiple of the alignment; 0 bytes still get a pointer of their own.
+    size_t rounded = ((size_t)bytes / HOST_ALIGNMENT + 1) * HOST_ALIGNMENT;
+    *out = aligned_alloc(HOST_ALIGNMENT, rounded);
+    if (!*out)
+        FAIL(ERR_MEMORY, "cannot allocate %lld bytes: use more ranks or a smaller prefill chunk",
+             (long long)bytes);
+    return OK;
+}
+
+void host_free(struct backend *backend, void *p) {
+    (void)backend;
+    free(p);
+}
+
+enum status host_upload(struct backend *backend, void *to, const void *host, int64_t bytes) {
+    (void)backend;
+    if (bytes > 0) memcpy(to, host, (size_t)bytes);
+    return OK;
+}
+
+enum status host_download(struct backend *backend, void *host, const void *from, int64_t bytes) {
+    return host_upload(backend, host, from, bytes);
+}
+
+enum status host_sync(struct backend *backend) {
+    (void)backend;
+    return OK;
+}
+
+enum status host_load_weight(struct backend *backend, const struct weight *host,
+                             struct weight *out) {
+    (void)backend;
+    *out = *host;
+    return OK;
+}
+
+void host_unload_weight(struct backend *backend, struct weight *weight) {
+    (void)backend;
+    *weight = (struct weight){0};
+}

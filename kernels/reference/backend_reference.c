@@ -1,0 +1,43 @@
+// The reference backend: host memory, one thread, no state.
+#include "kernels/host_memory.h"
+#include "kernels/reference/reference.h"
+
+static void reference_close(struct backend *backend) {
+    (void)backend;
+}
+
+// Two fp32 rows: an expanded row of weights and a row of inputs.
+static int64_t reference_scratch_bytes(const struct backend *backend, int64_t n_token,
+                                       int64_t widest_row, int64_t largest_weight) {
+    (void)backend, (void)n_token, (void)largest_weight;
+    return 2 * widest_row * (int64_t)sizeof(float);
+}
+
+static const struct kernel_ops reference_ops = {
+    .name = "reference",
+    .close = reference_close,
+    .alloc = host_alloc,
+    .free = host_free,
+    .upload = host_upload,
+    .download = host_download,
+    .sync = host_sync,
+    .load_weight = host_load_weight,
+    .unload_weight = host_unload_weight,
+    .embed = reference_embed,
+    .norm = reference_norm,
+    .matmul = reference_matmul,
+    .rope = reference_rope,
+    .gate = reference_gate,
+    .convert = reference_convert,
+    .attention = reference_attention,
+    .merge_partials = reference_merge_partials,
+    .attention_mass = reference_attention_mass,
+    .logprob = reference_logprob,
+    .scratch_bytes = reference_scratch_bytes,
+};
+
+enum status reference_open(const struct backend_options *options, struct backend *out) {
+    (void)options;
+    *out = (struct backend){.ops = &reference_ops, .memory = MEMORY_HOST};
+    return OK;
+}
