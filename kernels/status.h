@@ -35,7 +35,12 @@ enum status status_context(enum status code, const char *format, ...)
 
 #define STATUS_TEXT_(x) #x
 #define STATUS_TEXT(x) STATUS_TEXT_(x)
-#define FAIL(code, ...) return status_fail(code, __FILE__ ":" STATUS_TEXT(__LINE__), __VA_ARGS__)
+// The code is handed on as a constant, so that compilers see that a failure is never OK.
+#define FAIL(code, ...)                                                                            \
+    do {                                                                                           \
+        (void)status_fail(code, __FILE__ ":" STATUS_TEXT(__LINE__), __VA_ARGS__);                  \
+        return code;                                                                               \
+    } while (0)
 #define TRY(call)                                                                                  \
     do {                                                                                           \
         enum status try_status_ = (call);                                                          \
@@ -49,7 +54,8 @@ enum status status_context(enum status code, const char *format, ...)
     } while (0)
 #define FAIL_OR(label, code, ...)                                                                  \
     do {                                                                                           \
-        status = status_fail(code, __FILE__ ":" STATUS_TEXT(__LINE__), __VA_ARGS__);               \
+        (void)status_fail(code, __FILE__ ":" STATUS_TEXT(__LINE__), __VA_ARGS__);                  \
+        status = code;                                                                             \
         goto label;                                                                                \
     } while (0)
 

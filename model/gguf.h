@@ -35,7 +35,7 @@ struct gguf_value {
     enum gguf_type type;
     enum gguf_type element;            // of an array
     uint64_t count;                    // of an array
-    const void *data;                  // scalars and arrays of scalars: in the mapping, unaligned
+    const void *data;                  // scalars and arrays: in the mapping, unaligned
     struct gguf_string string;         // type STRING
     const struct gguf_string *strings; // [count] of an array of strings; owned by the gguf
 };
@@ -46,14 +46,23 @@ struct gguf_tensor {
     int64_t ne[4]; // GGUF order: ne[0] is contiguous
     uint32_t type; // ggml type number
     const void *data;
-    int64_t bytes;
+    int64_t bytes; // 0 when gguf_format_find does not know the type
 };
+
+// A tensor type by its ggml number; NULL when unknown.
+struct gguf_format {
+    const char *name; // "F32", "Q4_1", ...
+    int block_elements, block_bytes;
+};
+const struct gguf_format *gguf_format_find(uint32_t type);
 
 struct gguf {
     uint32_t version;
+    const void *header; // in the mapping: all that comes before the tensors' data
+    size_t header_bytes;
     uint64_t n_value, n_tensor;
-    struct gguf_value *values;
-    struct gguf_tensor *tensors;
+    struct gguf_value *values;   // sorted by key
+    struct gguf_tensor *tensors; // sorted by name
 };
 
 // Parses `bytes` of a mapped file that outlives the result. `name` is for messages.

@@ -1,0 +1,19 @@
+// A whole file mapped read-only and shared, so that the ranks of a node use the same pages.
+#ifndef HALKA_MODEL_MAPPING_H
+#define HALKA_MODEL_MAPPING_H
+
+#include <stddef.h>
+
+#include "kernels/status.h"
+
+struct mapping {
+    const void *data; // NULL for an empty file
+    size_t bytes;
+};
+
+// ERR_NO_INPUT when the path is absent, unreadable or no regular file. An empty file maps to
+// zero bytes.
+enum status mapping_open(const char *path, struct mapping *out);
+void mapping_close(struct mapping *mapping); // accepts a zeroed struct
+
+#endif
