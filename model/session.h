@@ -53,9 +53,10 @@ enum status session_append(struct session *session, const struct append_args *ar
 int64_t session_length(const struct session *session);
 void session_truncate(struct session *session, int64_t length);
 
-// Attention mass: while on, each query appended adds to mass[s] its attention probability on token
-// s, meaned over the heads of the upper half of the layers. take gathers it on every rank.
-void session_mass_reset(struct session *session, bool on);
+// Attention mass: while on, each token appended alone (n = 1) adds to mass[s] the attention
+// probability of its query on token s, meaned over the heads of the upper half of the layers. take
+// gathers it on every rank. Both clear what was added; truncation does not.
+enum status session_mass_reset(struct session *session, bool on);
 enum status session_mass_take(struct session *session, float *mass /* [session_length] */);
 
 // What this rank holds and how: for reports.
@@ -63,7 +64,6 @@ struct session_facts {
     int64_t kv_bytes, tokens; // tokens of the sequence that this rank holds
     enum precision precision, kv_precision;
     enum pass last_pass;
-    struct memory_plan plan;
 };
 void session_get_facts(const struct session *session, struct session_facts *out);
 

@@ -1,0 +1,261 @@
+// Prefill: embed, then per layer project -> ring attention -> project back -> feed-forward.
+// Tokens pass in tiles wherever a layer acts on each token alone; only attention sees them all.
+#include "model/forward.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+#define OPS(f) ((f)->backend->ops)
+
+enum status forward_norm(struct forward *f, const float *x, int64_t n, int64_t n_col,
+                         const float *weight, void *out, enum dtype out_dtype) {
+    double begun = profile_begin();
+    TRY(OPS(f)->norm(f->backend, &(struct norm_args){.kind = NORM_RMS,
+                                                     .x = x,
+                                                     .n_row = n,
+                                                     .n_col = n_col,
+                                                     .weight = weight,
+                                                     .eps = f->spec->norm_eps,
+                                                     .out = out,
+                                                     .out_dtype = out_dtype}));
+    profile_end(f->profile, PHASE_OTHER, begun);
+    return OK;
+}
+
+enum status forward_matmul(struct forward *f, const struct matmul_args *args) {
+    double begun = profile_begin();
+    TRY(OPS(f)->matmul(f->backend, args));
+    profile_end(f->profile, PHASE_MATMUL, begun);
+    return OK;
+}
+
+enum status forward_rope(struct forward *f, int layer, const float *x, int64_t row, int64_t n,
+                         int n_head, void *out, enum dtype out_dtype) {
+    const struct layer_spec *l = &f->spec->layers[layer];
+    const struct rope_spec *rope = &f->spec->ropes[l->rope];
+    int64_t width = (int64_t)n_head * l->head_dim, angles = row * (rope->dim / 2);
+    double begun = profile_begin();
+    TRY(OPS(f)->rope(f->backend, &(struct rope_args){.x = x,
+                                                     .x_stride = width,
+                                                     .n_token = n,
+                                                     .n_head = n_head,
+                                                     .head_dim = l->head_dim,
+                                                     .rope_dim = rope->dim,
+                                                     .interleaved = rope->interleaved,
+                                                     .cos = f->buffers.cos[l->rope] + angles,
+                                                     .sin = f->buffers.sin[l->rope] + angles,
+                                                     .out = out,
+                                                     .out_dtype = out_dtype,
+                                                     .out_stride = width}));
+    profile_end(f->profile, PHASE_OTHER, begun);
+    return OK;
+}
+
+static enum status set_rope(struct forward *f, int rope, const int64_t *position, int64_t n) {
+    const struct rope_spec *spec = &f->spec->ropes[rope];
+    int half = spec->dim / 2;
+    int64_t bytes = n * half * (int64_t)sizeof(float);
+    double inv_freq[ROPE_MAX_FACTORS], factor;
+    rope_frequencies(spec, inv_freq, &factor);
+    float *table = malloc(2 * (size_t)bytes + 1);
+    if (!table) FAIL(ERR_MEMORY, "no memory for the rope angles of %lld tokens", (long long)n);
+    float *cosine = table, *sine = table + n * half;
+#pragma omp parallel for
+    for (int64_t i = 0; i < n; i++) {
+        for (int j = 0; j < half; j++) {
+            double angle = (double)position[i] * inv_freq[j];
+            cosine[i * half + j] = (float)(cos(angle) * factor);
+            sine[i * half + j] = (float)(sin(angle) * factor);
+        }
+    }
+    enum status status = OPS(f)->upload(f->backend, f->buffers.cos[rope], cosine, bytes);
+    if (status == OK) status = OPS(f)->upload(f->backend, f->buffers.sin[rope], sine, bytes);
+    if (status == OK) status = OPS(f)->sync(f->backend);
+    free(table);
+    return status;
+}
+
+enum status forward_set_positions(struct forward *f, const int64_t *position, int64_t n) {
+    double begun = profile_begin();
+    for (int i = 0; i < f->spec->n_rope; i++) TRY(set_rope(f, i, position, n));
+    profile_end(f->profile, PHASE_OTHER, begun);
+    return OK;
+}
+
+// Projects a tile of normed tokens to heads, normalises each head where the layer asks for it and
+// rotates: into `out`, [n, n_head, head_dim].
+static enum status project_heads(struct forward *f, int layer, int64_t row, int64_t n, int n_head,
+                                 struct weight weight, const float *bias, const float *head_norm,
+                                 void *out, enum dtype out_dtype) {
+    struct forward_buffers *b = &f->buffers;
+    const struct layer_spec *l = &f->spec->layers[layer];
+    int64_t width = (int64_t)n_head * l->head_dim;
+    TRY(forward_matmul(f, &(struct matmul_args){.x = b->normed,
+                                                .x_dtype = f->activation,
+                                                .x_stride = f->spec->n_hidden,
+                                                .n_token = n,
+                                                .weight = weight,
+                                                .bias = bias,
+                                                .out = b->projected,
+                                                .out_dtype = DTYPE_F32,
+                                                .out_stride = width}));
+    if (head_norm) {
+        TRY(forward_norm(f, b->projected, n * n_head, l->head_dim, head_norm, b->projected,
+                         DTYPE_F32));
+    }
+    return forward_rope(f, layer, b->projected, row, n, n_head, out, out_dtype);
+}
+
+// Queries into buffers.query, keys and values into the store, for tokens [row, row + n).
+static enum status project_tile(struct forward *f, int layer, const struct forward_chunk *chunk,
+                                int64_t row, int64_t n) {
+    struct forward_buffers *b = &f->buffers;
+    const struct layer_spec *l = &f->spec->layers[layer];
+    const struct layer_weights *w = &f->weights.layers[layer];
+    int64_t hidden = f->spec->n_hidden, query_width = (int64_t)l->n_head * l->head_dim;
+    int64_t kv_row = chunk->first_row + row;
+    void *query = (char *)b->query + dtype_bytes(f->activation, row * query_width);
+    TRY(forward_norm(f, b->x + row * hidden, n, hidden, w->attention_norm, b->normed,
+                     f->activation));
+    TRY(project_heads(f, layer, row, n, l->n_head, w->query, w->query_bias, w->query_norm, query,
+                      f->activation));
+    TRY(project_heads(f, layer, row, n, l->n_kv_head, w->key, w->key_bias, w->key_norm,
+                      kv_store_key(&f->kv, layer, kv_row), f->kv.dtype));
+    return forward_matmul(f, &(struct matmul_args){.x = b->normed,
+                                                   .x_dtype = f->activation,
+                                                   .x_stride = hidden,
+                                                   .n_token = n,
+                                                   .weight = w->value,
+                                                   .bias = w->value_bias,
+                                                   .out = kv_store_value(&f->kv, layer, kv_row),
+                                                   .out_dtype = f->kv.dtype,
+                                                   .out_stride = w->value.n_row});
+}
+
+static enum status attend(struct forward *f, int layer, const struct forward_chunk *chunk) {
+    const struct layer_spec *l = &f->spec->layers[layer];
+    return ring_attention_run(&f->ring,
+                              &(struct ring_attention_args){.sequence = chunk->sequence,
+                                                            .query_begin = chunk->begin,
+                                                            .query_end = chunk->end,
+                                                            .n_head = l->n_head,
+                                                            .n_kv_head = l->n_kv_head,
+                                                            .head_dim = l->head_dim,
+                                                            .value_dim = l->head_dim,
+                                                            .scale = l->attention_scale,
+                                                            .causal = true,
+                                                            .pass = f->pass,
+                                                            .query = f->buffers.query,
+                                                            .query_dtype = f->activation,
+                                                            .key = f->kv.layers[layer].key,
+                                                            .value = f->kv.layers[layer].value,
+                                                            .kv_dtype = f->kv.dtype,
+                                                            .out = f->buffers.attended,
+                                                            .lse = f->buffers.lse});
+}
+
+// x += output(attended) for tokens [row, row + n).
+static enum status project_back(struct forward *f, int layer, int64_t row, int64_t n) {
+    struct forward_buffers *b = &f->buffers;
+    const struct layer_weights *w = &f->weights.layers[layer];
+    int64_t width = w->output.n_col, hidden = f->spec->n_hidden;
+    const void *input = b->attended + row * width;
+    if (f->activation != DTYPE_F32) {
+        double begun = profile_begin();
+        TRY(OPS(f)->convert(f->backend, &(struct convert_args){.x = input,
+                                                               .x_dtype = DTYPE_F32,
+                                                               .x_stride = width,
+                                                               .n_row = n,
+                                                               .n_col = width,
+                                                               .out = b->product_input,
+                                                               .out_dtype = f->activation,
+                                                               .out_stride = width}));
+        profile_end(f->profile, PHASE_OTHER, begun);
+        input = b->product_input;
+    }
+    return forward_matmul(f, &(struct matmul_args){.x = input,
+                                                   .x_dtype = f->activation,
+                                                   .x_stride = width,
+                                                   .n_token = n,
+                                                   .weight = w->output,
+                                                   .bias = w->output_bias,
+                                                   .accumulate = true,
+                                                   .out = b->x + row * hidden,
+                                                   .out_dtype = DTYPE_F32,
+                                                   .out_stride = hidden});
+}
+
+// x += down(activation(gate(normed)) * up(normed)) for tokens [row, row + n).
+static enum status feed_forward(struct forward *f, int layer, int64_t row, int64_t n) {
+    struct forward_buffers *b = &f->buffers;
+    const struct layer_spec *l = &f->spec->layers[layer];
+    const struct layer_weights *w = &f->weights.layers[layer];
+    int64_t hidden = f->spec->n_hidden, width = l->n_feed_forward;
+    float *x = b->x + row * hidden;
+    TRY(forward_norm(f, x, n, hidden, w->feed_forward_norm, b->normed, f->activation));
+    struct matmul_args gate = {.x = b->normed,
+                               .x_dtype = f->activation,
+                               .x_stride = hidden,
+                               .n_token = n,
+                               .weight = w->gate,
+                               .out = b->gate,
+                               .out_dtype = DTYPE_F32,
+                               .out_stride = width};
+    struct matmul_args up = gate;
+    up.weight = w->up;
+    up.out = b->up;
+    TRY(forward_matmul(f, &gate));
+    TRY(forward_matmul(f, &up));
+    double begun = profile_begin();
+    TRY(OPS(f)->gate(f->backend, &(struct gate_args){.activation = l->activation,
+                                                     .gate = b->gate,
+                                                     .up = b->up,
+                                                     .gate_stride = width,
+                                                     .up_stride = width,
+                                                     .n_token = n,
+                                                     .n_col = width,
+                                                     .out = b->gated,
+                                                     .out_dtype = f->activation}));
+    profile_end(f->profile, PHASE_OTHER, begun);
+    return forward_matmul(f, &(struct matmul_args){.x = b->gated,
+                                                   .x_dtype = f->activation,
+                                                   .x_stride = width,
+                                                   .n_token = n,
+                                                   .weight = w->down,
+                                                   .accumulate = true,
+                                                   .out = x,
+                                                   .out_dtype = DTYPE_F32,
+                                                   .out_stride = hidden});
+}
+
+static enum status prefill_layer(struct forward *f, int layer, const struct forward_chunk *chunk) {
+    int64_t tile = f->buffers.tile, n = chunk->n_token;
+    for (int64_t row = 0; row < n; row += tile) {
+        TRY(project_tile(f, layer, chunk, row, n - row < tile ? n - row : tile));
+    }
+    TRY(attend(f, layer, chunk));
+    for (int64_t row = 0; row < n; row += tile) {
+        int64_t count = n - row < tile ? n - row : tile;
+        TRY(project_back(f, layer, row, count));
+        TRY(feed_forward(f, layer, row, count));
+    }
+    return OK;
+}
+
+enum status forward_prefill(struct forward *f, const struct forward_chunk *chunk) {
+    double begun = profile_begin();
+    TRY(OPS(f)->embed(f->backend, &(struct embed_args){.table = f->weights.embedding,
+                                                       .token = f->buffers.token,
+                                                       .n_token = chunk->n_token,
+                                                       .scale = f->spec->embedding_scale,
+                                                       .out = f->buffers.x}));
+    profile_end(f->profile, PHASE_OTHER, begun);
+    for (int layer = 0; layer < f->spec->n_layer; layer++) TRY(prefill_layer(f, layer, chunk));
+    return OK;
+}
+
+enum status forward_final_norm(struct forward *f, int64_t row, int64_t n, void *out) {
+    int64_t hidden = f->spec->n_hidden;
+    return forward_norm(f, f->buffers.x + row * hidden, n, hidden, f->weights.final_norm, out,
+                        f->activation);
+}

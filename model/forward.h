@@ -1,0 +1,93 @@
+// The forward pass over this rank's tokens, reading layer specs. Two forms of equal result:
+//   prefill  each rank computes its own tokens with all weights; attention goes round the ring
+//   decode   one token, the same on all ranks: rows and columns of the weights are split over the
+//            ranks, attention over sharded K/V meets in one exchange (forward_decode.c)
+// Pre-norm blocks: x += attention(norm(x)); x += feed_forward(norm(x)). The residual x is fp32.
+#ifndef HALKA_MODEL_FORWARD_H
+#define HALKA_MODEL_FORWARD_H
+
+#include "dist/ring_attention.h"
+#include "model/kv_store.h"
+#include "model/weights.h"
+
+struct forward_shape {
+    int64_t n_token;       // most tokens of this rank in one prefill chunk; at least 1
+    int64_t n_row;         // capacity of its K/V shard
+    int size;              // ranks
+    enum dtype activation; // of product inputs: F32 or BF16
+};
+
+// Backend memory, carved from one allocation by forward_buffers_carve. tile: tokens that pass
+// through projections and feed-forward together, which bounds the fp32 intermediates.
+struct forward_buffers {
+    int64_t tile;
+    float *x;                              // [n_token, n_hidden] residual
+    void *query;                           // [n_token, n_head * head_dim] activation dtype
+    float *attended;                       // [n_token, n_head * head_dim]
+    float *lse;                            // [n_token, n_head]
+    float *cos[2], *sin[2];                // [n_token, rope dim / 2] for each rope of the spec
+    int32_t *token;                        // [n_token] ids, or targets of the log-probabilities
+    float *logprob;                        // [n_token]
+    void *normed;                          // [tile, n_hidden] activation dtype
+    float *projected;                      // [tile, n_head * head_dim]
+    void *product_input;                   // [tile, n_head * head_dim] activation dtype
+    float *gate, *up;                      // [tile, n_feed_forward]
+    void *gated;                           // [tile, n_feed_forward] activation dtype
+    float *split, *gathered, *key, *value; // decode: this rank's rows of q|k|v, all ranks', k, v
+    float *logits_split, *logits;          // [n_vocab]
+    float *mass;                           // [n_row] attention mass of this rank's tokens
+    float *all_values;                     // [n_all] one value per token, gathered in rank order
+    void *last_hidden;                     // [n_hidden] normed, activation dtype
+};
+// Lays the buffers out from `base` (NULL: only measures) and returns the bytes used.
+int64_t forward_buffers_carve(const struct model_spec *spec, const struct forward_shape *shape,
+                              char *base, struct forward_buffers *out);
+
+struct forward {
+    const struct model_spec *spec;
+    struct weights weights;
+    struct kv_store kv;
+    struct ring_attention ring;
+    struct forward_buffers buffers;
+    struct backend *backend;
+    struct comm *comm;
+    struct profile *profile;
+    enum dtype activation;
+    enum pass pass;        // of the last prefill chunk, for the report
+    float *zeros;          // host, [widest row]: clears decode inputs
+    int64_t *key_position; // host, [n_row] scratch
+};
+
+struct forward_chunk {
+    const struct sequence *sequence; // already includes [begin, end)
+    int64_t begin, end;              // global positions of the chunk
+    int64_t n_token;                 // of this rank: rows of x; ids are in buffers.token
+    int64_t first_row;               // of its K/V rows
+};
+
+// Fills buffers.cos and sin for n host positions (at most shape.n_token).
+enum status forward_set_positions(struct forward *forward, const int64_t *position, int64_t n);
+
+// Runs all layers; afterwards buffers.x holds the residual of this rank's tokens.
+enum status forward_prefill(struct forward *forward, const struct forward_chunk *chunk);
+
+// One token at position end - 1 with id buffers.token[0] on every rank; buffers.x[0] likewise.
+// The owner appends K/V at `first_row` (n_token is 1 there, 0 elsewhere; first_row counts the rows
+// held before). add_mass: adds attention mass to buffers.mass (upper half of the layers).
+enum status forward_decode(struct forward *forward, const struct forward_chunk *chunk,
+                           bool add_mass);
+
+// Final norm of row `row` of buffers.x into `out` (activation dtype, n rows).
+enum status forward_final_norm(struct forward *forward, int64_t row, int64_t n, void *out);
+// Logits of one normed row, the same on all ranks, into buffers.logits: vocabulary split over
+// ranks.
+enum status forward_logits(struct forward *forward, const void *normed);
+
+// Operations timed into the profile, shared by prefill and decode.
+enum status forward_norm(struct forward *forward, const float *x, int64_t n, int64_t n_col,
+                         const float *weight, void *out, enum dtype out_dtype);
+enum status forward_matmul(struct forward *forward, const struct matmul_args *args);
+enum status forward_rope(struct forward *forward, int layer, const float *x, int64_t row, int64_t n,
+                         int n_head, void *out, enum dtype out_dtype);
+
+#endif

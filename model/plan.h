@@ -1,0 +1,25 @@
+// The sizes of a session, derived from the specification and the options in one place: session_open
+// allocates them and session_plan reports them, so that plan and run cannot disagree.
+#ifndef HALKA_MODEL_PLAN_H
+#define HALKA_MODEL_PLAN_H
+
+#include "model/forward.h"
+#include "model/session.h"
+
+struct session_sizes {
+    enum precision precision, kv_precision; // resolved: FP32 or BF16
+    enum dtype kv_dtype;
+    int64_t chunk; // tokens of one prefill chunk
+    struct forward_shape forward;
+    struct attention_shape attention; // of the widest layer
+    int64_t buffer_bytes, kv_bytes, ring_bytes;
+};
+
+// Most queries that travel in pass-Q: its partials are not O(T/N), so only short chunks use it.
+enum { PASS_Q_MAX_QUERIES = 512 };
+
+enum status session_measure(const struct checkpoint *checkpoint, const struct backend *backend,
+                            int size, const struct session_options *options,
+                            struct session_sizes *out);
+
+#endif

@@ -1,0 +1,304 @@
+#include "model/session.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "model/plan.h"
+
+struct session {
+    struct forward forward;
+    struct session_sizes sizes;
+    struct session_options options;
+    struct sequence sequence;
+    void *arena;           // forward.buffers live in it
+    int64_t *position;     // host, [most tokens of this rank's shard]
+    int32_t *token;        // host, [n_token]
+    float *gathered;       // host, [n_all]
+    int64_t last_position; // whose normed state buffers.last_hidden holds; -1: none
+    int64_t n_zero;        // of forward.zeros
+    bool mass_on;
+};
+
+#define BACKEND(s) ((s)->forward.backend)
+
+enum status session_open(const struct checkpoint *checkpoint, struct backend *backend,
+                         struct comm *comm, struct profile *profile,
+                         const struct session_options *options, struct session **out) {
+    enum status status = OK;
+    struct session *s = calloc(1, sizeof *s);
+    if (!s) FAIL(ERR_MEMORY, "no memory for a session");
+    s->options = *options;
+    s->last_position = -1;
+    sequence_open(&s->sequence, comm->size);
+    TRY_OR(failed, session_measure(checkpoint, backend, comm->size, options, &s->sizes));
+    const struct session_sizes *sizes = &s->sizes;
+    struct forward *f = &s->forward;
+    *f = (struct forward){.spec = &checkpoint->spec,
+                          .backend = backend,
+                          .comm = comm,
+                          .profile = profile,
+                          .activation = sizes->forward.activation};
+    int64_t widest = sizes->attention.n_head * sizes->attention.head_dim;
+    if (f->spec->n_hidden > widest) widest = f->spec->n_hidden;
+    s->n_zero = widest;
+    f->zeros = calloc((size_t)widest, sizeof *f->zeros);
+    f->key_position = malloc((size_t)sizes->forward.n_row * sizeof *f->key_position);
+    s->position = malloc((size_t)sizes->forward.n_row * sizeof *s->position);
+    s->token = malloc((size_t)sizes->forward.n_token * sizeof *s->token);
+    s->gathered = malloc((size_t)sizes->forward.n_all * sizeof *s->gathered);
+    if (!f->zeros || !f->key_position || !s->position || !s->token || !s->gathered) {
+        FAIL_OR(failed, ERR_MEMORY, "no memory for the tables of %lld tokens",
+                (long long)sizes->forward.n_all);
+    }
+    TRY_OR(failed, weights_open(checkpoint, backend, &f->weights));
+    TRY_OR(failed, kv_store_open(f->spec, backend, sizes->kv_dtype, sizes->forward.n_row, &f->kv));
+    TRY_OR(failed, ring_attention_open(&f->ring, backend, comm, profile, sizes->ring_bytes));
+    TRY_OR(failed, backend->ops->alloc(backend, sizes->buffer_bytes, &s->arena));
+    forward_buffers_carve(f->spec, &sizes->forward, s->arena, &f->buffers);
+    *out = s;
+    return OK;
+failed:
+    session_close(&s);
+    return status;
+}
+
+void session_close(struct session **session) {
+    struct session *s = *session;
+    if (!s) return;
+    if (s->arena) BACKEND(s)->ops->free(BACKEND(s), s->arena);
+    ring_attention_close(&s->forward.ring);
+    kv_store_close(&s->forward.kv);
+    weights_close(&s->forward.weights);
+    sequence_close(&s->sequence);
+    free(s->gathered);
+    free(s->token);
+    free(s->position);
+    free(s->forward.key_position);
+    free(s->forward.zeros);
+    free(s);
+    *session = NULL;
+}
+
+static enum status check_append(const struct session *s, const struct append_args *args) {
+    int64_t n_vocab = s->forward.spec->n_vocab;
+    if (args->n < 1) FAIL(ERR_INTERNAL, "nothing to append");
+    if (s->sequence.length + args->n > s->sizes.forward.n_all) {
+        FAIL(ERR_CONFIG, "%lld tokens do not fit the session, which has room for %lld",
+             (long long)(s->sequence.length + args->n), (long long)s->sizes.forward.n_all);
+    }
+    for (int64_t i = 0; i < args->n; i++) {
+        if (args->token[i] < 0 || args->token[i] >= n_vocab) {
+            FAIL(ERR_INPUT, "token id %d at index %lld is outside the vocabulary of %lld",
+                 args->token[i], (long long)i, (long long)n_vocab);
+        }
+    }
+    return OK;
+}
+
+// Appends a piece to the sequence and describes it for the forward pass.
+static enum status begin_chunk(struct session *s, enum layout layout, int64_t n,
+                               struct forward_chunk *chunk) {
+    int rank = s->forward.comm->rank;
+    int64_t begin = s->sequence.length;
+    if (!sequence_append(&s->sequence, layout, n)) FAIL(ERR_MEMORY, "no memory for the sequence");
+    *chunk = (struct forward_chunk){
+        .sequence = &s->sequence,
+        .begin = begin,
+        .end = begin + n,
+        .n_token = sequence_count(&s->sequence, rank, begin, begin + n),
+        .first_row = sequence_count(&s->sequence, rank, 0, begin),
+    };
+    if (chunk->first_row + chunk->n_token > s->sizes.forward.n_row) {
+        FAIL(ERR_MEMORY, "the K/V shard has room for %lld tokens, not %lld: too many short appends",
+             (long long)s->sizes.forward.n_row, (long long)(chunk->first_row + chunk->n_token));
+    }
+    return OK;
+}
+
+static enum status upload_tokens(struct session *s, const int32_t *token, int64_t n) {
+    return BACKEND(s)->ops->upload(BACKEND(s), s->forward.buffers.token, token,
+                                   n * (int64_t)sizeof *token);
+}
+
+// values[i] of every rank's own tokens in [begin, end), in order of position into host `out`.
+static enum status gather_by_position(struct session *s, int64_t begin, int64_t end,
+                                      const float *own, float *out) {
+    struct comm *comm = s->forward.comm;
+    int size = comm->size;
+    int64_t bytes[size];
+    for (int rank = 0; rank < size; rank++) {
+        bytes[rank] = sequence_count(&s->sequence, rank, begin, end) * (int64_t)sizeof *own;
+    }
+    TRY(BACKEND(s)->ops->sync(BACKEND(s)));
+    TRY(comm->ops->all_gather(comm, own, s->forward.buffers.all_values, bytes));
+    TRY(BACKEND(s)->ops->download(BACKEND(s), s->gathered, s->forward.buffers.all_values,
+                                  (end - begin) * (int64_t)sizeof *own));
+    TRY(BACKEND(s)->ops->sync(BACKEND(s)));
+    const float *value = s->gathered;
+    for (int rank = 0; rank < size; rank++) {
+        int64_t n = bytes[rank] / (int64_t)sizeof *own;
+        sequence_positions(&s->sequence, rank, begin, end, s->position);
+        for (int64_t i = 0; i < n; i++) out[s->position[i] - begin] = *value++;
+    }
+    return OK;
+}
+
+// Log-probabilities of the successors of this rank's tokens in the chunk. `token` and `out` begin
+// at position append_begin; out[i] belongs to position append_begin + i.
+static enum status chunk_logprobs(struct session *s, const struct forward_chunk *chunk,
+                                  const struct append_args *args, int64_t append_begin) {
+    struct forward *f = &s->forward;
+    int64_t n = chunk->n_token, last = append_begin + args->n - 1;
+    sequence_positions(&s->sequence, f->comm->rank, chunk->begin, chunk->end, s->position);
+    for (int64_t i = 0; i < n; i++) {
+        int64_t next = s->position[i] < last ? s->position[i] + 1 : last;
+        s->token[i] = args->token[next - append_begin];
+    }
+    TRY(upload_tokens(s, s->token, n));
+    for (int64_t row = 0; row < n; row += f->buffers.tile) {
+        int64_t count = n - row < f->buffers.tile ? n - row : f->buffers.tile;
+        TRY(forward_final_norm(f, row, count, f->buffers.normed));
+        double begun = profile_begin();
+        TRY(BACKEND(s)->ops->logprob(BACKEND(s),
+                                     &(struct logprob_args){.x = f->buffers.normed,
+                                                            .x_dtype = f->activation,
+                                                            .n_token = count,
+                                                            .head = f->weights.head,
+                                                            .target = f->buffers.token + row,
+                                                            .logprob = f->buffers.logprob + row}));
+        profile_end(f->profile, PHASE_MATMUL, begun);
+    }
+    // Position p tells of token p + 1: shift by one; the last position of the append has no
+    // successor.
+    int64_t from = chunk->begin - append_begin;
+    float *shifted = malloc((size_t)(chunk->end - chunk->begin) * sizeof *shifted);
+    if (!shifted) FAIL(ERR_MEMORY, "no memory for %lld log-probabilities", (long long)n);
+    enum status status =
+        gather_by_position(s, chunk->begin, chunk->end, f->buffers.logprob, shifted);
+    for (int64_t i = 0; status == OK && i < chunk->end - chunk->begin; i++) {
+        if (from + i + 1 < args->n) args->logprob[from + i + 1] = shifted[i];
+    }
+    free(shifted);
+    return status;
+}
+
+// The owner of the last position norms its state; every rank receives it.
+static enum status share_last_hidden(struct session *s, const struct forward_chunk *chunk) {
+    struct forward *f = &s->forward;
+    int owner = sequence_owner(&s->sequence, chunk->end - 1, NULL);
+    if (owner == f->comm->rank) {
+        TRY(forward_final_norm(f, chunk->n_token - 1, 1, f->buffers.last_hidden));
+    }
+    TRY(BACKEND(s)->ops->sync(BACKEND(s)));
+    TRY(f->comm->ops->broadcast(f->comm, f->buffers.last_hidden,
+                                dtype_bytes(f->activation, f->spec->n_hidden), owner));
+    s->last_position = chunk->end - 1;
+    return OK;
+}
+
+static enum status download_logits(struct session *s, float *host) {
+    TRY(forward_logits(&s->forward, s->forward.buffers.last_hidden));
+    TRY(BACKEND(s)->ops->download(BACKEND(s), host, s->forward.buffers.logits,
+                                  s->forward.spec->n_vocab * (int64_t)sizeof *host));
+    return BACKEND(s)->ops->sync(BACKEND(s));
+}
+
+// ln p(first token of the append | what came before), from the state kept by the append before.
+static enum status first_logprob(struct session *s, const struct append_args *args) {
+    args->logprob[0] = NAN;
+    if (s->last_position < 0 || s->last_position != s->sequence.length - 1) return OK;
+    int64_t n = s->forward.spec->n_vocab;
+    float *logits = malloc((size_t)n * sizeof *logits);
+    if (!logits) FAIL(ERR_MEMORY, "no memory for %lld logits", (long long)n);
+    enum status status = download_logits(s, logits);
+    if (status == OK) {
+        float max = logits[0];
+        for (int64_t i = 1; i < n; i++) max = fmaxf(max, logits[i]);
+        double sum = 0;
+        for (int64_t i = 0; i < n; i++) sum += exp((double)logits[i] - max);
+        args->logprob[0] = (float)(logits[args->token[0]] - max - log(sum));
+    }
+    free(logits);
+    return status;
+}
+
+static enum status prefill(struct session *s, const struct append_args *args) {
+    struct forward *f = &s->forward;
+    int64_t append_begin = s->sequence.length, done = 0;
+    while (done < args->n) {
+        int64_t n = args->n - done < s->sizes.chunk ? args->n - done : s->sizes.chunk;
+        struct forward_chunk chunk;
+        TRY(begin_chunk(s, s->options.layout, n, &chunk));
+        sequence_positions(&s->sequence, f->comm->rank, chunk.begin, chunk.end, s->position);
+        for (int64_t i = 0; i < chunk.n_token; i++) {
+            s->token[i] = args->token[s->position[i] - append_begin];
+        }
+        TRY(upload_tokens(s, s->token, chunk.n_token));
+        TRY(forward_set_positions(f, s->position, chunk.n_token));
+        f->pass = n > PASS_Q_MAX_QUERIES ? PASS_KV
+                                         : volume_choose_pass(&s->sequence, &s->sizes.attention,
+                                                              chunk.begin, chunk.end);
+        TRY(forward_prefill(f, &chunk));
+        if (args->logprob) TRY(chunk_logprobs(s, &chunk, args, append_begin));
+        done += n;
+        if (done == args->n) TRY(share_last_hidden(s, &chunk));
+        profile_sample_memory(f->profile);
+        if (args->progress) args->progress(args->user, done);
+    }
+    return OK;
+}
+
+static enum status decode(struct session *s, const struct append_args *args) {
+    struct forward *f = &s->forward;
+    struct forward_chunk chunk;
+    TRY(begin_chunk(s, LAYOUT_ROUND_ROBIN, 1, &chunk));
+    TRY(upload_tokens(s, args->token, 1));
+    TRY(forward_set_positions(f, &chunk.begin, 1));
+    TRY(forward_decode(f, &chunk, s->mass_on));
+    TRY(forward_final_norm(f, 0, 1, f->buffers.last_hidden));
+    s->last_position = chunk.begin;
+    if (args->progress) args->progress(args->user, 1);
+    return OK;
+}
+
+enum status session_append(struct session *s, const struct append_args *args) {
+    TRY(check_append(s, args));
+    if (args->logprob) TRY(first_logprob(s, args));
+    TRY(args->n == 1 ? decode(s, args) : prefill(s, args));
+    return args->last_logits ? download_logits(s, args->last_logits) : OK;
+}
+
+int64_t session_length(const struct session *s) {
+    return s->sequence.length;
+}
+
+void session_truncate(struct session *s, int64_t length) {
+    sequence_truncate(&s->sequence, length);
+    if (s->last_position >= length) s->last_position = -1;
+}
+
+enum status session_mass_reset(struct session *s, bool on) {
+    s->mass_on = on;
+    int64_t n = s->sizes.forward.n_row;
+    for (int64_t row = 0; row < n; row += s->n_zero) {
+        int64_t count = n - row < s->n_zero ? n - row : s->n_zero;
+        TRY(BACKEND(s)->ops->upload(BACKEND(s), s->forward.buffers.mass + row, s->forward.zeros,
+                                    count * (int64_t)sizeof(float)));
+    }
+    return OK;
+}
+
+enum status session_mass_take(struct session *s, float *mass) {
+    return gather_by_position(s, 0, s->sequence.length, s->forward.buffers.mass, mass);
+}
+
+void session_get_facts(const struct session *s, struct session_facts *out) {
+    *out = (struct session_facts){
+        .kv_bytes = s->sizes.kv_bytes,
+        .tokens = sequence_count(&s->sequence, s->forward.comm->rank, 0, s->sequence.length),
+        .precision = s->sizes.precision,
+        .kv_precision = s->sizes.kv_precision,
+        .last_pass = s->forward.pass,
+    };
+}

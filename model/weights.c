@@ -1,0 +1,177 @@
+#include "model/weights.h"
+
+#include <stdlib.h>
+
+// One row per tensor of a layer: its role, where it goes, its shape, and when it exists.
+struct slot {
+    enum tensor_role role;
+    size_t offset;        // in struct layer_weights
+    int64_t n_row, n_col; // n_col 0: a vector
+    bool present;
+};
+
+enum { N_SLOT = 15 };
+
+#define SLOT(role, field, rows, columns, present)                                                  \
+    { TENSOR_##role, offsetof(struct layer_weights, field), rows, columns, present }
+
+static void layer_slots(const struct model_spec *spec, int layer, struct slot slots[N_SLOT]) {
+    const struct layer_spec *l = &spec->layers[layer];
+    int64_t hidden = spec->n_hidden, ff = l->n_feed_forward;
+    int64_t q = (int64_t)l->n_head * l->head_dim, kv = (int64_t)l->n_kv_head * l->head_dim;
+    const struct slot table[N_SLOT] = {
+        SLOT(ATTENTION_NORM, attention_norm, hidden, 0, true),
+        SLOT(QUERY, query, q, hidden, true),
+        SLOT(KEY, key, kv, hidden, true),
+        SLOT(VALUE, value, kv, hidden, true),
+        SLOT(OUTPUT, output, hidden, q, true),
+        SLOT(QUERY_BIAS, query_bias, q, 0, l->attention_bias),
+        SLOT(KEY_BIAS, key_bias, kv, 0, l->attention_bias),
+        SLOT(VALUE_BIAS, value_bias, kv, 0, l->attention_bias),
+        SLOT(OUTPUT_BIAS, output_bias, hidden, 0, l->output_bias),
+        SLOT(QUERY_NORM, query_norm, l->head_dim, 0, l->query_key_norm),
+        SLOT(KEY_NORM, key_norm, l->head_dim, 0, l->query_key_norm),
+        SLOT(FEED_FORWARD_NORM, feed_forward_norm, hidden, 0, true),
+        SLOT(GATE, gate, ff, hidden, true),
+        SLOT(UP, up, ff, hidden, true),
+        SLOT(DOWN, down, hidden, ff, true),
+    };
+    for (int i = 0; i < N_SLOT; i++) slots[i] = table[i];
+}
+
+static enum status load_vector(struct backend *backend, const struct tensor *tensor, float **out) {
+    int64_t n = tensor->shape[0];
+    float *host = malloc((size_t)n * sizeof *host);
+    if (!host) FAIL(ERR_MEMORY, "no memory for %s", tensor->name);
+    dtype_to_float(tensor->dtype, tensor->data, n, host);
+    void *data = NULL;
+    int64_t bytes = n * (int64_t)sizeof(float);
+    enum status status = backend->ops->alloc(backend, bytes, &data);
+    *out = data;
+    if (status == OK) status = backend->ops->upload(backend, data, host, bytes);
+    if (status == OK) status = backend->ops->sync(backend);
+    free(host);
+    return status;
+}
+
+static struct weight host_weight(const struct tensor *tensor) {
+    return (struct weight){
+        .data = tensor->data,
+        .dtype = tensor->dtype,
+        .n_row = tensor->shape[0],
+        .n_col = tensor->shape[1],
+        .row_bytes = dtype_bytes(tensor->dtype, tensor->shape[1]),
+    };
+}
+
+static enum status load_matrix(const struct checkpoint *checkpoint, struct backend *backend,
+                               enum tensor_role role, int layer, int64_t n_row, int64_t n_col,
+                               struct weight *out) {
+    const struct tensor *tensor = NULL;
+    TRY(checkpoint_require(checkpoint, role, layer, n_row, n_col, &tensor));
+    struct weight host = host_weight(tensor);
+    return backend->ops->load_weight(backend, &host, out);
+}
+
+static enum status load_layer(const struct checkpoint *checkpoint, struct backend *backend,
+                              int layer, struct layer_weights *out) {
+    struct slot slots[N_SLOT];
+    layer_slots(&checkpoint->spec, layer, slots);
+    for (int i = 0; i < N_SLOT; i++) {
+        const struct slot *s = &slots[i];
+        if (!s->present) continue;
+        void *field = (char *)out + s->offset;
+        if (s->n_col) {
+            TRY(load_matrix(checkpoint, backend, s->role, layer, s->n_row, s->n_col, field));
+        } else {
+            const struct tensor *tensor = NULL;
+            TRY(checkpoint_require(checkpoint, s->role, layer, s->n_row, 0, &tensor));
+            TRY(load_vector(backend, tensor, field));
+        }
+    }
+    return OK;
+}
+
+static enum status load_all(const struct checkpoint *checkpoint, struct weights *w) {
+    const struct model_spec *spec = &checkpoint->spec;
+    TRY(load_matrix(checkpoint, w->backend, TENSOR_EMBEDDING, 0, spec->n_vocab, spec->n_hidden,
+                    &w->embedding));
+    w->tied = spec->tied_head;
+    if (w->tied) {
+        w->head = w->embedding;
+    } else {
+        TRY(load_matrix(checkpoint, w->backend, TENSOR_HEAD, 0, spec->n_vocab, spec->n_hidden,
+                        &w->head));
+    }
+    const struct tensor *norm = NULL;
+    TRY(checkpoint_require(checkpoint, TENSOR_FINAL_NORM, 0, spec->n_hidden, 0, &norm));
+    TRY(load_vector(w->backend, norm, &w->final_norm));
+    for (int i = 0; i < w->n_layer; i++) TRY(load_layer(checkpoint, w->backend, i, &w->layers[i]));
+    return OK;
+}
+
+enum status weights_open(const struct checkpoint *checkpoint, struct backend *backend,
+                         struct weights *out) {
+    int n_layer = checkpoint->spec.n_layer;
+    *out = (struct weights){.backend = backend, .n_layer = n_layer};
+    out->layers = calloc((size_t)n_layer, sizeof *out->layers);
+    if (!out->layers) FAIL(ERR_MEMORY, "no memory for the weights of %d layers", n_layer);
+    enum status status = load_all(checkpoint, out);
+    if (status != OK) weights_close(out);
+    return status;
+}
+
+void weights_close(struct weights *w) {
+    if (!w->backend) return;
+    const struct kernel_ops *ops = w->backend->ops;
+    for (int i = 0; w->layers && i < w->n_layer; i++) {
+        struct layer_weights *l = &w->layers[i];
+        float *vectors[] = {l->attention_norm, l->feed_forward_norm, l->query_bias, l->key_bias,
+                            l->value_bias,     l->output_bias,       l->query_norm, l->key_norm};
+        for (size_t v = 0; v < sizeof vectors / sizeof *vectors; v++) {
+            if (vectors[v]) ops->free(w->backend, vectors[v]);
+        }
+        struct weight *matrices[] = {&l->query, &l->key, &l->value, &l->output,
+                                     &l->gate,  &l->up,  &l->down};
+        for (size_t m = 0; m < sizeof matrices / sizeof *matrices; m++) {
+            if (matrices[m]->data) ops->unload_weight(w->backend, matrices[m]);
+        }
+    }
+    if (w->embedding.data) ops->unload_weight(w->backend, &w->embedding);
+    if (w->head.data && !w->tied) ops->unload_weight(w->backend, &w->head);
+    if (w->final_norm) ops->free(w->backend, w->final_norm);
+    free(w->layers);
+    *w = (struct weights){0};
+}
+
+static void measure_tensor(struct weights_extent *extent, const struct tensor *tensor) {
+    extent->bytes += tensor->bytes;
+    if (tensor->n_dim < 2) return;
+    int64_t elements = tensor->shape[0] * tensor->shape[1];
+    if (elements > extent->largest_elements) extent->largest_elements = elements;
+    if (tensor->shape[1] > extent->widest_row) extent->widest_row = tensor->shape[1];
+}
+
+enum status weights_measure(const struct checkpoint *checkpoint, struct weights_extent *out) {
+    const struct model_spec *spec = &checkpoint->spec;
+    const struct tensor *tensor = NULL;
+    *out = (struct weights_extent){0};
+    TRY(checkpoint_require(checkpoint, TENSOR_EMBEDDING, 0, spec->n_vocab, spec->n_hidden,
+                           &tensor));
+    measure_tensor(out, tensor);
+    if (!spec->tied_head) {
+        TRY(checkpoint_require(checkpoint, TENSOR_HEAD, 0, spec->n_vocab, spec->n_hidden, &tensor));
+        measure_tensor(out, tensor);
+    }
+    for (int layer = 0; layer < spec->n_layer; layer++) {
+        struct slot slots[N_SLOT];
+        layer_slots(spec, layer, slots);
+        for (int i = 0; i < N_SLOT; i++) {
+            if (!slots[i].present) continue;
+            TRY(checkpoint_require(checkpoint, slots[i].role, layer, slots[i].n_row, slots[i].n_col,
+                                   &tensor));
+            measure_tensor(out, tensor);
+        }
+    }
+    return OK;
+}

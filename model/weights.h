@@ -1,0 +1,37 @@
+// The checkpoint's tensors as the backend uses them: matrices in the checkpoint's own format
+// (mapped on a host backend), vectors (norms, biases) expanded to fp32 in backend memory.
+#ifndef HALKA_MODEL_WEIGHTS_H
+#define HALKA_MODEL_WEIGHTS_H
+
+#include "model/checkpoint.h"
+
+struct layer_weights {
+    float *attention_norm, *feed_forward_norm; // [n_hidden]
+    float *query_bias, *key_bias, *value_bias; // [rows] or NULL
+    float *output_bias;                        // [n_hidden] or NULL
+    float *query_norm, *key_norm;              // [head_dim] or NULL
+    struct weight query, key, value, output;   // [rows, n_hidden]; [n_hidden, heads]
+    struct weight gate, up, down;              // [n_feed_forward, n_hidden]; transposed
+};
+
+struct weights {
+    struct backend *backend;
+    int n_layer;
+    struct layer_weights *layers;  // [n_layer] owned
+    struct weight embedding, head; // [n_vocab, n_hidden]; the same matrix when tied
+    bool tied;
+    float *final_norm; // [n_hidden]
+};
+
+// The checkpoint and the backend outlive the weights.
+enum status weights_open(const struct checkpoint *checkpoint, struct backend *backend,
+                         struct weights *out);
+void weights_close(struct weights *weights); // accepts a zeroed struct
+
+// Bytes of all matrices as stored, of the largest one, and the widest row: for the memory plan.
+struct weights_extent {
+    int64_t bytes, largest_elements, widest_row;
+};
+enum status weights_measure(const struct checkpoint *checkpoint, struct weights_extent *out);
+
+#endif
