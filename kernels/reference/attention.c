@@ -1,0 +1,121 @@
+// Attention of one K/V block, the merge of two partials, and how much each key was read.
+// softmax(scale q k^T) v row by row, as written in Vaswani et al. 2017, equation 1. Sums are
+// double, so that fast forms are tested against the value and not against one order of rounding.
+#include <math.h>
+#include <stdlib.h>
+
+#include "kernels/reference/reference.h"
+
+// Element i of a row, as the products see it: rounded to bf16 when the query is BF16.
+static float operand(const void *row, enum dtype dtype, int64_t i, bool to_bf16) {
+    if (dtype == DTYPE_BF16) return bf16_to_float(((const bf16 *)row)[i]);
+    float x = ((const float *)row)[i];
+    return to_bf16 ? bf16_to_float(bf16_from_float(x)) : x;
+}
+
+static const void *element(const void *base, enum dtype dtype, int64_t index) {
+    return (const char *)base + index * (dtype == DTYPE_BF16 ? 2 : 4);
+}
+
+static int kv_head(const struct attention_args *a, int head) {
+    return head / (a->n_head / a->n_kv_head);
+}
+
+// Scores of one query and head against every key: [n_key], -inf where the key is not visible.
+static void score_row(const struct attention_args *a, int64_t query, int head, float *score) {
+    bool to_bf16 = a->query_dtype == DTYPE_BF16;
+    const void *q =
+        element(a->query, a->query_dtype, query * a->query_stride + (int64_t)head * a->head_dim);
+    for (int64_t s = 0; s < a->n_key; s++) {
+        score[s] = -INFINITY;
+        if (a->causal && a->key_position[s] > a->query_position[query]) continue;
+        const void *k = element(a->key, a->kv_dtype,
+                                s * a->key_stride + (int64_t)kv_head(a, head) * a->head_dim);
+        double sum = 0;
+        for (int i = 0; i < a->head_dim; i++)
+            sum += (double)operand(q, a->query_dtype, i, to_bf16) *
+                   (double)operand(k, a->kv_dtype, i, to_bf16);
+        score[s] = (float)(sum * (double)a->scale);
+    }
+}
+
+// Keys with a score of -inf weigh nothing, whatever their value; NaN and +inf spoil their own row.
+static void attend_row(const struct attention_args *a, int64_t query, int head,
+                       const float *score) {
+    bool to_bf16 = a->query_dtype == DTYPE_BF16;
+    float *out = a->out + (query * a->n_head + head) * a->value_dim;
+    double max = -INFINITY, total = 0;
+    for (int64_t s = 0; s < a->n_key; s++)
+        if (!(score[s] <= max)) max = score[s];
+    for (int64_t s = 0; s < a->n_key; s++)
+        if (score[s] != -INFINITY) total += exp(score[s] - max);
+    for (int i = 0; i < a->value_dim; i++) {
+        double sum = 0;
+        for (int64_t s = 0; s < a->n_key; s++) {
+            if (score[s] == -INFINITY) continue;
+            const void *v = element(a->value, a->kv_dtype,
+                                    s * a->value_stride + (int64_t)kv_head(a, head) * a->value_dim);
+            sum += exp(score[s] - max) * (double)operand(v, a->kv_dtype, i, to_bf16);
+        }
+        out[i] = max == -INFINITY ? 0 : (float)(sum / total);
+    }
+    a->lse[query * a->n_head + head] = max == -INFINITY ? -INFINITY : (float)(max + log(total));
+}
+
+static enum status alloc_scores(int64_t n_key, float **out) {
+    *out = malloc((size_t)(n_key + 1) * sizeof **out);
+    if (!*out) FAIL(ERR_MEMORY, "no memory for the scores of %lld keys", (long long)n_key);
+    return OK;
+}
+
+enum status reference_attention(struct backend *backend, const struct attention_args *args) {
+    (void)backend;
+    float *score;
+    TRY(alloc_scores(args->n_key, &score));
+    for (int64_t query = 0; query < args->n_query; query++)
+        for (int head = 0; head < args->n_head; head++) {
+            score_row(args, query, head, score);
+            attend_row(args, query, head, score);
+        }
+    free(score);
+    return OK;
+}
+
+enum status reference_merge_partials(struct backend *backend, const struct merge_args *args) {
+    (void)backend;
+    for (int64_t row = 0; row < args->n_row; row++) {
+        double a = args->lse[row], b = args->other_lse[row];
+        double max = a > b ? a : b;
+        double weight_a = a == -INFINITY ? 0 : exp(a - max);
+        double weight_b = b == -INFINITY ? 0 : exp(b - max);
+        double total = weight_a + weight_b;
+        for (int i = 0; i < args->value_dim; i++) {
+            float *out = &args->out[row * args->value_dim + i];
+            float other = args->other_out[row * args->value_dim + i];
+            if (b == -INFINITY) continue;
+            *out = a == -INFINITY
+                       ? other
+                       : (float)((weight_a * (double)*out + weight_b * (double)other) / total);
+        }
+        if (b != -INFINITY) args->lse[row] = a == -INFINITY ? (float)b : (float)(max + log(total));
+    }
+    return OK;
+}
+
+enum status reference_attention_mass(struct backend *backend,
+                                     const struct attention_mass_args *args) {
+    (void)backend;
+    const struct attention_args *a = &args->attention;
+    float *score;
+    TRY(alloc_scores(a->n_key, &score));
+    for (int64_t query = 0; query < a->n_query; query++)
+        for (int head = 0; head < a->n_head; head++) {
+            double lse = a->lse[query * a->n_head + head];
+            score_row(a, query, head, score);
+            for (int64_t s = 0; s < a->n_key; s++)
+                if (score[s] != -INFINITY)
+                    args->mass[s] += args->factor * (float)exp(score[s] - lse);
+        }
+    free(score);
+    return OK;
+}
