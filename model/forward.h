@@ -13,6 +13,7 @@
 struct forward_shape {
     int64_t n_token;       // most tokens of this rank in one prefill chunk; at least 1
     int64_t n_row;         // capacity of its K/V shard
+    int64_t n_all;         // most tokens of the whole sequence
     int size;              // ranks
     enum dtype activation; // of product inputs: F32 or BF16
 };
