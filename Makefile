@@ -67,10 +67,15 @@ install: all
 	cp -r configs $(DESTDIR)$(PREFIX)/share/halka/
 clean:
 	rm -rf build
+# The compiler's flags for one file, and the libraries: for scripts/check.sh and scripts/fuzz.sh.
+flags:
+	@echo $(CFLAGS) $(call isa,$(FILE))
+libraries:
+	@echo $(LDLIBS)
 help:
 	@echo "make            build/cpu/halka"
 	@echo "make demo       fetch the demo model and read a long document on two ranks"
 	@echo "make test       every test;  make check  lint;  make bench  speed;  make fuzz  parsers, 60 s each"
 	@echo "make format | ASAN=1 | install PREFIX=/usr/local | clean"
-.PHONY: all tests benches test demo bench check format fuzz install clean help
+.PHONY: all tests benches test demo bench check format fuzz install clean flags libraries help
 -include $(LIB_OBJ:.o=.d) $(APP_OBJ:.o=.d) $(TESTS:=.d) $(BENCHES:=.d) $(TEST_LIB:.o=.d)
