@@ -2,7 +2,7 @@
 // A sequence is a list of extents in global order. An extent is cut over the ranks by a layout:
 //   zigzag      2N pieces whose lengths differ by at most one; rank r owns pieces r and 2N-1-r
 //   contiguous  N pieces; rank r owns piece r
-//   round robin position p of the extent belongs to rank p mod N   (decode appends)
+//   round robin global position p belongs to rank p mod N   (decode appends)
 // Every rank's positions, taken in order of extents and pieces, are ascending.
 #ifndef HALKA_PARTITION_PARTITION_H
 #define HALKA_PARTITION_PARTITION_H

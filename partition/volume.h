@@ -20,8 +20,12 @@ int64_t volume_pass_kv(const struct sequence *sequence, const struct attention_s
 int64_t volume_pass_q(const struct sequence *sequence, const struct attention_shape *shape,
                       int rank, int64_t begin, int64_t end);
 
+// decode: the other ranks' fp32 partials of this rank's heads, partition_piece(n_head, size, rank).
+int64_t volume_decode(const struct attention_shape *shape, int size, int rank, int64_t n_query);
+
 enum pass { PASS_KV, PASS_Q };
-// The exchange with fewer bytes over all ranks for queries [begin, end) of the sequence.
+// The exchange with fewer bytes over all ranks (pass-KV when equal) for queries [begin, end) of the
+// sequence.
 enum pass volume_choose_pass(const struct sequence *sequence, const struct attention_shape *shape,
                              int64_t begin, int64_t end);
 
