@@ -6,15 +6,7 @@
 
 #include "model/gguf.h"
 #include "model/spec.h"
-
-struct tensor {
-    char *name;
-    enum dtype dtype;
-    int n_dim;
-    int64_t shape[4]; // row-major: shape[n_dim - 1] is contiguous (GGUF's order is reversed here)
-    const void *data; // mapped
-    int64_t bytes;
-};
+#include "model/tensor.h"
 
 struct checkpoint {
     char *path;
@@ -29,7 +21,7 @@ struct checkpoint {
                      // type, shape and a sample of its bytes: identifies the weights
 };
 
-// Opens and checks a checkpoint and fills its spec.
+// Opens a checkpoint, fills its spec and checks that every tensor the spec needs is there.
 // ERR_NO_INPUT: no such file; ERR_INPUT: damaged or unsupported.
 enum status checkpoint_open(const char *path, struct checkpoint *out);
 void checkpoint_close(struct checkpoint *checkpoint); // accepts a zeroed struct
@@ -60,7 +52,8 @@ enum tensor_role {
 // NULL when absent.
 const struct tensor *checkpoint_find(const struct checkpoint *checkpoint, const char *name);
 // Demands a tensor by role, layer (ignored for roles outside layers) and shape; n_col 0: a vector.
-// ERR_INPUT naming the tensor when it is missing or differs.
+// ERR_INPUT naming the tensor when it is missing, differs or has a format that Halka cannot use.
+// TENSOR_HEAD of a checkpoint with a tied head is its embedding table.
 enum status checkpoint_require(const struct checkpoint *checkpoint, enum tensor_role role,
                                int layer, int64_t n_row, int64_t n_col, const struct tensor **out);
 

@@ -54,6 +54,8 @@ struct model_spec {
     float embedding_scale; // 1 unless scaled
     bool tied_head;        // output matrix is the embedding table
     int64_t context;       // positions the checkpoint was trained for
+    int64_t window;        // some layer attends to this many tokens only, which is not computed
+                           // yet: longer sequences are to be refused; 0: no layer does
     int n_stop;
     int32_t stop[MODEL_MAX_STOP]; // end-of-sequence ids from config and generation_config
 };

@@ -1,0 +1,227 @@
+#include "model/checkpoint.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <xxhash.h>
+
+#include "model/checkpoint_files.h"
+#include "model/tensor_names.h"
+
+enum { N_SAMPLE = 4, SAMPLE_BYTES = 512 };
+
+enum status checkpoint_map(struct checkpoint *checkpoint, const char *path,
+                           const struct mapping **mapping) {
+    size_t n = (size_t)checkpoint->n_mapping;
+    struct mapping *grown = realloc(checkpoint->mappings, (n + 1) * sizeof *grown);
+    if (!grown) FAIL(ERR_MEMORY, "no memory to map %s", path);
+    checkpoint->mappings = grown;
+    TRY(mapping_open(path, &grown[n]));
+    checkpoint->n_mapping++;
+    *mapping = &grown[n];
+    return OK;
+}
+
+static enum status list_gguf_tensors(const struct gguf *gguf, struct tensor_list *out) {
+    for (uint64_t i = 0; i < gguf->n_tensor; ++i) {
+        const struct gguf_tensor *from = &gguf->tensors[i];
+        const struct gguf_format *format = gguf_format_find(from->type);
+        struct tensor tensor = {.name = strdup(from->name),
+                                .n_dim = from->n_dim,
+                                .data = from->data,
+                                .bytes = from->bytes};
+        if (!tensor.name) FAIL(ERR_MEMORY, "no memory for a table of tensors");
+        if (format)
+            snprintf(tensor.format, sizeof tensor.format, "%s", format->name);
+        else
+            snprintf(tensor.format, sizeof tensor.format, "%" PRIu32, from->type);
+        tensor.dtype = tensor_format_dtype(tensor.format);
+        for (int d = 0; d < from->n_dim; ++d) tensor.shape[d] = from->ne[from->n_dim - 1 - d];
+        TRY(tensor_list_add(out, tensor));
+    }
+    return OK;
+}
+
+enum status checkpoint_read_gguf(struct checkpoint *out, struct tensor_list *tensors,
+                                 struct spec_draft *draft, struct config_text *config) {
+    const struct mapping *mapping;
+    TRY(checkpoint_map(out, out->path, &mapping));
+    if (mapping->bytes == 0) FAIL(ERR_INPUT, "%s is empty", out->path);
+    if (mapping->bytes < 4 || memcmp(mapping->data, "GGUF", 4) != 0)
+        FAIL(ERR_INPUT, "%s is not a GGUF file; a model in safetensors form is given by its folder",
+             out->path);
+    TRY(gguf_parse(mapping->data, mapping->bytes, out->path, &out->gguf));
+    *config = (struct config_text){out->gguf->header, out->gguf->header_bytes};
+    TRY(list_gguf_tensors(out->gguf, tensors));
+    return spec_draft_read_gguf(out->gguf, out->path, draft);
+}
+
+static int compare_to_name(const void *key, const void *tensor) {
+    return strcmp(key, ((const struct tensor *)tensor)->name);
+}
+
+const struct tensor *checkpoint_find(const struct checkpoint *checkpoint, const char *name) {
+    if (checkpoint->n_tensor == 0) return NULL;
+    return bsearch(name, checkpoint->tensors, (size_t)checkpoint->n_tensor,
+                   sizeof *checkpoint->tensors, compare_to_name);
+}
+
+enum status checkpoint_require(const struct checkpoint *checkpoint, enum tensor_role role,
+                               int layer, int64_t n_row, int64_t n_col, const struct tensor **out) {
+    char name[TENSOR_NAME_BYTES], shape[96];
+    if (role == TENSOR_HEAD && checkpoint->spec.tied_head) role = TENSOR_EMBEDDING;
+    tensor_name(role, layer, checkpoint->gguf != NULL, name);
+    const struct tensor *tensor = checkpoint_find(checkpoint, name);
+    if (!tensor) FAIL(ERR_INPUT, "%s: tensor %s is missing", checkpoint->path, name);
+    bool fits = tensor->shape[0] == n_row &&
+                (n_col ? tensor->n_dim == 2 && tensor->shape[1] == n_col : tensor->n_dim == 1);
+    if (!fits)
+        FAIL(ERR_INPUT, "%s: tensor %s is %s; the configuration needs [%" PRId64 "%s%.0" PRId64 "]",
+             checkpoint->path, name, tensor_shape_text(tensor, shape), n_row, n_col ? ", " : "",
+             n_col);
+    if (tensor->dtype == N_DTYPE)
+        FAIL(ERR_INPUT, "%s: tensor %s has format %s, which is not supported", checkpoint->path,
+             name, tensor->format);
+    // A block begins with 16-bit scales; plain formats need their own size.
+    if ((uintptr_t)tensor->data % (tensor->dtype == DTYPE_F32 ? 4 : 2))
+        FAIL(ERR_INPUT,
+             "%s: tensor %s is not aligned in its file; save the model again with a current "
+             "safetensors",
+             checkpoint->path, name);
+    *out = tensor;
+    return OK;
+}
+
+// The whole list of what the forward pass will ask for, so that a bad file fails at once.
+static enum status check_layer(const struct checkpoint *checkpoint, int i) {
+    const struct layer_spec *layer = &checkpoint->spec.layers[i];
+    int64_t hidden = checkpoint->spec.n_hidden, inner = layer->n_feed_forward;
+    int64_t q = (int64_t)layer->n_head * layer->head_dim;
+    int64_t kv = (int64_t)layer->n_kv_head * layer->head_dim;
+    const struct {
+        enum tensor_role role;
+        bool needed;
+        int64_t n_row, n_col;
+    } list[] = {
+        {TENSOR_ATTENTION_NORM, true, hidden, 0},
+        {TENSOR_QUERY, true, q, hidden},
+        {TENSOR_KEY, true, kv, hidden},
+        {TENSOR_VALUE, true, kv, hidden},
+        {TENSOR_OUTPUT, true, hidden, q},
+        {TENSOR_QUERY_BIAS, layer->attention_bias, q, 0},
+        {TENSOR_KEY_BIAS, layer->attention_bias, kv, 0},
+        {TENSOR_VALUE_BIAS, layer->attention_bias, kv, 0},
+        {TENSOR_OUTPUT_BIAS, layer->output_bias, hidden, 0},
+        {TENSOR_QUERY_NORM, layer->query_key_norm, layer->head_dim, 0},
+        {TENSOR_KEY_NORM, layer->query_key_norm, layer->head_dim, 0},
+        {TENSOR_FEED_FORWARD_NORM, true, hidden, 0},
+        {TENSOR_GATE, true, inner, hidden},
+        {TENSOR_UP, true, inner, hidden},
+        {TENSOR_DOWN, true, hidden, inner},
+    };
+    const struct tensor *tensor;
+    for (size_t k = 0; k < sizeof list / sizeof list[0]; ++k)
+        if (list[k].needed)
+            TRY(checkpoint_require(checkpoint, list[k].role, i, list[k].n_row, list[k].n_col,
+                                   &tensor));
+    return OK;
+}
+
+static enum status check_tensors(const struct checkpoint *checkpoint) {
+    const struct model_spec *spec = &checkpoint->spec;
+    const struct tensor *tensor;
+    TRY(checkpoint_require(checkpoint, TENSOR_EMBEDDING, 0, spec->n_vocab, spec->n_hidden,
+                           &tensor));
+    TRY(checkpoint_require(checkpoint, TENSOR_FINAL_NORM, 0, spec->n_hidden, 0, &tensor));
+    TRY(checkpoint_require(checkpoint, TENSOR_HEAD, 0, spec->n_vocab, spec->n_hidden, &tensor));
+    for (int i = 0; i < spec->n_layer; ++i) TRY(check_layer(checkpoint, i));
+    return OK;
+}
+
+// What the tensors themselves say: the vocabulary, and whether there is a head of its own.
+static void complete_draft(const struct checkpoint *checkpoint, struct spec_draft *draft) {
+    char name[TENSOR_NAME_BYTES];
+    bool gguf = checkpoint->gguf != NULL;
+    const struct tensor *table =
+        checkpoint_find(checkpoint, tensor_name(TENSOR_EMBEDDING, 0, gguf, name));
+    if (draft->n_vocab == 0 && table) draft->n_vocab = table->shape[0];
+    if (!checkpoint_find(checkpoint, tensor_name(TENSOR_HEAD, 0, gguf, name)))
+        draft->tied_head = true;
+}
+
+static enum status compute_digest(struct checkpoint *checkpoint, const struct config_text *config) {
+    XXH3_state_t *state = XXH3_createState();
+    if (!state) FAIL(ERR_MEMORY, "no memory for the digest of %s", checkpoint->path);
+    XXH3_128bits_reset(state);
+    XXH3_128bits_update(state, config->data, config->bytes);
+    for (int64_t i = 0; i < checkpoint->n_tensor; ++i) {
+        const struct tensor *tensor = &checkpoint->tensors[i];
+        XXH3_128bits_update(state, tensor->name, strlen(tensor->name) + 1);
+        XXH3_128bits_update(state, tensor->format, sizeof tensor->format);
+        XXH3_128bits_update(state, tensor->shape, sizeof tensor->shape);
+        XXH3_128bits_update(state, &tensor->bytes, sizeof tensor->bytes);
+        if (tensor->bytes <= N_SAMPLE * SAMPLE_BYTES) {
+            XXH3_128bits_update(state, tensor->data, (size_t)tensor->bytes);
+            continue;
+        }
+        int64_t step = (tensor->bytes - SAMPLE_BYTES) / (N_SAMPLE - 1);
+        for (int k = 0; k < N_SAMPLE; ++k)
+            XXH3_128bits_update(state, (const char *)tensor->data + k * step, SAMPLE_BYTES);
+    }
+    XXH128_hash_t hash = XXH3_128bits_digest(state);
+    XXH3_freeState(state);
+    snprintf(checkpoint->digest, sizeof checkpoint->digest, "%016" PRIx64 "%016" PRIx64,
+             (uint64_t)hash.high64, (uint64_t)hash.low64);
+    return OK;
+}
+
+static enum status open_parts(const char *path, struct checkpoint *out,
+                              struct tensor_list *tensors) {
+    struct stat info;
+    struct spec_draft draft;
+    struct config_text config;
+    if (stat(path, &info) != 0)
+        FAIL(ERR_NO_INPUT, "cannot open the model %s: %s", path, strerror(errno));
+    out->path = strdup(path);
+    if (!out->path) FAIL(ERR_MEMORY, "no memory for the path of %s", path);
+    spec_draft_init(&draft);
+    if (S_ISDIR(info.st_mode)) {
+        out->folder = strdup(path);
+        if (!out->folder) FAIL(ERR_MEMORY, "no memory for the path of %s", path);
+        TRY(checkpoint_read_folder(out, tensors, &draft, &config));
+    } else {
+        TRY(checkpoint_read_gguf(out, tensors, &draft, &config));
+    }
+    TRY(tensor_list_sort(tensors, path));
+    out->n_tensor = tensors->n;
+    out->tensors = tensors->tensors;
+    *tensors = (struct tensor_list){0};
+    complete_draft(out, &draft);
+    TRY(spec_build(&draft, path, &out->spec));
+    TRY(check_tensors(out));
+    return compute_digest(out, &config);
+}
+
+enum status checkpoint_open(const char *path, struct checkpoint *out) {
+    struct tensor_list tensors = {0};
+    *out = (struct checkpoint){0};
+    enum status status = open_parts(path, out, &tensors);
+    tensor_list_close(&tensors);
+    if (status != OK) checkpoint_close(out);
+    return status;
+}
+
+void checkpoint_close(struct checkpoint *checkpoint) {
+    struct tensor_list tensors = {.n = checkpoint->n_tensor, .tensors = checkpoint->tensors};
+    tensor_list_close(&tensors);
+    model_spec_close(&checkpoint->spec);
+    gguf_close(&checkpoint->gguf);
+    for (int i = 0; i < checkpoint->n_mapping; ++i) mapping_close(&checkpoint->mappings[i]);
+    free(checkpoint->mappings);
+    free(checkpoint->folder);
+    free(checkpoint->path);
+    *checkpoint = (struct checkpoint){0};
+}

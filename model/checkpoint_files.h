@@ -1,0 +1,23 @@
+// Which files make up a checkpoint: each function maps them, lists their tensors and fills a draft.
+#ifndef HALKA_MODEL_CHECKPOINT_FILES_H
+#define HALKA_MODEL_CHECKPOINT_FILES_H
+
+#include "model/checkpoint.h"
+#include "model/mapping.h"
+#include "model/spec_draft.h"
+
+struct config_text { // what identifies the configuration, in a mapping
+    const void *data;
+    size_t bytes;
+};
+
+// Both leave what they opened in `out`, for checkpoint_close, also after a failure.
+enum status checkpoint_read_folder(struct checkpoint *out, struct tensor_list *tensors,
+                                   struct spec_draft *draft, struct config_text *config);
+enum status checkpoint_read_gguf(struct checkpoint *out, struct tensor_list *tensors,
+                                 struct spec_draft *draft, struct config_text *config);
+// Maps one more file of the checkpoint; *mapping is valid until the next call.
+enum status checkpoint_map(struct checkpoint *checkpoint, const char *path,
+                           const struct mapping **mapping);
+
+#endif

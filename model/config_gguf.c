@@ -1,0 +1,159 @@
+// Fills a spec_draft from GGUF metadata: keys are prefixed with the architecture's name.
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "model/spec_draft.h"
+
+struct source {
+    const struct gguf *gguf;
+    const char *path, *prefix;
+};
+
+static const char *full_key(const struct source *in, const char *suffix, char out[128]) {
+    snprintf(out, 128, "%s.%s", in->prefix, suffix);
+    return out;
+}
+
+// Leaves *out as it was when the key is absent.
+static enum status read_int(const struct source *in, const char *suffix, int64_t *out) {
+    char key[128];
+    full_key(in, suffix, key);
+    if (gguf_find(in->gguf, key) && (!gguf_get_int(in->gguf, key, out) || *out < 0))
+        FAIL(ERR_INPUT, "%s: %s is not a single positive integer", in->path, key);
+    return OK;
+}
+
+static enum status read_float(const struct source *in, const char *suffix, double *out) {
+    char key[128];
+    full_key(in, suffix, key);
+    if (gguf_find(in->gguf, key) && (!gguf_get_float(in->gguf, key, out) || !isfinite(*out)))
+        FAIL(ERR_INPUT, "%s: %s is not a finite number", in->path, key);
+    return OK;
+}
+
+static const struct gguf_tensor *find_tensor(const struct gguf *gguf, const char *name) {
+    for (uint64_t i = 0; i < gguf->n_tensor; ++i)
+        if (strcmp(gguf->tensors[i].name, name) == 0) return &gguf->tensors[i];
+    return NULL;
+}
+
+static enum status read_sizes(const struct source *in, struct spec_draft *draft) {
+    int64_t n_expert = 0, value_dim = 0, window = 0;
+    TRY(read_int(in, "block_count", &draft->n_layer));
+    TRY(read_int(in, "embedding_length", &draft->n_hidden));
+    TRY(read_int(in, "attention.head_count", &draft->n_head));
+    TRY(read_int(in, "attention.head_count_kv", &draft->n_kv_head));
+    TRY(read_int(in, "attention.key_length", &draft->head_dim));
+    TRY(read_int(in, "feed_forward_length", &draft->n_feed_forward));
+    TRY(read_int(in, "context_length", &draft->context));
+    TRY(read_float(in, "attention.layer_norm_rms_epsilon", &draft->norm_eps));
+    TRY(read_float(in, "attention.scale", &draft->attention_scale));
+    TRY(read_int(in, "attention.value_length", &value_dim));
+    if (value_dim && value_dim != draft->head_dim)
+        FAIL(ERR_INPUT,
+             "%s: values of %" PRId64 " elements beside keys of %" PRId64 " are not supported",
+             in->path, value_dim, draft->head_dim);
+    TRY(read_int(in, "expert_count", &n_expert));
+    if (n_expert) FAIL(ERR_INPUT, "%s: mixtures of experts are not supported", in->path);
+    TRY(read_int(in, "attention.sliding_window", &window));
+    draft->window = window;
+    return OK;
+}
+
+static enum status read_rope_scaling(const struct source *in, struct rope_spec *rope) {
+    static const struct {
+        const char *name;
+        enum rope_method method;
+    } methods[] = {{"none", ROPE_DEFAULT}, {"linear", ROPE_LINEAR}, {"yarn", ROPE_YARN}};
+    char key[128];
+    struct gguf_string type = {"none", 4};
+    double multiplier = 1;
+    size_t i = 0, n = sizeof methods / sizeof methods[0];
+    gguf_get_string(in->gguf, full_key(in, "rope.scaling.type", key), &type);
+    while (i < n && (strlen(methods[i].name) != type.bytes ||
+                     memcmp(methods[i].name, type.data, type.bytes) != 0))
+        ++i;
+    if (i == n)
+        FAIL(ERR_INPUT, "%s: %s %.*s is not supported; none, linear and yarn are", in->path, key,
+             type.bytes < 32 ? (int)type.bytes : 32, type.data);
+    rope->method = methods[i].method;
+    TRY(read_float(in, "rope.scale_linear", &rope->factor));
+    if (rope->factor != 1 && rope->method == ROPE_DEFAULT) rope->method = ROPE_LINEAR;
+    TRY(read_float(in, "rope.scaling.factor", &rope->factor));
+    TRY(read_float(in, "rope.scaling.original_context_length", &rope->original_context));
+    TRY(read_float(in, "rope.scaling.yarn_beta_fast", &rope->beta_fast));
+    TRY(read_float(in, "rope.scaling.yarn_beta_slow", &rope->beta_slow));
+    // In GGUF this multiplies YaRN's own formula.
+    TRY(read_float(in, "rope.scaling.attn_factor", &multiplier));
+    if (rope->method == ROPE_YARN && multiplier != 1)
+        rope->attention_factor = multiplier * (rope->factor > 1 ? 0.1 * log(rope->factor) + 1 : 1);
+    return OK;
+}
+
+// Llama 3.1's bands, stored as one divisor per frequency.
+static enum status read_divisors(const struct source *in, struct rope_spec *rope) {
+    const struct gguf_tensor *tensor = find_tensor(in->gguf, "rope_freqs.weight");
+    if (!tensor) return OK;
+    if (tensor->type != 0 || tensor->n_dim != 1 || tensor->ne[0] > ROPE_MAX_FACTORS)
+        FAIL(ERR_INPUT, "%s: rope_freqs.weight is no F32 vector of up to %d elements", in->path,
+             ROPE_MAX_FACTORS);
+    if (rope->dim == 0) rope->dim = (int)(2 * tensor->ne[0]);
+    if (tensor->ne[0] != rope->dim / 2)
+        FAIL(ERR_INPUT, "%s: rope_freqs.weight has %" PRId64 " elements for %d rotated ones",
+             in->path, tensor->ne[0], rope->dim);
+    memcpy(rope->divisor, tensor->data, (size_t)tensor->bytes);
+    for (int i = 0; i < rope->dim / 2; ++i)
+        if (!(rope->divisor[i] > 0 && isfinite(rope->divisor[i])))
+            FAIL(ERR_INPUT, "%s: rope_freqs.weight[%d] is %g", in->path, i,
+                 (double)rope->divisor[i]);
+    rope->has_divisors = true;
+    return OK;
+}
+
+static enum status read_rope(const struct source *in, struct spec_draft *draft) {
+    int64_t dim = 0;
+    TRY(read_float(in, "rope.freq_base", &draft->rope.base));
+    TRY(read_int(in, "rope.dimension_count", &dim));
+    if (dim > 2 * ROPE_MAX_FACTORS)
+        FAIL(ERR_INPUT, "%s: %s.rope.dimension_count is %" PRId64 "; %d at most", in->path,
+             in->prefix, dim, 2 * ROPE_MAX_FACTORS);
+    draft->rope.dim = (int)dim;
+    draft->rope.interleaved = draft->architecture->gguf_interleaved;
+    draft->rope.original_context = (double)draft->context;
+    TRY(read_rope_scaling(in, &draft->rope));
+    return read_divisors(in, &draft->rope);
+}
+
+static enum status read_stops(const struct source *in, struct spec_draft *draft) {
+    static const char *const keys[] = {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id",
+                                       "tokenizer.ggml.eom_token_id"};
+    for (size_t i = 0; i < sizeof keys / sizeof keys[0]; ++i) {
+        int64_t id;
+        if (!gguf_get_int(in->gguf, keys[i], &id)) continue;
+        TRY(spec_draft_add_stop(draft, id, in->path));
+    }
+    return OK;
+}
+
+enum status spec_draft_read_gguf(const struct gguf *gguf, const char *path,
+                                 struct spec_draft *draft) {
+    struct gguf_string name;
+    char list[128];
+    if (!gguf_get_string(gguf, "general.architecture", &name))
+        FAIL(ERR_INPUT, "%s names no general.architecture; it holds no language model", path);
+    draft->architecture = architecture_find_gguf(name);
+    if (!draft->architecture)
+        FAIL(ERR_INPUT, "%s: architecture %.*s is not supported; %s are", path,
+             name.bytes < 64 ? (int)name.bytes : 64, name.data, architecture_list(list));
+    struct source in = {gguf, path, draft->architecture->name};
+    const struct gguf_value *tokens = gguf_find(gguf, "tokenizer.ggml.tokens");
+    if (tokens && tokens->type == GGUF_ARRAY && tokens->count <= INT32_MAX)
+        draft->n_vocab = (int64_t)tokens->count;
+    draft->attention_bias = find_tensor(gguf, "blk.0.attn_q.bias") != NULL;
+    draft->output_bias = find_tensor(gguf, "blk.0.attn_output.bias") != NULL;
+    TRY(read_sizes(&in, draft));
+    TRY(read_rope(&in, draft));
+    return read_stops(&in, draft);
+}

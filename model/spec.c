@@ -1,0 +1,154 @@
+// Checks a configuration and lays it out as one layer_spec per layer.
+#include "model/spec.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "model/spec_draft.h"
+
+enum {
+    MAX_LAYER = 4096,
+    MAX_HEAD = 4096,
+    MAX_HIDDEN = 1 << 18,
+    MAX_FEED_FORWARD = 1 << 22,
+    MAX_VOCAB = 1 << 24,
+};
+
+void spec_draft_init(struct spec_draft *draft) {
+    *draft = (struct spec_draft){.activation = ACTIVATION_SILU, .rotary_part = 1};
+    draft->rope = (struct rope_spec){.base = 10000,
+                                     .factor = 1,
+                                     .low_freq_factor = 1,
+                                     .high_freq_factor = 4,
+                                     .beta_fast = 32,
+                                     .beta_slow = 1,
+                                     .truncate = true};
+}
+
+enum status spec_draft_add_stop(struct spec_draft *draft, int64_t id, const char *path) {
+    if (id < 0 || id >= MAX_VOCAB) return OK;
+    for (int i = 0; i < draft->n_stop; ++i)
+        if (draft->stop[i] == id) return OK;
+    if (draft->n_stop == MODEL_MAX_STOP)
+        FAIL(ERR_INPUT, "%s: more than %d end-of-sequence ids", path, MODEL_MAX_STOP);
+    draft->stop[draft->n_stop++] = (int32_t)id;
+    return OK;
+}
+
+static enum status check_range(const char *path, const char *what, int64_t value, int64_t low,
+                               int64_t high) {
+    if (value < low || value > high)
+        FAIL(ERR_INPUT, "%s: %s is %" PRId64 "; %" PRId64 " to %" PRId64 " is supported", path,
+             what, value, low, high);
+    return OK;
+}
+
+static enum status check_sizes(const struct spec_draft *draft, const char *path) {
+    TRY(check_range(path, "the number of layers", draft->n_layer, 1, MAX_LAYER));
+    TRY(check_range(path, "the hidden size", draft->n_hidden, 8, MAX_HIDDEN));
+    TRY(check_range(path, "the number of heads", draft->n_head, 1, MAX_HEAD));
+    TRY(check_range(path, "the number of key/value heads", draft->n_kv_head, 1, draft->n_head));
+    TRY(check_range(path, "the feed-forward size", draft->n_feed_forward, 1, MAX_FEED_FORWARD));
+    TRY(check_range(path, "the vocabulary", draft->n_vocab, 1, MAX_VOCAB));
+    TRY(check_range(path, "the trained context", draft->context, 1, INT64_C(1) << 40));
+    TRY(check_range(path, "the size of a head", draft->head_dim, 16, 256));
+    if (draft->head_dim % 8)
+        FAIL(ERR_INPUT, "%s: heads of %" PRId64 " elements are no multiple of 8", path,
+             draft->head_dim);
+    if (draft->n_head % draft->n_kv_head)
+        FAIL(ERR_INPUT, "%s: %" PRId64 " heads cannot share %" PRId64 " key/value heads evenly",
+             path, draft->n_head, draft->n_kv_head);
+    if (!(draft->norm_eps > 0 && draft->norm_eps < 1))
+        FAIL(ERR_INPUT, "%s: the norms' epsilon is %g or missing", path, draft->norm_eps);
+    return OK;
+}
+
+static enum status check_rope(const struct rope_spec *rope, const struct spec_draft *draft,
+                              const char *path) {
+    bool scaled = rope->method != ROPE_DEFAULT;
+    bool has_original = rope->method == ROPE_YARN || rope->method == ROPE_LLAMA3;
+    if (rope->dim < 2 || rope->dim % 2 || rope->dim > draft->head_dim)
+        FAIL(ERR_INPUT, "%s: %d rotated elements of heads of %" PRId64 " are impossible", path,
+             rope->dim, draft->head_dim);
+    if (!(rope->base > 1 && rope->base < 1e15))
+        FAIL(ERR_INPUT, "%s: a rope base of %g is impossible", path, rope->base);
+    if (scaled && !(rope->factor > 0 && rope->factor < 1e9))
+        FAIL(ERR_INPUT, "%s: a rope factor of %g is impossible", path, rope->factor);
+    if (has_original && !(rope->original_context >= 1 && rope->original_context < 1e15))
+        FAIL(ERR_INPUT, "%s: an original context of %g is impossible", path,
+             rope->original_context);
+    if (rope->method == ROPE_LLAMA3 &&
+        !(rope->low_freq_factor > 0 && rope->high_freq_factor > rope->low_freq_factor))
+        FAIL(ERR_INPUT, "%s: rope's high_freq_factor %g must exceed its low_freq_factor %g", path,
+             rope->high_freq_factor, rope->low_freq_factor);
+    if (rope->method == ROPE_YARN && !(rope->beta_slow > 0 && rope->beta_fast >= rope->beta_slow))
+        FAIL(ERR_INPUT, "%s: rope's beta_fast %g must not be below its beta_slow %g", path,
+             rope->beta_fast, rope->beta_slow);
+    if (!(rope->attention_factor >= 0 && rope->attention_factor < 1e3))
+        FAIL(ERR_INPUT, "%s: a rope attention_factor of %g is impossible", path,
+             rope->attention_factor);
+    return OK;
+}
+
+static enum status fill_layers(const struct spec_draft *draft, const char *path,
+                               struct model_spec *out) {
+    const struct architecture *architecture = draft->architecture;
+    double scale = draft->attention_scale;
+    if (scale == 0) scale = 1 / sqrt((double)draft->head_dim);
+    out->layers = calloc((size_t)draft->n_layer, sizeof *out->layers);
+    if (!out->layers) FAIL(ERR_MEMORY, "no memory for the layers of %s", path);
+    out->n_layer = (int)draft->n_layer;
+    for (int i = 0; i < out->n_layer; ++i)
+        out->layers[i] = (struct layer_spec){
+            .attention = ATTENTION_FULL,
+            .feed_forward = FEED_FORWARD_GATED,
+            .norm = NORM_RMS,
+            .activation = draft->activation,
+            .n_head = (int)draft->n_head,
+            .n_kv_head = (int)draft->n_kv_head,
+            .head_dim = (int)draft->head_dim,
+            .n_feed_forward = (int)draft->n_feed_forward,
+            .attention_bias = draft->attention_bias || architecture->query_key_value_bias,
+            .output_bias = draft->output_bias,
+            .query_key_norm = architecture->query_key_norm,
+            .attention_scale = (float)scale,
+            .rope = 0,
+        };
+    return OK;
+}
+
+enum status spec_build(const struct spec_draft *given, const char *path, struct model_spec *out) {
+    struct spec_draft draft = *given;
+    *out = (struct model_spec){0};
+    if (draft.n_kv_head == 0) draft.n_kv_head = draft.n_head;
+    if (draft.head_dim == 0 && draft.n_head > 0) {
+        if (draft.n_hidden % draft.n_head)
+            FAIL(ERR_INPUT, "%s: a hidden size of %" PRId64 " is no multiple of %" PRId64 " heads",
+                 path, draft.n_hidden, draft.n_head);
+        draft.head_dim = draft.n_hidden / draft.n_head;
+    }
+    TRY(check_sizes(&draft, path));
+    if (draft.rope.dim == 0) draft.rope.dim = (int)((double)draft.head_dim * draft.rotary_part);
+    TRY(check_rope(&draft.rope, &draft, path));
+    snprintf(out->architecture, sizeof out->architecture, "%s", draft.architecture->name);
+    out->n_rope = 1;
+    out->ropes[0] = draft.rope;
+    out->n_vocab = draft.n_vocab;
+    out->n_hidden = (int)draft.n_hidden;
+    out->norm_eps = (float)draft.norm_eps;
+    out->embedding_scale = 1;
+    out->tied_head = draft.tied_head;
+    out->context = draft.context;
+    out->window = draft.window;
+    for (int i = 0; i < draft.n_stop; ++i)
+        if (draft.stop[i] < draft.n_vocab) out->stop[out->n_stop++] = draft.stop[i];
+    return fill_layers(&draft, path, out);
+}
+
+void model_spec_close(struct model_spec *spec) {
+    free(spec->layers);
+    *spec = (struct model_spec){0};
+}

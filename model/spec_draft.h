@@ -1,0 +1,61 @@
+// What a configuration says about a network, before it is checked and laid out as a model_spec.
+// Two readers fill it: config.json (folders) and GGUF metadata.
+#ifndef HALKA_MODEL_SPEC_DRAFT_H
+#define HALKA_MODEL_SPEC_DRAFT_H
+
+#include <stddef.h>
+
+#include "model/gguf.h"
+#include "model/spec.h"
+
+// What differs between families. A family that fits this row needs no other code.
+struct architecture {
+    const char *name;       // model_spec.architecture, and the prefix of GGUF keys
+    const char *model_type; // of config.json
+    const char *class_name; // of config.json's "architectures"
+    bool gguf_interleaved;  // GGUF stores the rows of q and k for pairs (2i, 2i+1)
+    bool query_key_norm;
+    bool query_key_value_bias; // always; others say so in attention_bias
+    bool windowed;             // sliding_window applies without use_sliding_window
+};
+// NULL when unsupported; either argument may be NULL.
+const struct architecture *architecture_find(const char *model_type, const char *class_name);
+const struct architecture *architecture_find_gguf(struct gguf_string name);
+// "llama, mistral, qwen2, qwen3", for messages.
+const char *architecture_list(char out[128]);
+
+struct spec_draft {
+    const struct architecture *architecture;
+    int64_t n_layer, n_hidden, n_head, n_feed_forward; // 0: not given
+    int64_t n_kv_head;                                 // 0: n_head
+    int64_t head_dim;                                  // 0: n_hidden / n_head
+    int64_t n_vocab;                                   // 0: rows of the embedding table
+    int64_t context, window;
+    double norm_eps;        // 0: not given
+    double attention_scale; // 0: head_dim^-0.5
+    enum activation activation;
+    bool tied_head, attention_bias, output_bias;
+    struct rope_spec rope; // dim 0: head_dim
+    double rotary_part;    // of a head that is rotated, when rope.dim is 0
+    int n_stop;
+    int32_t stop[MODEL_MAX_STOP];
+};
+
+// Before either reader: the defaults that both formats share.
+void spec_draft_init(struct spec_draft *draft);
+// Adds an end-of-sequence id once; ids that cannot be tokens (-1 is in use) are passed over.
+// ERR_INPUT beyond MODEL_MAX_STOP ids.
+enum status spec_draft_add_stop(struct spec_draft *draft, int64_t id, const char *path);
+
+enum status spec_draft_read_json(const char *text, size_t bytes, const char *path,
+                                 struct spec_draft *draft); // config.json
+enum status spec_draft_read_generation(const char *text, size_t bytes, const char *path,
+                                       struct spec_draft *draft); // generation_config.json
+// Reads rope divisors and the presence of biases from the tensor table as well.
+enum status spec_draft_read_gguf(const struct gguf *gguf, const char *path,
+                                 struct spec_draft *draft);
+
+// Checks the draft and lays it out; *out is to be closed by the caller, also after a failure.
+enum status spec_build(const struct spec_draft *draft, const char *path, struct model_spec *out);
+
+#endif
