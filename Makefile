@@ -41,10 +41,8 @@ isa = $(foreach s,avx2 avx512 avx512bf16,$(if $(filter %_$(s),$(basename $(1))),
 $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)
 	$(MPICC) $(CFLAGS) $(call isa,$<) -c -o $@ $<
-$(TESTS): $(BUILD)/%: $(BUILD)/%.o $(TEST_LIB) $(LIB)
+$(TESTS) $(BENCHES): $(BUILD)/%: $(BUILD)/%.o $(TEST_LIB) $(LIB)
 	$(MPICC) $(CFLAGS) -o $@ $^ $(LDFLAGS) $(LDLIBS) -lcmocka
-$(BENCHES): $(BUILD)/%: $(BUILD)/%.o $(TEST_LIB) $(LIB)
-	$(MPICC) $(CFLAGS) -o $@ $^ $(LDFLAGS) $(LDLIBS)
 .SECONDARY:
 
 tests: $(TESTS)

@@ -3,7 +3,7 @@
 # A NAME is a suite (unit, mpi, cli) or a part of a test's name. Tests:
 #   tests/unit/test_*.c  one process      tests/mpi/test_*.c  on the rank counts of its first line
 #   tests/cli/*.sh       a script, given HALKA (the program), MPIRUN, HALKA_MODEL and an empty TMPDIR
-# A test fails by its exit code, is skipped by exit code 77 (its last line says why), and is stopped
+# A test fails by its exit code, is skipped by exit code 77 (a line with "skip" says why), and is stopped
 # after TEST_TIMEOUT seconds. Output is shown when it fails, all of it with VERBOSE=1.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 70
@@ -49,7 +49,7 @@ run() { # NAME COMMAND...
         ;;
     77)
         n_skipped=$((n_skipped + 1))
-        echo "skipped $name: $(tail -1 "$work/log")"
+        echo "skipped $name: $(grep -im1 skip "$work/log" || tail -1 "$work/log")"
         ;;
     *)
         n_failed=$((n_failed + 1))

@@ -1,0 +1,95 @@
+#include "tests/common/parity.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdlib.h>
+
+#include <cmocka.h>
+
+static void demand(enum status status) {
+    if (status != OK) fail_msg("%s", status_message());
+}
+
+static struct session *open_session(const struct parity_model *model, struct profile *profile,
+                                    int64_t max_tokens) {
+    struct session *session = NULL;
+    struct session_options options = {.precision = model->precision,
+                                      .kv_precision = PRECISION_AUTO,
+                                      .layout = LAYOUT_ZIGZAG,
+                                      .max_tokens = max_tokens,
+                                      .chunk = model->chunk};
+    demand(
+        session_open(model->checkpoint, model->backend, model->comm, profile, &options, &session));
+    return session;
+}
+
+static float *poisoned(int64_t n) {
+    float *out = malloc((size_t)n * sizeof *out);
+    assert_non_null(out);
+    for (int64_t i = 0; i < n; i++) out[i] = NAN;
+    return out;
+}
+
+// The larger of `worst` and |got - expected|; infinite when `got` is not a number.
+static double worse(double worst, double got, double expected) {
+    double distance = fabs(got - expected);
+    if (isnan(distance)) return INFINITY;
+    return distance > worst ? distance : worst;
+}
+
+struct parity_distance parity_measure(const struct parity_model *model,
+                                      const struct reference_case *from) {
+    struct parity_distance out = {0};
+    struct profile profile = {0};
+    int64_t n_vocab = model->checkpoint->spec.n_vocab;
+    float *logprob = poisoned(from->n_token), *logits = poisoned(n_vocab);
+    struct session *session = open_session(model, &profile, from->n_token);
+    demand(session_append(session, &(struct append_args){.token = from->token,
+                                                         .n = from->n_token,
+                                                         .logprob = logprob,
+                                                         .last_logits = logits}));
+    for (int64_t i = 1; i < from->n_token; i++) {
+        out.logprob_max = worse(out.logprob_max, logprob[i], from->logprob[i]);
+        out.logprob_mean += fabs(logprob[i] - from->logprob[i]) / (double)(from->n_token - 1);
+    }
+    if (from->n_logit) assert_int_equal(from->n_logit, n_vocab);
+    for (int64_t i = 0; i < from->n_logit; i++) {
+        out.logit_max = worse(out.logit_max, logits[i], from->last_logits[i]);
+    }
+    session_close(&session);
+    free(logits);
+    free(logprob);
+    return out;
+}
+
+int64_t parity_check_greedy(const struct parity_model *model, const struct reference_greedy *from,
+                            double margin) {
+    struct profile profile = {0};
+    int64_t n_vocab = model->checkpoint->spec.n_vocab, n_equal = 0;
+    float *logits = poisoned(n_vocab);
+    struct session *session = open_session(model, &profile, from->n_prompt + from->n_token);
+    demand(session_append(
+        session,
+        &(struct append_args){.token = from->prompt, .n = from->n_prompt, .last_logits = logits}));
+    while (n_equal < from->n_token) {
+        int32_t best = 0;
+        for (int32_t i = 1; i < n_vocab; i++) {
+            if (logits[i] > logits[best]) best = i;
+        }
+        if (best != from->token[n_equal]) {
+            if (from->margin[n_equal] > margin) {
+                fail_msg("greedy token %d is %d, not %d, whose lead is %g", (int)n_equal, best,
+                         from->token[n_equal], from->margin[n_equal]);
+            }
+            break;
+        }
+        if (++n_equal == from->n_token) break;
+        demand(session_append(
+            session, &(struct append_args){.token = &best, .n = 1, .last_logits = logits}));
+    }
+    session_close(&session);
+    free(logits);
+    return n_equal;
+}

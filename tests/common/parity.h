@@ -1,0 +1,30 @@
+// Compares a session with a reference: every log-probability, the last logits, greedy
+// continuations.
+#ifndef HALKA_TESTS_COMMON_PARITY_H
+#define HALKA_TESTS_COMMON_PARITY_H
+
+#include "model/session.h"
+#include "tests/common/reference.h"
+
+struct parity_model {
+    struct checkpoint *checkpoint;
+    struct backend *backend;
+    struct comm *comm;
+    enum precision precision;
+    int64_t chunk; // 0: the whole prompt at once
+};
+
+// Largest and mean distance between Halka's log-probabilities (and last logits) and the case's.
+// Fails the cmocka test when a call fails or a value is missing.
+struct parity_distance {
+    double logprob_max, logprob_mean, logit_max;
+};
+struct parity_distance parity_measure(const struct parity_model *model,
+                                      const struct reference_case *from);
+
+// Fails unless the greedy tokens are the reference's as long as its margin exceeds `margin`. After
+// a different token at a smaller margin nothing more can be compared. Returns the tokens compared.
+int64_t parity_check_greedy(const struct parity_model *model, const struct reference_greedy *from,
+                            double margin);
+
+#endif

@@ -1,0 +1,81 @@
+#include "tests/common/reference.h"
+
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static int32_t *read_ids(const json_t *array, int64_t *n) {
+    *n = (int64_t)json_array_size(array);
+    int32_t *out = calloc((size_t)*n + 1, sizeof *out);
+    if (!out) abort();
+    for (int64_t i = 0; i < *n; i++) {
+        out[i] = (int32_t)json_integer_value(json_array_get(array, (size_t)i));
+    }
+    return out;
+}
+
+static double *read_numbers(const json_t *array, int64_t *n) {
+    *n = (int64_t)json_array_size(array);
+    double *out = calloc((size_t)*n + 1, sizeof *out);
+    if (!out) abort();
+    for (int64_t i = 0; i < *n; i++) {
+        const json_t *value = json_array_get(array, (size_t)i);
+        out[i] = json_is_null(value) ? NAN : json_number_value(value);
+    }
+    return out;
+}
+
+static bool read_case(const json_t *from, struct reference_case *out) {
+    int64_t n_logprob;
+    snprintf(out->name, sizeof out->name, "%s", json_string_value(json_object_get(from, "name")));
+    out->token = read_ids(json_object_get(from, "token"), &out->n_token);
+    out->logprob = read_numbers(json_object_get(from, "logprob"), &n_logprob);
+    out->last_logits = read_numbers(json_object_get(from, "last_logits"), &out->n_logit);
+    return out->n_token > 0 && n_logprob == out->n_token;
+}
+
+static bool read_greedy(const json_t *from, struct reference_greedy *out) {
+    int64_t n_margin;
+    out->prompt = read_ids(json_object_get(from, "prompt"), &out->n_prompt);
+    out->token = read_ids(json_object_get(from, "token"), &out->n_token);
+    out->margin = read_numbers(json_object_get(from, "margin"), &n_margin);
+    return out->n_prompt > 0 && out->n_token > 0 && n_margin == out->n_token;
+}
+
+bool reference_open(const char *path, struct reference *out) {
+    memset(out, 0, sizeof *out);
+    json_error_t error;
+    json_t *root = json_load_file(path, 0, &error);
+    if (!root) {
+        fprintf(stderr, "%s:%d: %s\n", path, error.line, error.text);
+        return false;
+    }
+    const json_t *cases = json_object_get(root, "cases"), *greedy = json_object_get(root, "greedy");
+    bool good = json_array_size(cases) > 0 && json_array_size(cases) <= REFERENCE_MAX &&
+                json_array_size(greedy) > 0 && json_array_size(greedy) <= REFERENCE_MAX;
+    for (size_t i = 0; good && i < json_array_size(cases); i++) {
+        good = read_case(json_array_get(cases, i), &out->cases[out->n_case++]);
+    }
+    for (size_t i = 0; good && i < json_array_size(greedy); i++) {
+        good = read_greedy(json_array_get(greedy, i), &out->greedy[out->n_greedy++]);
+    }
+    json_decref(root);
+    if (!good) fprintf(stderr, "%s: not a reference file\n", path);
+    return good;
+}
+
+void reference_close(struct reference *reference) {
+    for (int i = 0; i < reference->n_case; i++) {
+        free(reference->cases[i].token);
+        free(reference->cases[i].logprob);
+        free(reference->cases[i].last_logits);
+    }
+    for (int i = 0; i < reference->n_greedy; i++) {
+        free(reference->greedy[i].prompt);
+        free(reference->greedy[i].token);
+        free(reference->greedy[i].margin);
+    }
+    memset(reference, 0, sizeof *reference);
+}
