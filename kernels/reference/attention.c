@@ -46,7 +46,7 @@ static void attend_row(const struct attention_args *a, int64_t query, int head,
     float *out = a->out + (query * a->n_head + head) * a->value_dim;
     double max = -INFINITY, total = 0;
     for (int64_t s = 0; s < a->n_key; s++)
-        if (!(score[s] <= max)) max = score[s];
+        if (score[s] > max) max = score[s];
     for (int64_t s = 0; s < a->n_key; s++)
         if (score[s] != -INFINITY) total += exp(score[s] - max);
     for (int i = 0; i < a->value_dim; i++) {
@@ -57,9 +57,9 @@ static void attend_row(const struct attention_args *a, int64_t query, int head,
                                     s * a->value_stride + (int64_t)kv_head(a, head) * a->value_dim);
             sum += exp(score[s] - max) * (double)operand(v, a->kv_dtype, i, to_bf16);
         }
-        out[i] = max == -INFINITY ? 0 : (float)(sum / total);
+        out[i] = total == 0 ? 0 : (float)(sum / total);
     }
-    a->lse[query * a->n_head + head] = max == -INFINITY ? -INFINITY : (float)(max + log(total));
+    a->lse[query * a->n_head + head] = total == 0 ? -INFINITY : (float)(max + log(total));
 }
 
 static enum status alloc_scores(int64_t n_key, float **out) {
@@ -84,20 +84,18 @@ enum status reference_attention(struct backend *backend, const struct attention_
 enum status reference_merge_partials(struct backend *backend, const struct merge_args *args) {
     (void)backend;
     for (int64_t row = 0; row < args->n_row; row++) {
+        float *out = args->out + row * args->value_dim;
+        const float *other = args->other_out + row * args->value_dim;
         double a = args->lse[row], b = args->other_lse[row];
+        if (b == -INFINITY) continue;
         double max = a > b ? a : b;
-        double weight_a = a == -INFINITY ? 0 : exp(a - max);
-        double weight_b = b == -INFINITY ? 0 : exp(b - max);
+        double weight_a = a == -INFINITY ? 0 : exp(a - max), weight_b = exp(b - max);
         double total = weight_a + weight_b;
         for (int i = 0; i < args->value_dim; i++) {
-            float *out = &args->out[row * args->value_dim + i];
-            float other = args->other_out[row * args->value_dim + i];
-            if (b == -INFINITY) continue;
-            *out = a == -INFINITY
-                       ? other
-                       : (float)((weight_a * (double)*out + weight_b * (double)other) / total);
+            double kept = a == -INFINITY ? 0 : weight_a * (double)out[i];
+            out[i] = (float)((kept + weight_b * (double)other[i]) / total);
         }
-        if (b != -INFINITY) args->lse[row] = a == -INFINITY ? (float)b : (float)(max + log(total));
+        args->lse[row] = (float)(max + log(total));
     }
     return OK;
 }

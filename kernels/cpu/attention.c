@@ -1,0 +1,320 @@
+// Attention on the processor. A task is one kv head, one tile of rows (query, head of the group)
+// and one range of keys; it packs a key tile once and runs all its rows through it. Tasks go to
+// threads as they become free, longest first. Few rows (decode) split the keys into ranges whose
+// partials are merged; ranges follow from the shape alone, so results do not depend on the thread
+// count.
+#include <math.h>
+#include <omp.h>
+
+#include "kernels/cpu/attention_tile.h"
+#include "kernels/cpu/cpu.h"
+
+enum {
+    MIN_TASK = 64,       // tasks below which keys are split
+    MIN_SPLIT_KEY = 512, // fewest keys worth a task of their own
+    MAX_DIM = 256,
+    MAX_ROW = 384,                    // rows of a task: a multiple of the row block
+    ROW_FLOATS = 48 * 1024,           // query and sum of a task's rows stay within the L2 cache
+    MASS_KEY = 8 * ATTENTION_KEY_TILE // keys of an attention_mass task
+};
+
+struct shape {
+    const struct attention_tile *tile;
+    int group, n_task_row, n_split;
+    int64_t n_row; // of one kv head: n_query * group; row r is query r / group, head r % group
+    int64_t n_row_tile, split_key;
+    int unit_dim, unit_pad, value_width; // see struct tile_work
+    // Offsets into one thread's scratch, and its size.
+    int64_t query_at, key_at, value_at, sum_at, max_at, total_at, visible_at, row_visible_at, bytes;
+};
+
+static int64_t divide_up(int64_t n, int64_t by) {
+    return (n + by - 1) / by;
+}
+static int64_t at_line(int64_t bytes) {
+    return divide_up(bytes, 64) * 64;
+}
+static int64_t min64(int64_t a, int64_t b) {
+    return a < b ? a : b;
+}
+
+static int task_rows(int head_dim, int value_width) {
+    int n = ROW_FLOATS / (head_dim + value_width) / ATTENTION_ROW_BLOCK * ATTENTION_ROW_BLOCK;
+    return n < MAX_ROW ? n : MAX_ROW;
+}
+
+static void shape_slices(struct shape *s) {
+    int64_t n_row = s->n_task_row;
+    s->query_at = 0;
+    s->key_at = s->query_at + at_line(n_row * s->unit_dim * 4);
+    s->value_at = s->key_at + at_line((int64_t)ATTENTION_KEY_TILE * s->unit_pad * 4);
+    s->sum_at = s->value_at + at_line((int64_t)ATTENTION_KEY_TILE * s->value_width * 4);
+    s->max_at = s->sum_at + at_line(n_row * s->value_width * 4);
+    s->total_at = s->max_at + at_line(n_row * 4);
+    s->visible_at = s->total_at + at_line(n_row * s->tile->vec_width * 4);
+    s->row_visible_at = s->visible_at + at_line(n_row * 4);
+    s->bytes = s->row_visible_at + at_line(n_row * 8);
+}
+
+static enum status shape_of(const struct cpu_state *state, const struct attention_args *a,
+                            struct shape *s) {
+    if (a->head_dim % 8 || a->head_dim < 8 || a->head_dim > MAX_DIM || a->value_dim % 8 ||
+        a->value_dim < 8 || a->value_dim > MAX_DIM || a->n_head % a->n_kv_head)
+        FAIL(ERR_INTERNAL, "attention of %d/%d heads, dimensions %d and %d is not supported",
+             a->n_head, a->n_kv_head, a->head_dim, a->value_dim);
+    s->tile = a->query_dtype == DTYPE_BF16 ? state->tile : state->tile->fp32;
+    int width = s->tile->vec_width;
+    s->group = a->n_head / a->n_kv_head;
+    s->n_row = a->n_query * s->group;
+    s->unit_dim = a->head_dim / s->tile->unit;
+    s->unit_pad = (int)divide_up(s->unit_dim, width) * width;
+    s->value_width = (int)divide_up(a->value_dim, width) * width;
+    s->n_task_row = (int)min64(task_rows(a->head_dim, s->value_width), s->n_row);
+    s->n_row_tile = s->n_task_row ? divide_up(s->n_row, s->n_task_row) : 0;
+    int64_t n_task = s->n_row_tile * a->n_kv_head;
+    s->n_split = 1;
+    if (n_task > 0 && n_task < MIN_TASK) {
+        int64_t n = min64(divide_up(MIN_TASK, n_task), a->n_key / MIN_SPLIT_KEY);
+        s->n_split = n > 1 ? (int)n : 1;
+    }
+    s->split_key =
+        divide_up(divide_up(a->n_key, s->n_split), ATTENTION_KEY_TILE) * ATTENTION_KEY_TILE;
+    shape_slices(s);
+    return OK;
+}
+
+// One thread's buffers for one task.
+struct task {
+    struct tile_work work;
+    int *visible;         // work.visible
+    int64_t *row_visible; // [n_row] keys of the whole block that the row sees
+    int64_t first_row;
+    int head; // of keys and values
+};
+
+static void task_buffers(const struct shape *s, const struct attention_args *a, char *scratch,
+                         struct task *t) {
+    t->visible = (int *)(scratch + s->visible_at);
+    t->row_visible = (int64_t *)(scratch + s->row_visible_at);
+    t->work = (struct tile_work){
+        .unit_dim = s->unit_dim,
+        .value_width = s->value_width,
+        .score_scale = (float)((double)a->scale * M_LOG2E),
+        .visible = t->visible,
+        .query = scratch + s->query_at,
+        .key = scratch + s->key_at,
+        .value = scratch + s->value_at,
+        .sum = (float *)(scratch + s->sum_at),
+        .max = (float *)(scratch + s->max_at),
+        .total = (float *)(scratch + s->total_at),
+    };
+}
+
+// Keys with a position at or before `position`: they ascend.
+static int64_t count_visible(const struct attention_args *a, int64_t position) {
+    int64_t low = 0, high = a->n_key;
+    while (low < high) {
+        int64_t middle = low + (high - low) / 2;
+        if (a->key_position[middle] <= position)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+// Chooses the rows of a task, packs their queries and counts the keys that each sees.
+static void task_rows_begin(const struct shape *s, const struct attention_args *a, int64_t row_tile,
+                            int head, struct task *t) {
+    t->first_row = row_tile * s->n_task_row;
+    t->head = head;
+    t->work.n_row = (int)min64(s->n_task_row, s->n_row - t->first_row);
+    for (int r = 0; r < t->work.n_row; r++) {
+        int64_t query = (t->first_row + r) / s->group, member = (t->first_row + r) % s->group;
+        int64_t from = query * a->query_stride + (head * s->group + member) * a->head_dim;
+        char *to = (char *)t->work.query + (int64_t)r * s->unit_dim * 4;
+        if (a->query_dtype == DTYPE_F32)
+            memcpy(to, (const float *)a->query + from, (size_t)a->head_dim * sizeof(float));
+        else if (s->tile->unit == 2)
+            memcpy(to, (const bf16 *)a->query + from, (size_t)a->head_dim * sizeof(bf16));
+        else
+            dtype_to_float(DTYPE_BF16, (const bf16 *)a->query + from, a->head_dim, (float *)to);
+        if (r > 0 && member > 0)
+            t->row_visible[r] = t->row_visible[r - 1];
+        else
+            t->row_visible[r] = a->causal ? count_visible(a, a->query_position[query]) : a->n_key;
+    }
+}
+
+static struct kv_rows kv_rows(const struct attention_args *a, const void *base, int64_t stride,
+                              int n_col, int head, int64_t first, int n_key) {
+    int64_t at = first * stride + (int64_t)head * n_col;
+    return (struct kv_rows){
+        .data = a->kv_dtype == DTYPE_BF16 ? (const void *)((const bf16 *)base + at)
+                                          : (const void *)((const float *)base + at),
+        .dtype = a->kv_dtype,
+        .round = a->query_dtype == DTYPE_BF16 && a->kv_dtype == DTYPE_F32,
+        .stride = stride,
+        .n_row = n_key,
+        .n_col = n_col,
+    };
+}
+
+// Packs the keys from `first` (and values, if with_values) that any row sees, at most a tile.
+static void task_load_tile(const struct shape *s, const struct attention_args *a, struct task *t,
+                           int64_t first, int64_t end, bool with_values) {
+    int n_key = (int)min64(end - first, ATTENTION_KEY_TILE);
+    t->work.n_key = n_key;
+    for (int r = 0; r < t->work.n_row; r++) {
+        int64_t n = min64(t->row_visible[r] - first, n_key);
+        t->visible[r] = n > 0 ? (int)n : 0;
+    }
+    struct kv_rows rows = kv_rows(a, a->key, a->key_stride, a->head_dim, t->head, first, n_key);
+    s->tile->pack_keys(&rows, t->work.key);
+    if (!with_values) return;
+    rows = kv_rows(a, a->value, a->value_stride, a->value_dim, t->head, first, n_key);
+    s->tile->pack_values(&rows, s->value_width, t->work.value);
+}
+
+// Divides by the total and writes rows and lse where the partial of this range belongs.
+static void task_finish(const struct shape *s, const struct attention_args *a, const struct task *t,
+                        float *out, float *lse) {
+    for (int r = 0; r < t->work.n_row; r++) {
+        int64_t query = (t->first_row + r) / s->group, member = (t->first_row + r) % s->group;
+        int64_t row = query * a->n_head + t->head * s->group + member;
+        const float *sum = t->work.sum + (int64_t)r * s->value_width;
+        float *to = out + row * a->value_dim, total = 0;
+        for (int i = 0; i < s->tile->vec_width; i++)
+            total += t->work.total[(int64_t)r * s->tile->vec_width + i];
+        if (total == 0) {
+            memset(to, 0, (size_t)a->value_dim * sizeof(float));
+            lse[row] = -INFINITY;
+            continue;
+        }
+        for (int i = 0; i < a->value_dim; i++) to[i] = sum[i] / total;
+        lse[row] = (float)(((double)t->work.max[r] + log2((double)total)) * M_LN2);
+    }
+}
+
+static void run_task(const struct shape *s, const struct attention_args *a, int64_t row_tile,
+                     int head, int split, char *scratch, float *out, float *lse) {
+    struct task t;
+    task_buffers(s, a, scratch, &t);
+    task_rows_begin(s, a, row_tile, head, &t);
+    memset(t.work.sum, 0, (size_t)t.work.n_row * (size_t)s->value_width * sizeof(float));
+    memset(t.work.total, 0, (size_t)t.work.n_row * (size_t)s->tile->vec_width * sizeof(float));
+    for (int r = 0; r < t.work.n_row; r++) t.work.max[r] = -INFINITY;
+    int64_t end = min64((split + 1) * s->split_key, t.row_visible[t.work.n_row - 1]);
+    for (int64_t key = split * s->split_key; key < end; key += ATTENTION_KEY_TILE) {
+        task_load_tile(s, a, &t, key, end, true);
+        s->tile->attend(&t.work);
+    }
+    task_finish(s, a, &t, out, lse);
+}
+
+enum status cpu_attention(struct backend *backend, const struct attention_args *args) {
+    const struct cpu_state *state = cpu_state(backend);
+    struct shape s;
+    TRY(shape_of(state, args, &s));
+    if (args->n_query == 0) return OK;
+    // Partials of the ranges after the first, each like out and lse.
+    int64_t n_row = args->n_query * args->n_head;
+    int64_t out_bytes = at_line(n_row * args->value_dim * 4), lse_bytes = at_line(n_row * 4);
+    int64_t partial_bytes = out_bytes + lse_bytes;
+    void *memory;
+    TRY(cpu_scratch(backend, state->n_thread * s.bytes + (s.n_split - 1) * partial_bytes, &memory));
+    char *partials = (char *)memory + state->n_thread * s.bytes;
+    int64_t n_task = s.n_row_tile * args->n_kv_head * s.n_split;
+#pragma omp parallel num_threads(state->n_thread)
+    {
+        char *scratch = (char *)memory + omp_get_thread_num() * s.bytes;
+#pragma omp for schedule(dynamic, 1)
+        for (int64_t i = 0; i < n_task; i++) {
+            int split = (int)(i % s.n_split), head = (int)(i / s.n_split % args->n_kv_head);
+            int64_t row_tile = s.n_row_tile - 1 - i / s.n_split / args->n_kv_head;
+            char *partial = partials + (split - 1) * partial_bytes;
+            run_task(&s, args, row_tile, head, split, scratch, split ? (float *)partial : args->out,
+                     split ? (float *)(partial + out_bytes) : args->lse);
+        }
+    }
+    for (int split = 1; split < s.n_split; split++) {
+        char *partial = partials + (split - 1) * partial_bytes;
+        struct merge_args merge = {.n_row = n_row,
+                                   .value_dim = args->value_dim,
+                                   .out = args->out,
+                                   .lse = args->lse,
+                                   .other_out = (float *)partial,
+                                   .other_lse = (float *)(partial + out_bytes)};
+        TRY(cpu_merge_partials(backend, &merge));
+    }
+    return OK;
+}
+
+static void run_mass_task(const struct shape *s, const struct attention_mass_args *args,
+                          int64_t first_key, char *scratch) {
+    const struct attention_args *a = &args->attention;
+    _Alignas(64) float mass[ATTENTION_KEY_TILE];
+    struct task t;
+    task_buffers(s, a, scratch, &t);
+    t.work.mass = mass;
+    int64_t range_end = min64(first_key + MASS_KEY, a->n_key);
+    for (int64_t i = 0; i < s->n_row_tile * a->n_kv_head; i++) {
+        task_rows_begin(s, a, i / a->n_kv_head, (int)(i % a->n_kv_head), &t);
+        for (int r = 0; r < t.work.n_row; r++) {
+            int64_t query = (t.first_row + r) / s->group, member = (t.first_row + r) % s->group;
+            double lse = a->lse[query * a->n_head + t.head * s->group + member];
+            t.work.max[r] = (float)(lse * M_LOG2E);
+        }
+        int64_t end = min64(range_end, t.row_visible[t.work.n_row - 1]);
+        for (int64_t key = first_key; key < end; key += ATTENTION_KEY_TILE) {
+            memset(mass, 0, sizeof mass);
+            task_load_tile(s, a, &t, key, end, false);
+            s->tile->column_mass(&t.work);
+            for (int k = 0; k < t.work.n_key; k++) args->mass[key + k] += args->factor * mass[k];
+        }
+    }
+}
+
+enum status cpu_attention_mass(struct backend *backend, const struct attention_mass_args *args) {
+    const struct cpu_state *state = cpu_state(backend);
+    struct shape s;
+    TRY(shape_of(state, &args->attention, &s));
+    if (args->attention.n_query == 0) return OK;
+    void *memory;
+    TRY(cpu_scratch(backend, state->n_thread * s.bytes, &memory));
+#pragma omp parallel num_threads(state->n_thread)
+    {
+        char *scratch = (char *)memory + omp_get_thread_num() * s.bytes;
+#pragma omp for schedule(dynamic, 1)
+        for (int64_t key = 0; key < args->attention.n_key; key += MASS_KEY)
+            run_mass_task(&s, args, key, scratch);
+    }
+    return OK;
+}
+
+// Both dimensions 256 need most: the tiles of keys and values grow with them, the rows do not.
+int64_t cpu_attention_scratch_bytes(const struct cpu_state *state) {
+    struct shape s = {.tile = state->tile->fp32,
+                      .unit_dim = MAX_DIM,
+                      .unit_pad = MAX_DIM,
+                      .value_width = MAX_DIM,
+                      .n_task_row = task_rows(MAX_DIM, MAX_DIM)};
+    shape_slices(&s);
+    int64_t rows_bytes = ROW_FLOATS * 4 + MAX_ROW * (int64_t)(s.tile->vec_width * 4 + 32);
+    int64_t thread_bytes = s.bytes + rows_bytes;
+    // Fewer than 2 * MIN_TASK tasks when keys are split, each with the partial of its rows.
+    return state->n_thread * thread_bytes + 2 * MIN_TASK * rows_bytes;
+}
+
+const struct attention_tile *cpu_attention_tile_choose(enum isa isa) {
+    switch (isa) {
+    case ISA_AVX512_BF16:
+        return &attention_tile_avx512bf16;
+    case ISA_AVX512:
+        return &attention_tile_avx512;
+    case ISA_AVX2:
+        return &attention_tile_avx2;
+    default:
+        return &attention_tile_plain;
+    }
+}

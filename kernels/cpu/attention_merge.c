@@ -1,0 +1,31 @@
+// The one merge of two partial results (out, lse) over different keys. A row costs two exponentials
+// and a pass over its values, which the compiler vectorises: the memory is the limit.
+#include <math.h>
+
+#include "kernels/cpu/cpu.h"
+
+// A partial that saw no key (-inf) leaves the other bit for bit; its out is not read.
+static void merge_row(int value_dim, float *restrict out, float *lse, const float *restrict other,
+                      float other_lse) {
+    if (other_lse == -INFINITY) return;
+    if (*lse == -INFINITY) {
+        memcpy(out, other, (size_t)value_dim * sizeof *out);
+        *lse = other_lse;
+        return;
+    }
+    float max = *lse > other_lse ? *lse : other_lse;
+    float weight = expf(*lse - max), other_weight = expf(other_lse - max);
+    float total = weight + other_weight;
+    weight /= total;
+    other_weight /= total;
+    for (int i = 0; i < value_dim; i++) out[i] = weight * out[i] + other_weight * other[i];
+    *lse = max + logf(total);
+}
+
+enum status cpu_merge_partials(struct backend *backend, const struct merge_args *args) {
+#pragma omp parallel for num_threads(cpu_state(backend)->n_thread) if (args->n_row >= 256)
+    for (int64_t row = 0; row < args->n_row; row++)
+        merge_row(args->value_dim, args->out + row * args->value_dim, &args->lse[row],
+                  args->other_out + row * args->value_dim, args->other_lse[row]);
+    return OK;
+}

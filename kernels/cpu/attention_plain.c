@@ -1,0 +1,17 @@
+// Vectors, then products, then the loops over them.
+#include "kernels/cpu/attention_vec_plain.h"
+
+#include "kernels/cpu/attention_product_fp32.h"
+
+#include "kernels/cpu/attention_body.h"
+
+const struct attention_tile attention_tile_plain = {
+    .name = "plain",
+    .fp32 = &attention_tile_plain,
+    .unit = UNIT,
+    .vec_width = VEC_WIDTH,
+    .pack_keys = pack_keys,
+    .pack_values = pack_values,
+    .attend = attend,
+    .column_mass = column_mass,
+};
