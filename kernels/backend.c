@@ -1,3 +1,4 @@
+#include "kernels/cpu/cpu.h"
 #include "kernels/kernels.h"
 #include "kernels/reference/reference.h"
 
@@ -7,9 +8,10 @@ enum status backend_open(const struct backend_options *options, struct backend *
         FAIL(ERR_CONFIG, "a backend needs at least 1 thread, not %d", options->n_thread);
     switch (options->kind) {
     case BACKEND_REFERENCE:
+        return reference_open(options, out);
     case BACKEND_AUTO:
     case BACKEND_CPU:
-        return reference_open(options, out);
+        return cpu_open(options, out);
     case BACKEND_CUDA:
         break;
     }

@@ -5,12 +5,18 @@
 
 #include "kernels/kernels.h"
 
-struct attention_tile; // attention_tile.h: one instruction set's inner loops
+struct attention_tile;  // attention_tile.h: one instruction set's inner loops
+struct format_ops;      // format.h: expansion and dot products of weight rows
+struct elementwise_ops; // elementwise.h: norm, rope, gate, convert on ranges of rows
+struct gemm;            // gemm.h: oneDNN products, primitives cached by shape
 
 struct cpu_state {
     enum isa isa; // in use: never ISA_AUTO
     int n_thread;
     const struct attention_tile *tile;
+    const struct format_ops *format;
+    const struct elementwise_ops *elementwise;
+    struct gemm *gemm;
     void *scratch; // grows to the largest request; one operation uses it at a time
     int64_t scratch_bytes;
 };
@@ -18,8 +24,23 @@ struct cpu_state {
 static inline struct cpu_state *cpu_state(const struct backend *b) {
     return (struct cpu_state *)b->state;
 }
+enum status cpu_open(const struct backend_options *options, struct backend *out);
 // 64-byte aligned room for one operation; contents are lost at the next request.
 enum status cpu_scratch(struct backend *backend, int64_t bytes, void **out);
+
+// elementwise.c
+enum status cpu_embed(struct backend *backend, const struct embed_args *args);
+enum status cpu_norm(struct backend *backend, const struct norm_args *args);
+enum status cpu_rope(struct backend *backend, const struct rope_args *args);
+enum status cpu_gate(struct backend *backend, const struct gate_args *args);
+enum status cpu_convert(struct backend *backend, const struct convert_args *args);
+
+// matmul.c, logprob.c. The sizes are those of kernel_ops.scratch_bytes.
+enum status cpu_matmul(struct backend *backend, const struct matmul_args *args);
+enum status cpu_logprob(struct backend *backend, const struct logprob_args *args);
+int64_t cpu_matmul_scratch_bytes(const struct backend *backend, int64_t n_token, int64_t widest_row,
+                                 int64_t largest_weight);
+int64_t cpu_logprob_scratch_bytes(int64_t n_token, int64_t widest_row);
 
 // attention.c
 const struct attention_tile *cpu_attention_tile_choose(enum isa isa);

@@ -12,4 +12,16 @@
 #define PARITY_BF16_MAX 0.15
 #define PARITY_BF16_MEAN 0.015
 
+// Kernels against their reference: |got - expected| <= absolute + relative * |expected| for every
+// element, and the cosine of the whole at least `cosine`.
+struct tolerance {
+    double absolute, relative, cosine;
+};
+// fp32 sums of about 1000 terms of size 1 in another order: sqrt(1000) * 2^-24 and some room.
+static const struct tolerance TOLERANCE_F32 = {2e-5, 2e-5, 0.9999999};
+// The same value rounded to bf16 (8 bits): fp32 differences may tip it to the neighbour, 2^-7.
+static const struct tolerance TOLERANCE_BF16_OUT = {2e-5, 0x1p-7, 0.9999};
+// Inputs or weights rounded to bf16 on one side only: 2^-9 each, averaged over the sum.
+static const struct tolerance TOLERANCE_BF16_PRODUCT = {1.5e-2, 1e-2, 0.9999};
+
 #endif

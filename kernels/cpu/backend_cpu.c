@@ -1,0 +1,96 @@
+// The cpu backend: chooses one instruction set at start and the tables that go with it.
+#include <stdlib.h>
+
+#include "kernels/cpu/elementwise.h"
+#include "kernels/cpu/format.h"
+#include "kernels/cpu/gemm.h"
+#include "kernels/host_memory.h"
+
+static enum isa best_isa(void) {
+    __builtin_cpu_init();
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") ||
+        !__builtin_cpu_supports("f16c"))
+        return ISA_PLAIN;
+    if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
+        !__builtin_cpu_supports("avx512vl") || !__builtin_cpu_supports("avx512dq"))
+        return ISA_AVX2;
+    return __builtin_cpu_supports("avx512bf16") ? ISA_AVX512_BF16 : ISA_AVX512;
+}
+
+static void cpu_close(struct backend *backend) {
+    struct cpu_state *state = cpu_state(backend);
+    if (!state) return;
+    gemm_close(&state->gemm);
+    free(state->scratch);
+    free(state);
+}
+
+enum status cpu_scratch(struct backend *backend, int64_t bytes, void **out) {
+    struct cpu_state *state = cpu_state(backend);
+    *out = state->scratch;
+    if (bytes <= state->scratch_bytes) return OK;
+    free(state->scratch);
+    state->scratch = NULL;
+    state->scratch_bytes = 0;
+    TRY(host_alloc(backend, bytes, &state->scratch));
+    state->scratch_bytes = bytes;
+    *out = state->scratch;
+    return OK;
+}
+
+static int64_t max64(int64_t a, int64_t b) {
+    return a > b ? a : b;
+}
+
+static int64_t cpu_scratch_bytes(const struct backend *backend, int64_t n_token, int64_t widest_row,
+                                 int64_t largest_weight) {
+    int64_t bytes = cpu_matmul_scratch_bytes(backend, n_token, widest_row, largest_weight);
+    bytes = max64(bytes, cpu_logprob_scratch_bytes(n_token, widest_row));
+    return max64(bytes, cpu_attention_scratch_bytes(cpu_state(backend)));
+}
+
+static const struct kernel_ops cpu_ops = {
+    .name = "cpu",
+    .close = cpu_close,
+    .alloc = host_alloc,
+    .free = host_free,
+    .upload = host_upload,
+    .download = host_download,
+    .sync = host_sync,
+    .load_weight = host_load_weight,
+    .unload_weight = host_unload_weight,
+    .embed = cpu_embed,
+    .norm = cpu_norm,
+    .matmul = cpu_matmul,
+    .rope = cpu_rope,
+    .gate = cpu_gate,
+    .convert = cpu_convert,
+    .attention = cpu_attention,
+    .merge_partials = cpu_merge_partials,
+    .attention_mass = cpu_attention_mass,
+    .logprob = cpu_logprob,
+    .scratch_bytes = cpu_scratch_bytes,
+};
+
+enum status cpu_open(const struct backend_options *options, struct backend *out) {
+    enum isa isa = best_isa();
+    if (options->isa != ISA_AUTO && options->isa < isa) isa = options->isa;
+    struct cpu_state *state = calloc(1, sizeof *state);
+    if (!state) FAIL(ERR_MEMORY, "cannot allocate %zu bytes", sizeof *state);
+    *state = (struct cpu_state){
+        .isa = isa,
+        .n_thread = options->n_thread,
+        .tile = cpu_attention_tile_choose(isa),
+        .format = isa >= ISA_AVX512 ? &format_avx512
+                  : isa >= ISA_AVX2 ? &format_avx2
+                                    : &format_plain,
+        .elementwise = isa >= ISA_AVX512 ? &elementwise_avx512
+                       : isa >= ISA_AVX2 ? &elementwise_avx2
+                                         : &elementwise_plain,
+    };
+    *out = (struct backend){.ops = &cpu_ops, .memory = MEMORY_HOST, .state = state};
+    enum status status = gemm_open(isa, &state->gemm);
+    out->bf16_products = isa == ISA_AVX512_BF16 && gemm_has_bf16();
+    if (status != OK) backend_close(out);
+    return status;
+}

@@ -1,0 +1,443 @@
+// Every operation of every backend and instruction set against the reference, from tables of cases.
+// Outputs start as NaN; padding between rows must keep it.
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include <cmocka.h>
+
+#include "tests/common/cases.h"
+
+// Best instruction set first: oneDNN keeps the limit of the first product of a process.
+static const struct backend_options candidates[] = {
+    {BACKEND_CPU, ISA_AUTO, 2},  {BACKEND_CPU, ISA_AVX512, 2}, {BACKEND_CPU, ISA_AVX2, 2},
+    {BACKEND_CPU, ISA_PLAIN, 2}, {BACKEND_CPU, ISA_AUTO, 1},
+};
+#define N_CANDIDATE (int)(sizeof candidates / sizeof *candidates)
+static const char *const isa_names[] = {"auto", "plain", "avx2", "avx512", "avx512bf16"};
+
+static struct backend reference, backends[N_CANDIDATE];
+
+static int open_backends(void **state) {
+    (void)state;
+    const struct backend_options options = {BACKEND_REFERENCE, ISA_AUTO, 1};
+    if (backend_open(&options, &reference) != OK) return -1;
+    for (int i = 0; i < N_CANDIDATE; i++)
+        if (backend_open(&candidates[i], &backends[i]) != OK) {
+            fprintf(stderr, "%s\n", status_message());
+            return -1;
+        }
+    return 0;
+}
+
+static int close_backends(void **state) {
+    (void)state;
+    for (int i = 0; i < N_CANDIDATE; i++) backend_close(&backends[i]);
+    backend_close(&reference);
+    return 0;
+}
+
+// One operation's output on the reference and on a backend, both poisoned or both equal at start.
+struct output {
+    enum dtype dtype;
+    int64_t n;
+    void *initial, *expected, *got;
+};
+
+static struct output output_open(enum dtype dtype, int64_t n, bool poisoned) {
+    int64_t bytes = dtype_bytes(dtype, n);
+    struct output out = {.dtype = dtype, .n = n};
+    out.initial = random_vector(dtype, n, 1, 99);
+    if (poisoned) poison(out.initial, bytes);
+    out.expected = test_alloc(bytes);
+    out.got = test_alloc(bytes);
+    memcpy(out.expected, out.initial, (size_t)bytes);
+    return out;
+}
+
+static void *output_renew(struct output *out) {
+    memcpy(out->got, out->initial, (size_t)dtype_bytes(out->dtype, out->n));
+    return out->got;
+}
+
+static void output_check(const struct output *out, struct tolerance tolerance, int backend_index,
+                         const char *what) {
+    char message[160];
+    if (!is_close(out->dtype, out->got, out->expected, out->n, tolerance, message, sizeof message))
+        fail_msg("%s, %s with %d threads: %s", what, isa_names[candidates[backend_index].isa],
+                 candidates[backend_index].n_thread, message);
+}
+
+static void output_close(struct output *out) {
+    free(out->initial);
+    free(out->expected);
+    free(out->got);
+}
+
+static void succeed(enum status status) {
+    if (status != OK) fail_msg("status %d: %s", (int)status, status_message());
+}
+
+static struct tolerance rounding_tolerance(enum dtype out_dtype) {
+    return out_dtype == DTYPE_BF16 ? TOLERANCE_BF16_OUT : TOLERANCE_F32;
+}
+
+struct matmul_case {
+    int64_t n_token, n_row, n_col; // n_col is rounded up to whole blocks
+    int pad;                       // elements after each row of x and of out
+    bool bias, accumulate;
+    enum dtype out_dtype;
+};
+
+static const struct matmul_case matmul_cases[] = {
+    {0, 5, 32, 0, false, false, DTYPE_F32},    {1, 1, 1, 0, false, false, DTYPE_F32},
+    {1, 7, 31, 3, true, false, DTYPE_F32},     {1, 67, 256, 0, false, true, DTYPE_F32},
+    {2, 33, 67, 5, false, false, DTYPE_BF16},  {3, 16, 96, 0, true, true, DTYPE_F32},
+    {5, 17, 288, 1, true, false, DTYPE_BF16},  {7, 40, 300, 0, false, true, DTYPE_F32},
+    {8, 31, 64, 2, false, false, DTYPE_F32},   {9, 13, 67, 3, true, false, DTYPE_F32},
+    {17, 64, 128, 0, false, true, DTYPE_F32},  {37, 61, 320, 5, true, true, DTYPE_F32},
+    {61, 1, 31, 0, false, false, DTYPE_BF16},  {33, 129, 256, 4, true, false, DTYPE_BF16},
+    {64, 96, 512, 0, false, false, DTYPE_F32},
+};
+
+static struct tolerance matmul_tolerance(enum dtype x_dtype, enum dtype out_dtype) {
+    return x_dtype == DTYPE_BF16 ? TOLERANCE_BF16_PRODUCT : rounding_tolerance(out_dtype);
+}
+
+static void check_matmul(const struct matmul_case *c, struct weight weight, enum dtype x_dtype) {
+    char what[160];
+    int64_t x_stride = weight.n_col + c->pad, out_stride = c->n_row + c->pad;
+    void *x = random_vector(x_dtype, c->n_token * x_stride, 1, 1);
+    float *bias = random_vector(DTYPE_F32, c->n_row, 1, 2);
+    struct output out = output_open(c->out_dtype, c->n_token * out_stride, !c->accumulate);
+    struct matmul_args args = {
+        .x = x,
+        .x_dtype = x_dtype,
+        .x_stride = x_stride,
+        .n_token = c->n_token,
+        .weight = weight,
+        .bias = c->bias ? bias : NULL,
+        .accumulate = c->accumulate,
+        .out = out.expected,
+        .out_dtype = c->out_dtype,
+        .out_stride = out_stride,
+    };
+    succeed(reference.ops->matmul(&reference, &args));
+    snprintf(what, sizeof what, "matmul %lld x %lld x %lld %s by %s%s%s to %s",
+             (long long)c->n_token, (long long)c->n_row, (long long)weight.n_col,
+             dtype_info[x_dtype].name, dtype_info[weight.dtype].name, c->bias ? " bias" : "",
+             c->accumulate ? " accumulate" : "", dtype_info[c->out_dtype].name);
+    for (int i = 0; i < N_CANDIDATE; i++) {
+        args.out = output_renew(&out);
+        succeed(backends[i].ops->matmul(&backends[i], &args));
+        succeed(backends[i].ops->sync(&backends[i]));
+        output_check(&out, matmul_tolerance(x_dtype, c->out_dtype), i, what);
+    }
+    output_close(&out);
+    free(x);
+    free(bias);
+}
+
+static int64_t whole_blocks(enum dtype dtype, int64_t n) {
+    int block = dtype_info[dtype].block_elements;
+    return (n + block - 1) / block * block;
+}
+
+static void matmul_in_every_format(void **state) {
+    (void)state;
+    for (int d = 0; d < N_DTYPE; d++)
+        for (size_t i = 0; i < sizeof matmul_cases / sizeof *matmul_cases; i++) {
+            const struct matmul_case *c = &matmul_cases[i];
+            struct weight w = random_weight(d, c->n_row, whole_blocks(d, c->n_col), 0, i);
+            check_matmul(c, w, DTYPE_F32);
+            check_matmul(c, w, DTYPE_BF16);
+            free((void *)w.data);
+        }
+}
+
+static void matmul_of_views(void **state) {
+    (void)state;
+    for (int d = 0; d < N_DTYPE; d++) {
+        int block = dtype_info[d].block_elements;
+        int64_t begin = block == 1 ? 5 : block, n_col = whole_blocks(d, 67);
+        struct weight w = random_weight(d, 45, n_col + 2 * begin, 0, 7);
+        struct weight view = weight_columns(weight_rows(w, 3, 29), begin, n_col);
+        for (int64_t n_token = 1; n_token <= 35; n_token += 17) {
+            const struct matmul_case c = {n_token, 29, n_col, 0, false, false, DTYPE_F32};
+            check_matmul(&c, view, DTYPE_F32);
+            check_matmul(&c, view, DTYPE_BF16);
+        }
+        free((void *)w.data);
+    }
+}
+
+// Longer than a tile of tokens; wider than a panel of weights.
+static void matmul_in_tiles(void **state) {
+    (void)state;
+    const struct matmul_case cases[] = {
+        {2051, 3, 32, 1, true, false, DTYPE_BF16},
+        {4099, 2, 32, 0, false, true, DTYPE_F32},
+        {9, 130, 131072, 0, true, false, DTYPE_F32},
+        {9, 70, 131072, 0, false, true, DTYPE_F32},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct weight w = random_weight(DTYPE_Q4_1, cases[i].n_row, cases[i].n_col, 0, i);
+        // A sum of 131072 terms rounds 10 times more than those that TOLERANCE_F32 is made for:
+        // zeros leave as many terms as that.
+        if (cases[i].n_col > 1000)
+            for (int64_t r = 0; r < w.n_row; r++)
+                memset((uint8_t *)w.data + r * w.row_bytes + 100, 0, (size_t)w.row_bytes - 200);
+        check_matmul(&cases[i], w, DTYPE_F32);
+        check_matmul(&cases[i], w, DTYPE_BF16);
+        free((void *)w.data);
+    }
+}
+
+static void embed_every_format(void **state) {
+    (void)state;
+    const int32_t token[5] = {0, 10, 3, 3, 7};
+    for (int d = 0; d < N_DTYPE; d++)
+        for (int scaled = 0; scaled < 2; scaled++) {
+            struct weight table = random_weight(d, 11, whole_blocks(d, 67), 6, 5);
+            struct output out = output_open(DTYPE_F32, 5 * table.n_col, true);
+            struct embed_args args = {table, token, 5, scaled ? 1.5f : 1.0f, out.expected};
+            succeed(reference.ops->embed(&reference, &args));
+            for (int i = 0; i < N_CANDIDATE; i++) {
+                args.out = output_renew(&out);
+                succeed(backends[i].ops->embed(&backends[i], &args));
+                output_check(&out, TOLERANCE_F32, i, dtype_info[d].name);
+            }
+            output_close(&out);
+            free((void *)table.data);
+        }
+}
+
+static void norms_rows(void **state) {
+    (void)state;
+    const int64_t sizes[][2] = {{0, 8}, {1, 1}, {1, 576}, {3, 67}, {130, 300}, {2, 1025}};
+    for (int s = 0; s < 6; s++)
+        for (int variant = 0; variant < 8; variant++) {
+            int64_t n = sizes[s][0] * sizes[s][1];
+            float *x = random_vector(DTYPE_F32, n, 3, 1);
+            float *weight = random_vector(DTYPE_F32, sizes[s][1], 1, 2);
+            float *bias = random_vector(DTYPE_F32, sizes[s][1], 1, 3);
+            enum dtype out_dtype = variant & 1 ? DTYPE_BF16 : DTYPE_F32;
+            bool in_place = !(variant & 1) && variant & 4;
+            struct output out = output_open(out_dtype, n, true);
+            struct norm_args args = {
+                .kind = variant & 2 ? NORM_LAYER : NORM_RMS,
+                .x = x,
+                .n_row = sizes[s][0],
+                .n_col = sizes[s][1],
+                .weight = weight,
+                .bias = variant & 4 ? bias : NULL,
+                .eps = 1e-5f,
+                .out = out.expected,
+                .out_dtype = out_dtype,
+            };
+            succeed(reference.ops->norm(&reference, &args));
+            for (int i = 0; i < N_CANDIDATE; i++) {
+                args.out = output_renew(&out);
+                if (in_place) args.x = memcpy(out.got, x, (size_t)n * sizeof(float));
+                succeed(backends[i].ops->norm(&backends[i], &args));
+                output_check(&out, rounding_tolerance(out_dtype), i, "norm");
+            }
+            output_close(&out);
+            free(x), free(weight), free(bias);
+        }
+}
+
+struct rope_case {
+    int64_t n_token;
+    int n_head, head_dim, rope_dim, pad;
+};
+
+static void rotates_heads(void **state) {
+    (void)state;
+    const struct rope_case cases[] = {
+        {0, 2, 16, 16, 0}, {1, 1, 2, 2, 0},      {3, 3, 64, 64, 0},
+        {5, 2, 80, 20, 7}, {200, 9, 64, 64, 64},
+    };
+    for (int s = 0; s < 5; s++)
+        for (int variant = 0; variant < 8; variant++) {
+            const struct rope_case *c = &cases[s];
+            int64_t stride = (int64_t)c->n_head * c->head_dim + c->pad, n = c->n_token * stride;
+            int64_t n_angle = c->n_token * c->rope_dim / 2;
+            float *x = random_vector(DTYPE_F32, n, 1, 1);
+            float *angle = random_vector(DTYPE_F32, n_angle, 2, 2);
+            float *cosine = test_alloc(n_angle * 4), *sine = test_alloc(n_angle * 4);
+            for (int64_t i = 0; i < n_angle; i++)
+                cosine[i] = cosf(angle[i]), sine[i] = sinf(angle[i]);
+            enum dtype out_dtype = variant & 1 ? DTYPE_BF16 : DTYPE_F32;
+            bool in_place = !(variant & 1) && variant & 4 && c->pad == 0;
+            struct output out = output_open(out_dtype, n, true);
+            struct rope_args args = {
+                .x = x,
+                .x_stride = stride,
+                .n_token = c->n_token,
+                .n_head = c->n_head,
+                .head_dim = c->head_dim,
+                .rope_dim = c->rope_dim,
+                .interleaved = variant & 2,
+                .cos = cosine,
+                .sin = sine,
+                .out = out.expected,
+                .out_dtype = out_dtype,
+                .out_stride = stride,
+            };
+            succeed(reference.ops->rope(&reference, &args));
+            for (int i = 0; i < N_CANDIDATE; i++) {
+                args.out = output_renew(&out);
+                if (in_place) args.x = memcpy(out.got, x, (size_t)n * sizeof(float));
+                succeed(backends[i].ops->rope(&backends[i], &args));
+                output_check(&out, rounding_tolerance(out_dtype), i, "rope");
+            }
+            output_close(&out);
+            free(x), free(angle), free(cosine), free(sine);
+        }
+}
+
+static void gates_values(void **state) {
+    (void)state;
+    const int64_t sizes[][3] = {{0, 8, 0}, {1, 1, 0}, {1, 1536, 0}, {3, 67, 5}, {40, 1025, 31}};
+    for (int s = 0; s < 5; s++)
+        for (int variant = 0; variant < 6; variant++) {
+            int64_t n_token = sizes[s][0], n_col = sizes[s][1], stride = n_col + sizes[s][2];
+            float *gate = random_vector(DTYPE_F32, n_token * stride, 4, 1);
+            float *up = random_vector(DTYPE_F32, n_token * stride, 1, 2);
+            const float edges[] = {0, -0.0f, 30, -30, 100, -100, 1e30f, -1e30f};
+            for (int64_t i = 0; i < 8 && i < n_token * stride; i++) gate[i] = edges[i];
+            enum dtype out_dtype = variant % 2 ? DTYPE_BF16 : DTYPE_F32;
+            struct output out = output_open(out_dtype, n_token * n_col, true);
+            struct gate_args args = {
+                .activation = variant / 2,
+                .gate = gate,
+                .up = up,
+                .gate_stride = stride,
+                .up_stride = stride,
+                .n_token = n_token,
+                .n_col = n_col,
+                .out = out.expected,
+                .out_dtype = out_dtype,
+            };
+            succeed(reference.ops->gate(&reference, &args));
+            for (int i = 0; i < N_CANDIDATE; i++) {
+                args.out = output_renew(&out);
+                succeed(backends[i].ops->gate(&backends[i], &args));
+                output_check(&out, rounding_tolerance(out_dtype), i, "gate");
+            }
+            output_close(&out);
+            free(gate), free(up);
+        }
+}
+
+static void converts_and_gathers(void **state) {
+    (void)state;
+    const int64_t rows[4] = {6, 0, 3, 3};
+    for (int variant = 0; variant < 8; variant++)
+        for (int64_t n_col = 1; n_col < 20000; n_col = n_col * 13 + 1) {
+            enum dtype x_dtype = variant & 1 ? DTYPE_BF16 : DTYPE_F32;
+            enum dtype out_dtype = variant & 2 ? DTYPE_BF16 : DTYPE_F32;
+            void *x = random_vector(x_dtype, 7 * (n_col + 3), 1, 1);
+            if (x_dtype == DTYPE_F32) ((float *)x)[0] = NAN;
+            struct output out = output_open(out_dtype, 4 * (n_col + 1), true);
+            struct convert_args args = {
+                .x = x,
+                .x_dtype = x_dtype,
+                .x_stride = n_col + 3,
+                .row = variant & 4 ? rows : NULL,
+                .n_row = 4,
+                .n_col = n_col,
+                .out = out.expected,
+                .out_dtype = out_dtype,
+                .out_stride = n_col + 1,
+            };
+            succeed(reference.ops->convert(&reference, &args));
+            for (int i = 0; i < N_CANDIDATE; i++) {
+                args.out = output_renew(&out);
+                succeed(backends[i].ops->convert(&backends[i], &args));
+                assert_memory_equal(out.got, out.expected, dtype_bytes(out_dtype, out.n));
+            }
+            output_close(&out);
+            free(x);
+        }
+}
+
+static void logprob_over_tiles(void **state) {
+    (void)state;
+    const int64_t cases[][3] = {{0, 5, 32},    {1, 1, 32},  {1, 5000, 64},  {3, 2048, 32},
+                                {9, 2049, 64}, {8, 50, 32}, {521, 2100, 32}};
+    const enum dtype formats[] = {DTYPE_Q8_0, DTYPE_F32, DTYPE_BF16, DTYPE_Q5_1};
+    for (int s = 0; s < 7; s++)
+        for (int d = 0; d < (s == 6 ? 1 : 4); d++)
+            for (int half = 0; half < 2; half++) {
+                int64_t n_token = cases[s][0], n_vocab = cases[s][1], n_col = cases[s][2];
+                enum dtype x_dtype = half ? DTYPE_BF16 : DTYPE_F32;
+                struct weight head = random_weight(formats[d], n_vocab, n_col, 2, 3);
+                void *x = random_vector(x_dtype, n_token * n_col, 3, 4);
+                int32_t *target = test_alloc(n_token * 4);
+                for (int64_t t = 0; t < n_token; t++)
+                    target[t] = (int32_t)(random_bits(5, (uint64_t)t) % (uint64_t)n_vocab);
+                struct output out = output_open(DTYPE_F32, n_token, true);
+                struct logprob_args args = {x, x_dtype, n_token, head, target, out.expected};
+                succeed(reference.ops->logprob(&reference, &args));
+                for (int i = 0; i < N_CANDIDATE; i++) {
+                    args.logprob = output_renew(&out);
+                    succeed(backends[i].ops->logprob(&backends[i], &args));
+                    output_check(&out, half ? TOLERANCE_BF16_PRODUCT : TOLERANCE_F32, i, "logprob");
+                }
+                output_close(&out);
+                free(x), free(target), free((void *)head.data);
+            }
+}
+
+static void memory_is_aligned_and_refused(void **state) {
+    (void)state;
+    for (int i = 0; i < N_CANDIDATE; i++) {
+        const struct kernel_ops *ops = backends[i].ops;
+        uint8_t in[3] = {1, 2, 3}, back[3] = {0};
+        void *p;
+        succeed(ops->alloc(&backends[i], 3, &p));
+        assert_int_equal((uintptr_t)p % 64, 0);
+        succeed(ops->upload(&backends[i], p, in, 3));
+        succeed(ops->download(&backends[i], back, p, 3));
+        assert_memory_equal(in, back, 3);
+        ops->free(&backends[i], p);
+        succeed(ops->alloc(&backends[i], 0, &p));
+        ops->free(&backends[i], p);
+        assert_int_equal(ops->alloc(&backends[i], INT64_MAX / 2, &p), ERR_MEMORY);
+        assert_non_null(strstr(status_message(), "4611686018427387903 bytes"));
+        assert_null(p);
+    }
+}
+
+static void opens_what_exists(void **state) {
+    (void)state;
+    struct backend backend = {0};
+    backend_close(&backend);
+    const struct backend_options cuda = {BACKEND_CUDA, ISA_AUTO, 1};
+    assert_int_equal(backend_open(&cuda, &backend), ERR_CONFIG);
+    const struct backend_options no_thread = {BACKEND_CPU, ISA_AUTO, 0};
+    assert_int_equal(backend_open(&no_thread, &backend), ERR_CONFIG);
+    assert_null(backend.ops);
+    backend_close(&backend);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(matmul_in_every_format),
+        cmocka_unit_test(matmul_of_views),
+        cmocka_unit_test(matmul_in_tiles),
+        cmocka_unit_test(embed_every_format),
+        cmocka_unit_test(norms_rows),
+        cmocka_unit_test(rotates_heads),
+        cmocka_unit_test(gates_values),
+        cmocka_unit_test(converts_and_gathers),
+        cmocka_unit_test(logprob_over_tiles),
+        cmocka_unit_test(memory_is_aligned_and_refused),
+        cmocka_unit_test(opens_what_exists),
+    };
+    return cmocka_run_group_tests_name("kernels", tests, open_backends, close_backends);
+}
