@@ -10,7 +10,7 @@ $(error CUDA=1 is reserved: the CUDA backend is not part of this version)
 endif
 ifneq ($(ASAN),)
 BUILD    := build/asan
-OPT      := -O1 -g -fsanitize=address,undefined -fno-omit-frame-pointer
+OPT      := -O1 -g -fsanitize=address,undefined -fno-omit-frame-pointer -Wno-format-truncation
 endif
 
 PACKAGES := libconfig jansson libpcre2-8 libutf8proc libxxhash hwloc

@@ -45,7 +45,7 @@ void sequence_truncate(struct sequence *sequence, int64_t length);
 int64_t sequence_count(const struct sequence *sequence, int rank, int64_t begin, int64_t end);
 void sequence_positions(const struct sequence *sequence, int rank, int64_t begin, int64_t end,
                         int64_t *out);
-// Rank that owns a position of the sequence, and how many positions that rank owns before it.
+// Rank that owns a position of the sequence, and (unless NULL) how many it owns before it.
 int sequence_owner(const struct sequence *sequence, int64_t position, int64_t *offset);
 
 // Visible (query, key) pairs under a causal mask: queries of `query_rank` in [begin, end) against

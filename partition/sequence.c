@@ -76,7 +76,7 @@ int sequence_owner(const struct sequence *sequence, int64_t position, int64_t *o
             high = middle - 1;
     }
     int rank = run_owner(&sequence->extents[low], sequence->size, position);
-    *offset = sequence_count(sequence, rank, 0, position);
+    if (offset) *offset = sequence_count(sequence, rank, 0, position);
     return rank;
 }
 

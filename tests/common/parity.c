@@ -40,7 +40,7 @@ static double worse(double worst, double got, double expected) {
 }
 
 struct parity_distance parity_measure(const struct parity_model *model,
-                                      const struct reference_case *from) {
+                                      const struct fixture_case *from) {
     struct parity_distance out = {0};
     struct profile profile = {0};
     int64_t n_vocab = model->checkpoint->spec.n_vocab;
@@ -64,7 +64,7 @@ struct parity_distance parity_measure(const struct parity_model *model,
     return out;
 }
 
-int64_t parity_check_greedy(const struct parity_model *model, const struct reference_greedy *from,
+int64_t parity_check_greedy(const struct parity_model *model, const struct fixture_greedy *from,
                             double margin) {
     struct profile profile = {0};
     int64_t n_vocab = model->checkpoint->spec.n_vocab, n_equal = 0;

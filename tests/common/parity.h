@@ -4,7 +4,7 @@
 #define HALKA_TESTS_COMMON_PARITY_H
 
 #include "model/session.h"
-#include "tests/common/reference.h"
+#include "tests/common/fixture.h"
 
 struct parity_model {
     struct checkpoint *checkpoint;
@@ -20,11 +20,11 @@ struct parity_distance {
     double logprob_max, logprob_mean, logit_max;
 };
 struct parity_distance parity_measure(const struct parity_model *model,
-                                      const struct reference_case *from);
+                                      const struct fixture_case *from);
 
 // Fails unless the greedy tokens are the reference's as long as its margin exceeds `margin`. After
 // a different token at a smaller margin nothing more can be compared. Returns the tokens compared.
-int64_t parity_check_greedy(const struct parity_model *model, const struct reference_greedy *from,
+int64_t parity_check_greedy(const struct parity_model *model, const struct fixture_greedy *from,
                             double margin);
 
 #endif

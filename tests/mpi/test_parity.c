@@ -17,11 +17,11 @@ static struct comm comm;
 
 static void check_model(const char *name, enum backend_kind kind, int64_t chunk) {
     char path[256];
-    struct reference reference;
+    struct fixture fixture;
     struct checkpoint checkpoint = {0};
     struct backend backend = {0};
     snprintf(path, sizeof path, "tests/fixtures/%s/reference.json", name);
-    assert_true(reference_open(path, &reference));
+    assert_true(fixture_open(path, &fixture));
     snprintf(path, sizeof path, "tests/fixtures/%s", name);
     if (checkpoint_open(path, &checkpoint) != OK ||
         backend_open(&(struct backend_options){.kind = kind, .n_thread = 1}, &backend) != OK) {
@@ -32,19 +32,19 @@ static void check_model(const char *name, enum backend_kind kind, int64_t chunk)
                                  .comm = &comm,
                                  .precision = PRECISION_FP32,
                                  .chunk = chunk};
-    for (int i = 0; i < reference.n_case; i++) {
-        struct parity_distance d = parity_measure(&model, &reference.cases[i]);
+    for (int i = 0; i < fixture.n_case; i++) {
+        struct parity_distance d = parity_measure(&model, &fixture.cases[i]);
         if (!(d.logprob_max <= PARITY_FP32_MAX) || !(d.logit_max <= PARITY_FP32_MAX)) {
             fail_msg("%s, case %s: log-probabilities differ by %g, logits by %g", name,
-                     reference.cases[i].name, d.logprob_max, d.logit_max);
+                     fixture.cases[i].name, d.logprob_max, d.logit_max);
         }
     }
-    for (int i = 0; i < reference.n_greedy; i++) {
-        parity_check_greedy(&model, &reference.greedy[i], 2 * PARITY_FP32_MAX);
+    for (int i = 0; i < fixture.n_greedy; i++) {
+        parity_check_greedy(&model, &fixture.greedy[i], 2 * PARITY_FP32_MAX);
     }
     backend_close(&backend);
     checkpoint_close(&checkpoint);
-    reference_close(&reference);
+    fixture_close(&fixture);
 }
 
 static const char *const models[] = {"tiny-llama", "tiny-llama-old", "tiny-llama3",

@@ -20,22 +20,22 @@ static struct cluster cluster;
 static struct comm comm;
 static struct checkpoint checkpoint;
 static struct backend backend;
-static struct reference reference;
+static struct fixture fixture;
 
 static void check_precision(enum precision precision, double max, double mean) {
     struct parity_model model = {
         .checkpoint = &checkpoint, .backend = &backend, .comm = &comm, .precision = precision};
-    for (int i = 0; i < reference.n_case; i++) {
-        struct parity_distance d = parity_measure(&model, &reference.cases[i]);
+    for (int i = 0; i < fixture.n_case; i++) {
+        struct parity_distance d = parity_measure(&model, &fixture.cases[i]);
         print_message("%s: log-probabilities differ by %.4f at most, %.5f in the mean\n",
-                      reference.cases[i].name, d.logprob_max, d.logprob_mean);
+                      fixture.cases[i].name, d.logprob_max, d.logprob_mean);
         assert_true(d.logprob_max <= max);
         assert_true(d.logprob_mean <= mean);
     }
-    for (int i = 0; i < reference.n_greedy; i++) {
-        int64_t n = parity_check_greedy(&model, &reference.greedy[i], 2 * max);
+    for (int i = 0; i < fixture.n_greedy; i++) {
+        int64_t n = parity_check_greedy(&model, &fixture.greedy[i], 2 * max);
         print_message("greedy continuation %d: %d of %d tokens equal\n", i, (int)n,
-                      (int)reference.greedy[i].n_token);
+                      (int)fixture.greedy[i].n_token);
     }
 }
 
@@ -63,11 +63,11 @@ int main(int argc, char **argv) {
         fprintf(stderr, "%s\n", status_message());
         return 1;
     }
-    if (!reference_open("tests/fixtures/smollm2/reference.json", &reference)) return 1;
+    if (!fixture_open("tests/fixtures/smollm2/reference.json", &fixture)) return 1;
     if (cluster.rank != 0) cmocka_set_message_output(CM_OUTPUT_TAP);
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_bf16), cmocka_unit_test(test_fp32)};
     int n_failed = cmocka_run_group_tests(tests, NULL, NULL);
-    reference_close(&reference);
+    fixture_close(&fixture);
     backend_close(&backend);
     checkpoint_close(&checkpoint);
     comm_close(&comm);

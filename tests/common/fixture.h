@@ -1,13 +1,13 @@
 // What Hugging Face transformers computed for a fixture: reference.json of scripts/make_*_fixtures.
-#ifndef HALKA_TESTS_COMMON_REFERENCE_H
-#define HALKA_TESTS_COMMON_REFERENCE_H
+#ifndef HALKA_TESTS_COMMON_FIXTURE_H
+#define HALKA_TESTS_COMMON_FIXTURE_H
 
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { REFERENCE_MAX = 8 };
+enum { FIXTURE_MAX = 8 };
 
-struct reference_case {
+struct fixture_case {
     char name[32];
     int64_t n_token;
     int32_t *token;  // [n_token]
@@ -16,21 +16,21 @@ struct reference_case {
     double *last_logits;
 };
 
-struct reference_greedy {
+struct fixture_greedy {
     int64_t n_prompt, n_token;
     int32_t *prompt;
     int32_t *token; // [n_token]
     double *margin; // [n_token] lead of the best logit over the second
 };
 
-struct reference {
+struct fixture {
     int n_case, n_greedy;
-    struct reference_case cases[REFERENCE_MAX];
-    struct reference_greedy greedy[REFERENCE_MAX];
+    struct fixture_case cases[FIXTURE_MAX];
+    struct fixture_greedy greedy[FIXTURE_MAX];
 };
 
 // false, with a line on stderr, when the file is missing or is not such a file.
-bool reference_open(const char *path, struct reference *out);
-void reference_close(struct reference *reference); // accepts a zeroed struct
+bool fixture_open(const char *path, struct fixture *out);
+void fixture_close(struct fixture *fixture); // accepts a zeroed struct
 
 #endif

@@ -1,4 +1,4 @@
-#include "tests/common/reference.h"
+#include "tests/common/fixture.h"
 
 #include <jansson.h>
 #include <math.h>
@@ -27,7 +27,7 @@ static double *read_numbers(const json_t *array, int64_t *n) {
     return out;
 }
 
-static bool read_case(const json_t *from, struct reference_case *out) {
+static bool read_case(const json_t *from, struct fixture_case *out) {
     int64_t n_logprob;
     snprintf(out->name, sizeof out->name, "%s", json_string_value(json_object_get(from, "name")));
     out->token = read_ids(json_object_get(from, "token"), &out->n_token);
@@ -36,7 +36,7 @@ static bool read_case(const json_t *from, struct reference_case *out) {
     return out->n_token > 0 && n_logprob == out->n_token;
 }
 
-static bool read_greedy(const json_t *from, struct reference_greedy *out) {
+static bool read_greedy(const json_t *from, struct fixture_greedy *out) {
     int64_t n_margin;
     out->prompt = read_ids(json_object_get(from, "prompt"), &out->n_prompt);
     out->token = read_ids(json_object_get(from, "token"), &out->n_token);
@@ -44,7 +44,7 @@ static bool read_greedy(const json_t *from, struct reference_greedy *out) {
     return out->n_prompt > 0 && out->n_token > 0 && n_margin == out->n_token;
 }
 
-bool reference_open(const char *path, struct reference *out) {
+bool fixture_open(const char *path, struct fixture *out) {
     memset(out, 0, sizeof *out);
     json_error_t error;
     json_t *root = json_load_file(path, 0, &error);
@@ -53,8 +53,8 @@ bool reference_open(const char *path, struct reference *out) {
         return false;
     }
     const json_t *cases = json_object_get(root, "cases"), *greedy = json_object_get(root, "greedy");
-    bool good = json_array_size(cases) > 0 && json_array_size(cases) <= REFERENCE_MAX &&
-                json_array_size(greedy) > 0 && json_array_size(greedy) <= REFERENCE_MAX;
+    bool good = json_array_size(cases) > 0 && json_array_size(cases) <= FIXTURE_MAX &&
+                json_array_size(greedy) > 0 && json_array_size(greedy) <= FIXTURE_MAX;
     for (size_t i = 0; good && i < json_array_size(cases); i++) {
         good = read_case(json_array_get(cases, i), &out->cases[out->n_case++]);
     }
@@ -66,16 +66,16 @@ bool reference_open(const char *path, struct reference *out) {
     return good;
 }
 
-void reference_close(struct reference *reference) {
-    for (int i = 0; i < reference->n_case; i++) {
-        free(reference->cases[i].token);
-        free(reference->cases[i].logprob);
-        free(reference->cases[i].last_logits);
+void fixture_close(struct fixture *fixture) {
+    for (int i = 0; i < fixture->n_case; i++) {
+        free(fixture->cases[i].token);
+        free(fixture->cases[i].logprob);
+        free(fixture->cases[i].last_logits);
     }
-    for (int i = 0; i < reference->n_greedy; i++) {
-        free(reference->greedy[i].prompt);
-        free(reference->greedy[i].token);
-        free(reference->greedy[i].margin);
+    for (int i = 0; i < fixture->n_greedy; i++) {
+        free(fixture->greedy[i].prompt);
+        free(fixture->greedy[i].token);
+        free(fixture->greedy[i].margin);
     }
-    memset(reference, 0, sizeof *reference);
+    memset(fixture, 0, sizeof *fixture);
 }
