@@ -34,6 +34,6 @@ enum status status_context(enum status code, const char *format, ...) {
     int n = vsnprintf(message, sizeof message, format, args);
     va_end(args);
     if (n >= 0 && n < MESSAGE_BYTES)
-        snprintf(message + n, sizeof message - (size_t)n, ": %s", inner);
+        snprintf(message + n, sizeof message - (size_t)n, ": %.*s", MESSAGE_BYTES - n, inner);
     return code;
 }

@@ -24,4 +24,7 @@ static const struct tolerance TOLERANCE_BF16_OUT = {2e-5, 0x1p-7, 0.9999};
 // Inputs or weights rounded to bf16 on one side only: 2^-9 each, averaged over the sum.
 static const struct tolerance TOLERANCE_BF16_PRODUCT = {1.5e-2, 1e-2, 0.9999};
 
+// Rotary frequencies, relative: the reference computes in fp32, with a few roundings of 6e-8 each.
+#define ROPE_RELATIVE 1e-6
+
 #endif
