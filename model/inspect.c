@@ -1,0 +1,91 @@
+#include "model/inspect.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void describe_rope(const struct rope_spec *rope, FILE *out) {
+    static const char *const names[] = {[ROPE_DEFAULT] = "unscaled",
+                                        [ROPE_LINEAR] = "linear",
+                                        [ROPE_YARN] = "yarn",
+                                        [ROPE_LLAMA3] = "llama3"};
+    fprintf(out, "rope          base %.0f, %d elements, %s, %s", rope->base, rope->dim,
+            rope->interleaved ? "adjacent pairs" : "halves", names[rope->method]);
+    if (rope->method != ROPE_DEFAULT) fprintf(out, " by %g", rope->factor);
+    if (rope->method == ROPE_YARN || rope->method == ROPE_LLAMA3)
+        fprintf(out, " from %.0f tokens", rope->original_context);
+    fprintf(out, "%s\n", rope->has_divisors ? ", divisors by frequency" : "");
+}
+
+static void describe_network(const struct model_spec *spec, FILE *out) {
+    const struct layer_spec *layer = &spec->layers[0];
+    fprintf(out, "architecture  %s\n", spec->architecture);
+    fprintf(out, "layers        %d of width %d, feed-forward %d\n", spec->n_layer, spec->n_hidden,
+            layer->n_feed_forward);
+    fprintf(out, "attention     %d heads of %d, %d key/value heads%s%s\n", layer->n_head,
+            layer->head_dim, layer->n_kv_head, layer->attention_bias ? ", biases" : "",
+            layer->query_key_norm ? ", query and key norms" : "");
+    describe_rope(&spec->ropes[layer->rope], out);
+    fprintf(out, "context       %" PRId64 " tokens", spec->context);
+    if (spec->window) fprintf(out, ", some layers see %" PRId64 " only", spec->window);
+    fprintf(out, "\nvocabulary    %" PRId64 "%s\n", spec->n_vocab,
+            spec->tied_head ? ", output tied to the embedding" : "");
+    fprintf(out, "stops at     ");
+    for (int i = 0; i < spec->n_stop; ++i) fprintf(out, " %" PRId32, spec->stop[i]);
+    fprintf(out, "%s\n", spec->n_stop ? "" : " no token");
+}
+
+static int compare_formats(const void *a, const void *b) {
+    const struct tensor *x = *(const struct tensor *const *)a;
+    const struct tensor *y = *(const struct tensor *const *)b;
+    int order = strcmp(x->format, y->format);
+    return order ? order : strcmp(x->name, y->name);
+}
+
+// One line per format that occurs, Halka's own or not.
+static enum status describe_formats(const struct checkpoint *checkpoint, FILE *out) {
+    int64_t n = checkpoint->n_tensor, n_element = 0, bytes = 0;
+    const struct tensor **sorted = calloc((size_t)n + 1, sizeof *sorted);
+    if (!sorted) FAIL(ERR_MEMORY, "no memory to list %" PRId64 " tensors", n);
+    for (int64_t i = 0; i < n; ++i) {
+        sorted[i] = &checkpoint->tensors[i];
+        n_element += tensor_elements(sorted[i]);
+        bytes += sorted[i]->bytes;
+    }
+    qsort(sorted, (size_t)n, sizeof *sorted, compare_formats);
+    fprintf(out, "parameters    %" PRId64 " in %" PRId64 " tensors, %" PRId64 " bytes\n", n_element,
+            n, bytes);
+    for (int64_t begin = 0, end; begin < n; begin = end) {
+        const struct tensor *first = sorted[begin];
+        n_element = bytes = 0;
+        for (end = begin; end < n && strcmp(sorted[end]->format, first->format) == 0; ++end) {
+            n_element += tensor_elements(sorted[end]);
+            bytes += sorted[end]->bytes;
+        }
+        fprintf(out, "  %-11s %" PRId64 " in %" PRId64 " tensors, %" PRId64 " bytes%s\n",
+                first->format, n_element, end - begin, bytes,
+                first->dtype == N_DTYPE ? " (not used)" : "");
+    }
+    free(sorted);
+    return OK;
+}
+
+enum status checkpoint_describe(const struct checkpoint *checkpoint, bool all, FILE *out) {
+    char shape[96];
+    fprintf(out, "model         %s\n", checkpoint->path);
+    if (checkpoint->gguf)
+        fprintf(out, "format        GGUF version %" PRIu32 "\n", checkpoint->gguf->version);
+    else // config.json is mapped, too
+        fprintf(out, "format        safetensors, %d file%s\n", checkpoint->n_mapping - 1,
+                checkpoint->n_mapping == 2 ? "" : "s");
+    fprintf(out, "digest        %s\n", checkpoint->digest);
+    describe_network(&checkpoint->spec, out);
+    TRY(describe_formats(checkpoint, out));
+    for (int64_t i = 0; all && i < checkpoint->n_tensor; ++i) {
+        const struct tensor *tensor = &checkpoint->tensors[i];
+        fprintf(out, "  %-48s %-8s %s\n", tensor->name, tensor->format,
+                tensor_shape_text(tensor, shape));
+    }
+    if (ferror(out)) FAIL(ERR_IO, "writing the description of %s failed", checkpoint->path);
+    return OK;
+}
