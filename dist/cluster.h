@@ -17,15 +17,18 @@ struct cluster {
     bool cores_idle; // the node has cores that no rank of this job may use
     int node_core;   // cores of the node that this job's ranks may not all use
     bool mpi;        // MPI was started here and is ended by cluster_stop
+    struct hwloc_topology *topology;
+    struct hwloc_bitmap_s *share; // this rank's part of cores it shares; NULL: nothing to pin
 };
 
-// Starts MPI when launched by mpirun/srun, or runs as a single process without it.
-// n_thread 0: share of the affinity mask over the node's ranks. Threads are pinned by cluster_pin.
+// Starts MPI; a process that no launcher started becomes a job of one rank.
+// n_thread 0: this rank's share of the cores that the affinity mask allows, at least 1.
 enum status cluster_start(int *argc, char ***argv, int n_thread, struct cluster *out);
-// Pins this rank's OpenMP threads to its share of the cores; does nothing when cores are shared.
+// Keeps this rank's OpenMP threads on its share of the cores, when ranks with one affinity mask can
+// be given disjoint shares; masks that the launcher made disjoint stay as they are.
 void cluster_pin_threads(const struct cluster *cluster);
 void cluster_stop(struct cluster *cluster); // MPI_Finalize; accepts a zeroed struct
-// Ends every rank of the job with this exit code: MPI_Abort, or exit without MPI.
+// Ends every rank of the job with this exit code.
 _Noreturn void cluster_abort(const struct cluster *cluster, int code);
 
 // Proportional set size of this process now (shared pages divided by their sharers), and peak

@@ -39,9 +39,12 @@ struct comm {
     const struct comm_ops *ops;
     enum memory memory;
     int rank, size;
-    bool needs_progress; // transfers advance only inside calls: long computations call progress()
-    double deadline_s;   // of one wait
-    int64_t bytes_sent, bytes_received; // counted by the transport; collectives by their volume
+    bool needs_progress;   // transfers advance only inside calls: long computations call progress()
+    double deadline_s;     // of one wait, counted anew whenever a message completes
+    int64_t message_bytes; // transfers are cut into messages of at most this, the same on all ranks
+    // Counted by the transport: what leaves or enters this rank. An all-reduce counts as the least
+    // that any algorithm moves, 2 (N-1)/N of the data.
+    int64_t bytes_sent, bytes_received;
     void *state;
 };
 
@@ -49,14 +52,17 @@ struct comm_ops {
     const char *name;
     // One shift is in flight at most; its buffers are untouched until shift_wait returns.
     enum status (*shift_start)(struct comm *, const struct shift_args *);
+    // After a missed deadline the shift is still in flight: wait again, or end the job.
     enum status (*shift_wait)(struct comm *);
     enum status (*progress)(struct comm *);
-    // receive holds size blocks back to back, block r of bytes[r]; send is this rank's block.
+    // receive holds size blocks back to back, block r of bytes[r]; send is this rank's block and
+    // may be its place in receive.
     enum status (*all_gather)(struct comm *, const void *send, void *receive, const int64_t *bytes);
     // Blocks back to back: send_bytes[r] go to rank r, receive_bytes[r] come from it.
     enum status (*all_to_all)(struct comm *, const void *send, const int64_t *send_bytes,
                               void *receive, const int64_t *receive_bytes);
-    enum status (*all_reduce)(struct comm *, void *data, int64_t count, enum reduce op); // in place
+    // In place; the result is bitwise the same on every rank.
+    enum status (*all_reduce)(struct comm *, void *data, int64_t count, enum reduce op);
     enum status (*broadcast)(struct comm *, void *data, int64_t bytes, int root);
     enum status (*barrier)(struct comm *);
     void (*close)(struct comm *);
@@ -68,7 +74,9 @@ enum status comm_self_open(struct comm *out);
 enum status comm_mpi_open(struct comm *out, double deadline_s);
 void comm_close(struct comm *comm); // accepts a zeroed struct
 
-// All ranks learn the worst status: the failing rank's code and message, "rank R (host): ...".
+int reduce_element_bytes(enum reduce op);
+
+// All ranks learn the lowest failing rank's code and message, "rank R (host): ...".
 // Only for loading and planning, where every rank reaches the same call.
 enum status comm_agree(struct comm *comm, enum status status);
 

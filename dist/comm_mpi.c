@@ -1,0 +1,338 @@
+// Ranks over MPI, buffers in host memory. Everything after open is posted without blocking and
+// finished by wait_all, which polls the oldest unfinished message against the deadline. Messages
+// between two ranks keep their order, so a transfer is cut into equal messages by both sides.
+#include <limits.h>
+#include <mpi.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "dist/cluster.h"
+#include "dist/comm.h"
+
+enum { HOST_BYTES = MPI_MAX_PROCESSOR_NAME, MESSAGE_BYTES = 4 << 20 };
+enum tag { TAG_GATHER = 1, TAG_EXCHANGE, TAG_SHIFT }; // a shift uses TAG_SHIFT + buffer index
+enum { EVERY_RANK = -1 };
+
+struct message {
+    int peer;     // or EVERY_RANK for collectives
+    int expected; // bytes to receive; -1 when nothing is to check
+};
+
+struct mpi_state {
+    MPI_Comm communicator;
+    bool oversubscribed;    // more ranks than cores here: waiting ranks must give way early
+    MPI_Request *requests;  // [capacity], posted in [0, n), finished before `next`
+    struct message *posted; // [capacity]
+    int n, next, capacity;
+    char (*host)[HOST_BYTES]; // [size]
+};
+
+static struct mpi_state *mpi_state(const struct comm *comm) {
+    return comm->state;
+}
+
+static enum status check(const struct comm *comm, int code, const char *operation) {
+    if (code == MPI_SUCCESS) return OK;
+    char text[MPI_MAX_ERROR_STRING] = "";
+    int n;
+    MPI_Error_string(code, text, &n);
+    FAIL(ERR_RANK, "%s failed on rank %d (%s): %s", operation, comm->rank,
+         mpi_state(comm)->host[comm->rank], text);
+}
+
+static enum status reserve(struct mpi_state *state, MPI_Request **out, struct message message) {
+    if (state->n == state->capacity) {
+        int capacity = state->capacity ? 2 * state->capacity : 64;
+        MPI_Request *requests = realloc(state->requests, (size_t)capacity * sizeof *requests);
+        if (requests) state->requests = requests;
+        struct message *posted = realloc(state->posted, (size_t)capacity * sizeof *posted);
+        if (posted) state->posted = posted;
+        if (!requests || !posted) FAIL(ERR_MEMORY, "no memory for %d messages", capacity);
+        state->capacity = capacity;
+    }
+    state->posted[state->n] = message;
+    *out = &state->requests[state->n];
+    **out = MPI_REQUEST_NULL;
+    state->n++;
+    return OK;
+}
+
+// The one place where counts are cut: bytes of the next message.
+static int next_message(const struct comm *comm, int64_t left, int element_bytes) {
+    int64_t limit = comm->message_bytes < INT_MAX ? comm->message_bytes : INT_MAX;
+    limit = limit / element_bytes * element_bytes;
+    if (limit < element_bytes) limit = element_bytes;
+    return (int)(left < limit ? left : limit);
+}
+
+static enum status post_send(struct comm *comm, const void *data, int64_t bytes, int to, int tag) {
+    struct mpi_state *state = mpi_state(comm);
+    const char *at = data;
+    for (int64_t left = bytes; left > 0;) {
+        int n = next_message(comm, left, 1);
+        MPI_Request *request;
+        TRY(reserve(state, &request, (struct message){to, -1}));
+        TRY(check(comm, MPI_Isend(at, n, MPI_BYTE, to, tag, state->communicator, request), "send"));
+        at += n;
+        left -= n;
+    }
+    if (to != comm->rank) comm->bytes_sent += bytes;
+    return OK;
+}
+
+static enum status post_receive(struct comm *comm, void *data, int64_t bytes, int from, int tag) {
+    struct mpi_state *state = mpi_state(comm);
+    char *at = data;
+    for (int64_t left = bytes; left > 0;) {
+        int n = next_message(comm, left, 1);
+        MPI_Request *request;
+        TRY(reserve(state, &request, (struct message){from, n}));
+        TRY(check(comm, MPI_Irecv(at, n, MPI_BYTE, from, tag, state->communicator, request),
+                  "receive"));
+        at += n;
+        left -= n;
+    }
+    if (from != comm->rank) comm->bytes_received += bytes;
+    return OK;
+}
+
+// Finishes what can be finished now; *done when nothing is left.
+static enum status poll_messages(struct comm *comm, const char *operation, bool *done) {
+    struct mpi_state *state = mpi_state(comm);
+    *done = false;
+    while (state->next < state->n) {
+        const struct message *message = &state->posted[state->next];
+        MPI_Status received;
+        int finished;
+        TRY(check(comm, MPI_Test(&state->requests[state->next], &finished, &received), operation));
+        if (!finished) return OK;
+        int n = message->expected;
+        if (message->expected >= 0) MPI_Get_count(&received, MPI_BYTE, &n);
+        if (n != message->expected)
+            FAIL(ERR_INTERNAL, "%s: rank %d got %d of %d bytes from rank %d", operation, comm->rank,
+                 n, message->expected, message->peer);
+        state->next++;
+    }
+    state->n = state->next = 0;
+    *done = true;
+    return OK;
+}
+
+static enum status too_late(const struct comm *comm, const char *operation) {
+    const struct mpi_state *state = mpi_state(comm);
+    int peer = state->posted[state->next].peer;
+    const char *advice = "see whether it still runs; a longer deadline helps only if it is slow";
+    if (peer == EVERY_RANK)
+        FAIL(ERR_RANK, "%s on rank %d (%s): some rank did not take part within %g s: %s", operation,
+             comm->rank, state->host[comm->rank], comm->deadline_s, advice);
+    FAIL(ERR_RANK, "%s on rank %d (%s): rank %d (%s) did not answer within %g s: %s", operation,
+         comm->rank, state->host[comm->rank], peer, state->host[peer], comm->deadline_s, advice);
+}
+
+// Gives the core away while waiting: at once by yielding, after a while by short sleeps.
+static void give_way(const struct mpi_state *state, double waited) {
+    double patience = state->oversubscribed ? 50e-6 : 1e-3;
+    if (waited < patience)
+        sched_yield();
+    else
+        nanosleep(&(struct timespec){.tv_nsec = 20000}, NULL);
+}
+
+static enum status wait_all(struct comm *comm, const char *operation) {
+    struct mpi_state *state = mpi_state(comm);
+    double begun = cluster_seconds();
+    for (;;) {
+        int next = state->next;
+        bool done;
+        TRY(poll_messages(comm, operation, &done));
+        if (done) return OK;
+        double now = cluster_seconds();
+        if (state->next != next) begun = now;
+        if (now - begun > comm->deadline_s) return too_late(comm, operation);
+        give_way(state, now - begun);
+    }
+}
+
+static enum status begin(const struct comm *comm, const char *operation) {
+    if (mpi_state(comm)->n != 0)
+        FAIL(ERR_INTERNAL, "%s on rank %d began before the transfer before it ended", operation,
+             comm->rank);
+    return OK;
+}
+
+static enum status mpi_shift_start(struct comm *comm, const struct shift_args *args) {
+    TRY(begin(comm, "shift"));
+    for (int i = 0; i < args->n_buffer; i++)
+        TRY(post_receive(comm, args->receive[i].data, args->receive[i].bytes, args->source,
+                         TAG_SHIFT + i));
+    for (int i = 0; i < args->n_buffer; i++)
+        TRY(post_send(comm, args->send[i].data, args->send[i].bytes, args->destination,
+                      TAG_SHIFT + i));
+    return OK;
+}
+
+static enum status mpi_shift_wait(struct comm *comm) {
+    return wait_all(comm, "shift");
+}
+
+static enum status mpi_progress(struct comm *comm) {
+    bool done;
+    return poll_messages(comm, "shift", &done);
+}
+
+static enum status mpi_all_gather(struct comm *comm, const void *send, void *receive,
+                                  const int64_t *bytes) {
+    TRY(begin(comm, "all_gather"));
+    char *block = receive;
+    for (int r = 0; r < comm->size; r++) {
+        if (r != comm->rank)
+            TRY(post_receive(comm, block, bytes[r], r, TAG_GATHER));
+        else if (block != send && bytes[r])
+            memcpy(block, send, (size_t)bytes[r]);
+        block += bytes[r];
+    }
+    for (int i = 1; i < comm->size; i++)
+        TRY(post_send(comm, send, bytes[comm->rank], (comm->rank + i) % comm->size, TAG_GATHER));
+    return wait_all(comm, "all_gather");
+}
+
+static enum status mpi_all_to_all(struct comm *comm, const void *send, const int64_t *send_bytes,
+                                  void *receive, const int64_t *receive_bytes) {
+    TRY(begin(comm, "all_to_all"));
+    char *to = receive;
+    for (int r = 0; r < comm->size; to += receive_bytes[r++])
+        TRY(post_receive(comm, to, receive_bytes[r], r, TAG_EXCHANGE));
+    const char *from = send;
+    for (int r = 0; r < comm->size; from += send_bytes[r++])
+        TRY(post_send(comm, from, send_bytes[r], r, TAG_EXCHANGE));
+    return wait_all(comm, "all_to_all");
+}
+
+static void reduce_type(enum reduce op, MPI_Datatype *type, MPI_Op *mpi_op) {
+    bool sum = op == REDUCE_SUM_F32 || op == REDUCE_SUM_F64 || op == REDUCE_SUM_I64;
+    bool max = op == REDUCE_MAX_F64 || op == REDUCE_MAX_I64;
+    *mpi_op = sum ? MPI_SUM : max ? MPI_MAX : MPI_MIN;
+    bool f64 = op == REDUCE_SUM_F64 || op == REDUCE_MAX_F64 || op == REDUCE_MIN_F64;
+    *type = op == REDUCE_SUM_F32 ? MPI_FLOAT : f64 ? MPI_DOUBLE : MPI_INT64_T;
+}
+
+static enum status mpi_all_reduce(struct comm *comm, void *data, int64_t count, enum reduce op) {
+    TRY(begin(comm, "all_reduce"));
+    struct mpi_state *state = mpi_state(comm);
+    int element = reduce_element_bytes(op);
+    MPI_Datatype type;
+    MPI_Op mpi_op;
+    reduce_type(op, &type, &mpi_op);
+    char *at = data;
+    for (int64_t left = count * element; left > 0;) {
+        int n = next_message(comm, left, element);
+        MPI_Request *request;
+        TRY(reserve(state, &request, (struct message){EVERY_RANK, -1}));
+        TRY(check(comm,
+                  MPI_Iallreduce(MPI_IN_PLACE, at, n / element, type, mpi_op, state->communicator,
+                                 request),
+                  "all_reduce"));
+        at += n;
+        left -= n;
+    }
+    int64_t volume = 2 * (comm->size - 1) * count * element / comm->size;
+    comm->bytes_sent += volume;
+    comm->bytes_received += volume;
+    return wait_all(comm, "all_reduce");
+}
+
+static enum status mpi_broadcast(struct comm *comm, void *data, int64_t bytes, int root) {
+    TRY(begin(comm, "broadcast"));
+    struct mpi_state *state = mpi_state(comm);
+    char *at = data;
+    for (int64_t left = bytes; left > 0;) {
+        int n = next_message(comm, left, 1);
+        MPI_Request *request;
+        TRY(reserve(state, &request, (struct message){EVERY_RANK, -1}));
+        TRY(check(comm, MPI_Ibcast(at, n, MPI_BYTE, root, state->communicator, request),
+                  "broadcast"));
+        at += n;
+        left -= n;
+    }
+    if (comm->rank == root)
+        comm->bytes_sent += bytes * (comm->size - 1);
+    else
+        comm->bytes_received += bytes;
+    return wait_all(comm, "broadcast");
+}
+
+static enum status mpi_barrier(struct comm *comm) {
+    TRY(begin(comm, "barrier"));
+    struct mpi_state *state = mpi_state(comm);
+    MPI_Request *request;
+    TRY(reserve(state, &request, (struct message){EVERY_RANK, -1}));
+    TRY(check(comm, MPI_Ibarrier(state->communicator, request), "barrier"));
+    return wait_all(comm, "barrier");
+}
+
+static void mpi_close(struct comm *comm) {
+    struct mpi_state *state = mpi_state(comm);
+    // With messages still in flight the job is failing, and freeing could wait for them.
+    if (state->n == 0 && state->communicator != MPI_COMM_NULL) MPI_Comm_free(&state->communicator);
+    free(state->host);
+    free(state->posted);
+    free(state->requests);
+    free(state);
+}
+
+static const struct comm_ops mpi_ops = {
+    .name = "mpi",
+    .shift_start = mpi_shift_start,
+    .shift_wait = mpi_shift_wait,
+    .progress = mpi_progress,
+    .all_gather = mpi_all_gather,
+    .all_to_all = mpi_all_to_all,
+    .all_reduce = mpi_all_reduce,
+    .broadcast = mpi_broadcast,
+    .barrier = mpi_barrier,
+    .close = mpi_close,
+};
+
+static enum status learn_hosts(struct comm *comm) {
+    struct mpi_state *state = mpi_state(comm);
+    char own[HOST_BYTES] = "";
+    int n;
+    MPI_Get_processor_name(own, &n);
+    int code = MPI_Allgather(own, HOST_BYTES, MPI_CHAR, state->host, HOST_BYTES, MPI_CHAR,
+                             state->communicator);
+    TRY(check(comm, code, "start of the mpi transport"));
+    int n_here = 0;
+    for (int r = 0; r < comm->size; r++) n_here += strcmp(state->host[r], own) == 0;
+    state->oversubscribed = n_here > sysconf(_SC_NPROCESSORS_ONLN);
+    return OK;
+}
+
+enum status comm_mpi_open(struct comm *out, double deadline_s) {
+    *out = (struct comm){
+        .ops = &mpi_ops,
+        .memory = MEMORY_HOST,
+        .needs_progress = true,
+        .deadline_s = deadline_s,
+        .message_bytes = MESSAGE_BYTES,
+    };
+    struct mpi_state *state = calloc(1, sizeof *state);
+    if (!state) FAIL(ERR_MEMORY, "no memory for the mpi transport");
+    out->state = state;
+    state->communicator = MPI_COMM_NULL;
+    enum status status = OK;
+    if (MPI_Comm_dup(MPI_COMM_WORLD, &state->communicator) != MPI_SUCCESS)
+        FAIL_OR(failed, ERR_RANK, "MPI cannot make a communicator");
+    MPI_Comm_set_errhandler(state->communicator, MPI_ERRORS_RETURN);
+    MPI_Comm_rank(state->communicator, &out->rank);
+    MPI_Comm_size(state->communicator, &out->size);
+    state->host = calloc((size_t)out->size, HOST_BYTES);
+    if (!state->host) FAIL_OR(failed, ERR_MEMORY, "no memory for %d host names", out->size);
+    TRY_OR(failed, learn_hosts(out));
+    return OK;
+failed:
+    comm_close(out);
+    return status;
+}

@@ -1,0 +1,108 @@
+// The transport of one rank, and what the kernel tells about this process and node.
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "dist/cluster.h"
+#include "dist/comm.h"
+#include "dist/profile.h"
+
+static void exchanges_are_copies(void **state) {
+    (void)state;
+    struct comm comm;
+    assert_int_equal(comm_self_open(&comm), OK);
+    assert_int_equal(comm.size, 1);
+    assert_int_equal(comm.rank, 0);
+    char from[] = "abcdefgh", to[9] = "";
+    struct shift_args shift = {
+        .n_buffer = 2, .send = {{from, 4}, {from + 4, 0}}, .receive = {{to, 4}, {to + 4, 0}}};
+    assert_int_equal(comm.ops->shift_start(&comm, &shift), OK);
+    assert_int_equal(comm.ops->progress(&comm), OK);
+    assert_int_equal(comm.ops->shift_wait(&comm), OK);
+    assert_string_equal(to, "abcd");
+    int64_t bytes[1] = {8};
+    assert_int_equal(comm.ops->all_gather(&comm, from, to, bytes), OK);
+    assert_string_equal(to, from);
+    memset(to, 0, sizeof to);
+    assert_int_equal(comm.ops->all_to_all(&comm, from, bytes, to, bytes), OK);
+    assert_string_equal(to, from);
+    double x[2] = {1.5, -2.0};
+    assert_int_equal(comm.ops->all_reduce(&comm, x, 2, REDUCE_SUM_F64), OK);
+    assert_true(x[0] == 1.5 && x[1] == -2.0);
+    assert_int_equal(comm.ops->broadcast(&comm, x, sizeof x, 0), OK);
+    assert_true(x[0] == 1.5 && x[1] == -2.0);
+    assert_int_equal(comm.ops->barrier(&comm), OK);
+    assert_int_equal(comm.bytes_sent, 0);
+    assert_int_equal(comm.bytes_received, 0);
+    comm_close(&comm);
+    comm_close(&comm);
+}
+
+static void mismatches_are_refused(void **state) {
+    (void)state;
+    struct comm comm;
+    assert_int_equal(comm_self_open(&comm), OK);
+    char a[8] = "", b[8] = "";
+    struct shift_args shift = {.n_buffer = 1, .send = {{a, 4}}, .receive = {{b, 8}}};
+    assert_int_equal(comm.ops->shift_start(&comm, &shift), ERR_INTERNAL);
+    shift.destination = 1;
+    assert_int_equal(comm.ops->shift_start(&comm, &shift), ERR_INTERNAL);
+    int64_t four[1] = {4}, eight[1] = {8};
+    assert_int_equal(comm.ops->all_to_all(&comm, a, four, b, eight), ERR_INTERNAL);
+    comm_close(&comm);
+}
+
+static void agreement_alone_keeps_the_message(void **state) {
+    (void)state;
+    struct comm comm;
+    assert_int_equal(comm_self_open(&comm), OK);
+    assert_int_equal(comm_agree(&comm, OK), OK);
+    enum status bad = status_fail(ERR_INPUT, "here", "tensor %d is short", 7);
+    assert_int_equal(comm_agree(&comm, bad), ERR_INPUT);
+    assert_string_equal(status_message(), "tensor 7 is short");
+    comm_close(&comm);
+}
+
+static void memory_figures_are_plausible(void **state) {
+    (void)state;
+    const int64_t bytes = 64 << 20;
+    int64_t before = cluster_pss_bytes(), available = cluster_available_bytes();
+    char *block = malloc((size_t)bytes);
+    assert_non_null(block);
+    memset(block, 1, (size_t)bytes);
+    assert_in_range(cluster_pss_bytes() - before, bytes * 9 / 10, bytes * 11 / 10);
+    assert_true(cluster_peak_resident_bytes() >= bytes);
+    assert_true(available > bytes);
+    struct profile profile = {0};
+    profile_sample_memory(&profile);
+    assert_true(block[bytes - 1] == 1 && profile.peak_pss_bytes >= bytes);
+    free(block);
+    int64_t peak = profile.peak_pss_bytes;
+    profile_sample_memory(&profile);
+    assert_int_equal(profile.peak_pss_bytes, peak);
+}
+
+static void phases_add_up(void **state) {
+    (void)state;
+    struct profile profile = {0};
+    double begun = profile_begin(), first = begun;
+    for (int i = 0; i < 100; i++) begun = profile_end(&profile, i % 2, begun);
+    double sum = profile.seconds[0] + profile.seconds[1];
+    assert_true(sum > 0 && sum - (begun - first) < 1e-9 && (begun - first) - sum < 1e-9);
+    for (int i = 0; i < N_PHASE; i++) assert_non_null(phase_name[i]);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(exchanges_are_copies),
+        cmocka_unit_test(mismatches_are_refused),
+        cmocka_unit_test(agreement_alone_keeps_the_message),
+        cmocka_unit_test(memory_figures_are_plausible),
+        cmocka_unit_test(phases_add_up),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
