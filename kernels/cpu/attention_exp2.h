@@ -6,7 +6,6 @@
 // error (9.2e-8); 2^0 is exactly 1. Below 2^-126 the result is 0; NaN stays NaN.
 static inline vec vec_exp2(vec x) {
     x = vec_max(vec_set(-127.0f), x);
-    x = vec_min(vec_set(127.0f), x);
     vec n = vec_round(x);
     vec f = vec_sub(x, n);
     vec p = vec_fma(vec_set(0x1.5bba14p-10f), f, vec_set(0x1.3cea88p-7f));

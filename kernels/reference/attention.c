@@ -40,45 +40,54 @@ static void score_row(const struct attention_args *a, int64_t query, int head, f
 }
 
 // Keys with a score of -inf weigh nothing, whatever their value; NaN and +inf spoil their own row.
-static void attend_row(const struct attention_args *a, int64_t query, int head,
-                       const float *score) {
+// weight: [n_key] room for one row.
+static void attend_row(const struct attention_args *a, int64_t query, int head, const float *score,
+                       double *weight) {
     bool to_bf16 = a->query_dtype == DTYPE_BF16;
     float *out = a->out + (query * a->n_head + head) * a->value_dim;
     double max = -INFINITY, total = 0;
     for (int64_t s = 0; s < a->n_key; s++)
-        if (score[s] > max) max = score[s];
-    for (int64_t s = 0; s < a->n_key; s++)
-        if (score[s] != -INFINITY) total += exp(score[s] - max);
+        if ((double)score[s] > max) max = score[s];
+    for (int64_t s = 0; s < a->n_key; s++) {
+        weight[s] = score[s] == -INFINITY ? 0 : exp(score[s] - max);
+        total += weight[s];
+    }
     for (int i = 0; i < a->value_dim; i++) {
         double sum = 0;
         for (int64_t s = 0; s < a->n_key; s++) {
             if (score[s] == -INFINITY) continue;
             const void *v = element(a->value, a->kv_dtype,
                                     s * a->value_stride + (int64_t)kv_head(a, head) * a->value_dim);
-            sum += exp(score[s] - max) * (double)operand(v, a->kv_dtype, i, to_bf16);
+            sum += weight[s] * (double)operand(v, a->kv_dtype, i, to_bf16);
         }
         out[i] = total == 0 ? 0 : (float)(sum / total);
     }
     a->lse[query * a->n_head + head] = total == 0 ? -INFINITY : (float)(max + log(total));
 }
 
-static enum status alloc_scores(int64_t n_key, float **out) {
-    *out = malloc((size_t)(n_key + 1) * sizeof **out);
-    if (!*out) FAIL(ERR_MEMORY, "no memory for the scores of %lld keys", (long long)n_key);
+static enum status alloc_row(int64_t n_key, size_t element_bytes, void *out) {
+    void *row = malloc((size_t)(n_key + 1) * element_bytes);
+    if (!row) FAIL(ERR_MEMORY, "no memory for the scores of %lld keys", (long long)n_key);
+    *(void **)out = row;
     return OK;
 }
 
 enum status reference_attention(struct backend *backend, const struct attention_args *args) {
     (void)backend;
-    float *score;
-    TRY(alloc_scores(args->n_key, &score));
+    float *score = NULL;
+    double *weight = NULL;
+    enum status status = OK;
+    TRY_OR(close, alloc_row(args->n_key, sizeof *score, &score));
+    TRY_OR(close, alloc_row(args->n_key, sizeof *weight, &weight));
     for (int64_t query = 0; query < args->n_query; query++)
         for (int head = 0; head < args->n_head; head++) {
             score_row(args, query, head, score);
-            attend_row(args, query, head, score);
+            attend_row(args, query, head, score, weight);
         }
+close:
+    free(weight);
     free(score);
-    return OK;
+    return status;
 }
 
 enum status reference_merge_partials(struct backend *backend, const struct merge_args *args) {
@@ -105,7 +114,7 @@ enum status reference_attention_mass(struct backend *backend,
     (void)backend;
     const struct attention_args *a = &args->attention;
     float *score;
-    TRY(alloc_scores(a->n_key, &score));
+    TRY(alloc_row(a->n_key, sizeof *score, &score));
     for (int64_t query = 0; query < a->n_query; query++)
         for (int head = 0; head < a->n_head; head++) {
             double lse = a->lse[query * a->n_head + head];
