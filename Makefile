@@ -29,12 +29,15 @@ APP_OBJ  := $(APP_SRC:%.c=$(BUILD)/%.o)
 LIB      := $(BUILD)/libhalka.a
 TESTS    := $(patsubst %.c,$(BUILD)/%,$(sort $(wildcard tests/unit/test_*.c tests/mpi/test_*.c)))
 BENCHES  := $(patsubst %.c,$(BUILD)/%,$(sort $(wildcard tests/bench/bench_*.c)))
-TEST_LIB := $(patsubst %.c,$(BUILD)/%.o,$(sort $(wildcard tests/common/*.c)))
+TEST_OBJ := $(patsubst %.c,$(BUILD)/%.o,$(sort $(wildcard tests/common/*.c)))
+TEST_LIB := $(BUILD)/libtests.a
 
 all: $(BUILD)/halka
 $(BUILD)/halka: $(APP_OBJ) $(LIB)
 	$(MPICC) $(CFLAGS) -o $@ $^ $(LDFLAGS) $(LDLIBS)
 $(LIB): $(LIB_OBJ)
+$(TEST_LIB): $(TEST_OBJ)
+$(LIB) $(TEST_LIB):
 	@rm -f $@
 	$(AR) rcs $@ $^
 isa = $(foreach s,avx2 avx512 avx512bf16,$(if $(filter %_$(s),$(basename $(1))),$(ISA_$(s))))
@@ -76,4 +79,4 @@ help:
 	@echo "make test       every test;  make check  lint;  make bench  speed;  make fuzz  parsers, 60 s each"
 	@echo "make format | ASAN=1 | install PREFIX=/usr/local | clean"
 .PHONY: all tests benches test demo bench check format fuzz install clean flags libraries help
--include $(LIB_OBJ:.o=.d) $(APP_OBJ:.o=.d) $(TESTS:=.d) $(BENCHES:=.d) $(TEST_LIB:.o=.d)
+-include $(LIB_OBJ:.o=.d) $(APP_OBJ:.o=.d) $(TESTS:=.d) $(BENCHES:=.d) $(TEST_OBJ:.o=.d)

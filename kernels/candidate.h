@@ -1,6 +1,7 @@
 // A candidate of the indexer's top-k as one integer: the larger, the better. The order is (score
-// descending, position ascending), total and the same everywhere, so that any split of the keys over
-// blocks, ranks or chunks selects the same set. -0.0 counts as 0.0; positions are below 2^32 - 1.
+// descending, position ascending), total and the same everywhere, so that any split of the keys
+// over blocks, ranks or chunks selects the same set. -0.0 counts as 0.0; positions are below 2^32
+// - 1.
 #ifndef HALKA_KERNELS_CANDIDATE_H
 #define HALKA_KERNELS_CANDIDATE_H
 

@@ -4,13 +4,15 @@
 
 #include <stddef.h>
 
+#include "kernels/fp8.h"
+
 const struct dtype_info dtype_info[N_DTYPE] = {
     [DTYPE_F32] = {"F32", 1, 4},       [DTYPE_F16] = {"F16", 1, 2},
     [DTYPE_BF16] = {"BF16", 1, 2},     [DTYPE_Q8_0] = {"Q8_0", 32, 34},
     [DTYPE_Q4_0] = {"Q4_0", 32, 18},   [DTYPE_Q4_1] = {"Q4_1", 32, 20},
     [DTYPE_Q5_0] = {"Q5_0", 32, 22},   [DTYPE_Q5_1] = {"Q5_1", 32, 24},
     [DTYPE_Q4_K] = {"Q4_K", 256, 144}, [DTYPE_Q5_K] = {"Q5_K", 256, 176},
-    [DTYPE_Q6_K] = {"Q6_K", 256, 210},
+    [DTYPE_Q6_K] = {"Q6_K", 256, 210}, [DTYPE_F8_E4M3] = {"F8_E4M3", 1, 1},
 };
 
 float f16_to_float(uint16_t x) {
@@ -182,6 +184,9 @@ void dtype_to_float(enum dtype dtype, const void *in, int64_t n, float *out) {
             out[i] = bf16_to_float(bits);
         }
         break;
+    case DTYPE_F8_E4M3:
+        for (int64_t i = 0; i < n; i++) out[i] = fp8_to_float(p[i]);
+        break;
     default:
         for (int64_t i = 0; i < n; i += dtype_info[dtype].block_elements) {
             expand_block[dtype](p, out + i);
@@ -196,6 +201,10 @@ void dtype_from_float(enum dtype dtype, const float *in, int64_t n, void *out) {
         return;
     }
     uint8_t *p = out;
+    if (dtype == DTYPE_F8_E4M3) {
+        for (int64_t i = 0; i < n; i++) p[i] = fp8_from_float(in[i]);
+        return;
+    }
     for (int64_t i = 0; i < n; i++) {
         uint16_t bits = dtype == DTYPE_F16 ? f16_from_float(in[i]) : bf16_from_float(in[i]);
         memcpy(p + 2 * i, &bits, sizeof bits);

@@ -25,6 +25,7 @@ enum dtype {
     DTYPE_Q4_K,
     DTYPE_Q5_K,
     DTYPE_Q6_K,
+    DTYPE_F8_E4M3, // see fp8.h; scales are kept beside it
     N_DTYPE,
 };
 
@@ -61,7 +62,8 @@ static inline bf16 bf16_from_float(float x) {
 float f16_to_float(uint16_t x);
 uint16_t f16_from_float(float x); // round to nearest even
 
-// Expands `n` elements of any format, or rounds fp32 to a plain one (F32, F16, BF16). Plain C.
+// Expands `n` elements of any format, or rounds fp32 to a plain one (F32, F16, BF16, F8_E4M3).
+// Plain C.
 void dtype_to_float(enum dtype dtype, const void *in, int64_t n, float *out);
 void dtype_from_float(enum dtype dtype, const float *in, int64_t n, void *out);
 

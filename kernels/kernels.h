@@ -155,6 +155,11 @@ struct logprob_args {
     float *logprob;        // [n_token]
 };
 
+struct hadamard_args; // DeepSeek Sparse Attention: kernels/sparse.h
+struct quantize_args;
+struct index_args;
+struct sparse_attention_args;
+
 struct kernel_ops {
     const char *name; // "reference", "cpu", "cuda"
     void (*close)(struct backend *);
@@ -178,6 +183,10 @@ struct kernel_ops {
     enum status (*merge_partials)(struct backend *, const struct merge_args *);
     enum status (*attention_mass)(struct backend *, const struct attention_mass_args *);
     enum status (*logprob)(struct backend *, const struct logprob_args *);
+    enum status (*hadamard)(struct backend *, const struct hadamard_args *);
+    enum status (*quantize)(struct backend *, const struct quantize_args *);
+    enum status (*index_top_k)(struct backend *, const struct index_args *);
+    enum status (*sparse_attention)(struct backend *, const struct sparse_attention_args *);
     // Bytes the backend itself needs at most for these sizes (expanded panels, tiles): for `plan`.
     int64_t (*scratch_bytes)(const struct backend *, int64_t n_token, int64_t widest_row,
                              int64_t largest_weight);

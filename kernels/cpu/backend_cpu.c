@@ -5,6 +5,7 @@
 #include "kernels/cpu/format.h"
 #include "kernels/cpu/gemm.h"
 #include "kernels/host_memory.h"
+#include "kernels/reference/reference.h"
 
 static enum isa best_isa(void) {
     __builtin_cpu_init();
@@ -69,6 +70,10 @@ static const struct kernel_ops cpu_ops = {
     .merge_partials = cpu_merge_partials,
     .attention_mass = cpu_attention_mass,
     .logprob = cpu_logprob,
+    .hadamard = reference_hadamard,
+    .quantize = reference_quantize,
+    .index_top_k = reference_index_top_k,
+    .sparse_attention = reference_sparse_attention,
     .scratch_bytes = cpu_scratch_bytes,
 };
 

@@ -2,7 +2,7 @@
 #ifndef HALKA_KERNELS_REFERENCE_REFERENCE_H
 #define HALKA_KERNELS_REFERENCE_REFERENCE_H
 
-#include "kernels/kernels.h"
+#include "kernels/sparse.h"
 
 enum status reference_open(const struct backend_options *options, struct backend *out);
 
@@ -17,5 +17,11 @@ enum status reference_merge_partials(struct backend *backend, const struct merge
 enum status reference_attention_mass(struct backend *backend,
                                      const struct attention_mass_args *args);
 enum status reference_logprob(struct backend *backend, const struct logprob_args *args);
+
+enum status reference_hadamard(struct backend *backend, const struct hadamard_args *args);
+enum status reference_quantize(struct backend *backend, const struct quantize_args *args);
+enum status reference_index_top_k(struct backend *backend, const struct index_args *args);
+enum status reference_sparse_attention(struct backend *backend,
+                                       const struct sparse_attention_args *args);
 
 #endif

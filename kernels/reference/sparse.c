@@ -1,0 +1,126 @@
+#include "kernels/sparse.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+#include "kernels/fp8.h"
+#include "kernels/reference/reference.h"
+
+enum status reference_hadamard(struct backend *backend, const struct hadamard_args *args) {
+    (void)backend;
+    int n = args->n_col;
+    float scale = 1.0f / sqrtf((float)n);
+    for (int64_t row = 0; row < args->n_row; row++) {
+        float *x = args->x + row * n;
+        for (int half = 1; half < n; half *= 2) {
+            for (int i = 0; i < n; i++) {
+                if (i & half) continue;
+                float a = x[i], b = x[i + half];
+                x[i] = a + b;
+                x[i + half] = a - b;
+            }
+        }
+        for (int i = 0; i < n; i++) x[i] *= scale;
+    }
+    return OK;
+}
+
+enum status reference_quantize(struct backend *backend, const struct quantize_args *args) {
+    (void)backend;
+    int n_block = args->n_col / args->block;
+    for (int64_t i = 0; i < args->n_row * n_block; i++) {
+        args->scale[i] = fp8_quantize_block(args->x + i * args->block, args->block,
+                                            args->power_of_two, args->out + i * args->block);
+    }
+    return OK;
+}
+
+static float element(enum dtype dtype, const void *data, int64_t index) {
+    float value;
+    dtype_to_float(dtype, (const char *)data + dtype_bytes(dtype, index), 1, &value);
+    return value;
+}
+
+static float index_score(const struct index_args *args, int64_t query, int64_t key) {
+    float score = 0;
+    for (int h = 0; h < args->n_head; h++) {
+        int64_t q = (query * args->n_head + h) * args->head_dim, k = key * args->head_dim;
+        float dot = 0;
+        for (int d = 0; d < args->head_dim; d++) {
+            dot +=
+                element(args->dtype, args->query, q + d) * element(args->dtype, args->key, k + d);
+        }
+        score += args->weight[query * args->n_head + h] * (dot < 0 ? 0 : dot); // NaN stays NaN
+    }
+    return args->key_scale ? args->key_scale[key] * score : score;
+}
+
+static int best_first(const void *a, const void *b) {
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return x < y ? 1 : x > y ? -1 : 0;
+}
+
+enum status reference_index_top_k(struct backend *backend, const struct index_args *args) {
+    (void)backend;
+    uint64_t *all = malloc(((size_t)args->k + (size_t)args->n_key) * sizeof *all);
+    if (!all) FAIL(ERR_MEMORY, "no memory for %lld candidates", (long long)args->n_key);
+    for (int64_t t = 0; t < args->n_query; t++) {
+        uint64_t *kept = args->candidate + t * args->k;
+        int64_t n = args->n_candidate[t];
+        memcpy(all, kept, (size_t)n * sizeof *all);
+        for (int64_t s = 0; s < args->n_key; s++) {
+            if (args->key_position[s] > args->query_position[t]) continue;
+            float score = index_score(args, t, s);
+            if (isnan(score)) {
+                free(all);
+                FAIL(ERR_INPUT, "the indexer's score of query %lld on token %lld is not a number",
+                     (long long)args->query_position[t], (long long)args->key_position[s]);
+            }
+            all[n++] = candidate_make(score, args->key_position[s]);
+        }
+        qsort(all, (size_t)n, sizeof *all, best_first);
+        if (n > args->k) n = args->k;
+        memcpy(kept, all, (size_t)n * sizeof *all);
+        args->n_candidate[t] = (int32_t)n;
+    }
+    free(all);
+    return OK;
+}
+
+// The selected rows, copied side by side, are attended like any block of keys.
+enum status reference_sparse_attention(struct backend *backend,
+                                       const struct sparse_attention_args *args) {
+    struct attention_args one = args->attention;
+    int64_t key_width = (int64_t)one.n_kv_head * one.head_dim;
+    int64_t value_width = (int64_t)one.n_kv_head * one.value_dim;
+    int64_t size = dtype_bytes(one.kv_dtype, 1), k = args->k;
+    char *key = malloc((size_t)(k * (key_width + value_width) * size) + 1);
+    if (!key) FAIL(ERR_MEMORY, "no memory for %lld selected keys", (long long)k);
+    char *value = key + k * key_width * size;
+    enum status status = OK;
+    one.n_query = 1;
+    one.causal = false;
+    one.key = key;
+    one.value = value;
+    one.key_stride = key_width;
+    one.value_stride = value_width;
+    for (int64_t t = 0; t < args->attention.n_query && status == OK; t++) {
+        const struct attention_args *all = &args->attention;
+        one.n_key = args->n_selected[t];
+        for (int64_t i = 0; i < one.n_key; i++) {
+            int64_t row = args->row[t * k + i];
+            memcpy(key + i * key_width * size,
+                   (const char *)all->key + row * all->key_stride * size,
+                   (size_t)(key_width * size));
+            memcpy(value + i * value_width * size,
+                   (const char *)all->value + row * all->value_stride * size,
+                   (size_t)(value_width * size));
+        }
+        one.query = (const char *)all->query + dtype_bytes(all->query_dtype, t * all->query_stride);
+        one.out = all->out + t * all->n_head * all->value_dim;
+        one.lse = all->lse + t * all->n_head;
+        status = reference_attention(backend, &one);
+    }
+    free(key);
+    return status;
+}
