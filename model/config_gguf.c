@@ -51,10 +51,12 @@ static enum status read_sizes(const struct source *in, struct spec_draft *draft)
     TRY(read_float(in, "attention.layer_norm_rms_epsilon", &draft->norm_eps));
     TRY(read_float(in, "attention.scale", &draft->attention_scale));
     TRY(read_int(in, "attention.value_length", &value_dim));
-    if (value_dim && value_dim != draft->head_dim)
+    int64_t key_dim = draft->head_dim;
+    if (key_dim == 0 && draft->n_head) key_dim = draft->n_hidden / draft->n_head;
+    if (value_dim && value_dim != key_dim)
         FAIL(ERR_INPUT,
              "%s: values of %" PRId64 " elements beside keys of %" PRId64 " are not supported",
-             in->path, value_dim, draft->head_dim);
+             in->path, value_dim, key_dim);
     TRY(read_int(in, "expert_count", &n_expert));
     if (n_expert) FAIL(ERR_INPUT, "%s: mixtures of experts are not supported", in->path);
     TRY(read_int(in, "attention.sliding_window", &window));
