@@ -5,6 +5,7 @@
 #include <stddef.h>
 
 #include "kernels/fp8.h"
+#include "kernels/k_scale.h"
 
 const struct dtype_info dtype_info[N_DTYPE] = {
     [DTYPE_F32] = {"F32", 1, 4},       [DTYPE_F16] = {"F16", 1, 2},
@@ -105,17 +106,6 @@ static void expand_q5_1(const uint8_t *p, float *out) {
         int q1 = (p[8 + i] >> 4) | (int)(high >> (i + 16) & 1) << 4;
         out[i] = scale * (float)q0 + low;
         out[i + 16] = scale * (float)q1 + low;
-    }
-}
-
-// Six-bit scale and minimum of group 0..7, packed into 12 bytes of a Q4_K or Q5_K block.
-static void k_scale(const uint8_t *packed, int group, int *scale, int *low) {
-    if (group < 4) {
-        *scale = packed[group] & 63;
-        *low = packed[group + 4] & 63;
-    } else {
-        *scale = (packed[group + 4] & 15) | (packed[group - 4] >> 6) << 4;
-        *low = packed[group + 4] >> 4 | (packed[group] >> 6) << 4;
     }
 }
 

@@ -27,6 +27,9 @@ static inline struct cpu_state *cpu_state(const struct backend *b) {
 enum status cpu_open(const struct backend_options *options, struct backend *out);
 // 64-byte aligned room for one operation; contents are lost at the next request.
 enum status cpu_scratch(struct backend *backend, int64_t bytes, void **out);
+static inline void *cpu_scratch_at(void *scratch, int64_t offset) {
+    return (uint8_t *)scratch + offset;
+}
 
 // elementwise.c
 enum status cpu_embed(struct backend *backend, const struct embed_args *args);

@@ -2,6 +2,7 @@
 #include <immintrin.h>
 
 #include "kernels/cpu/format.h"
+#include "kernels/cpu/format_unpack.h"
 
 typedef __m256 vec;
 #define VEC_FLOATS 8
@@ -53,36 +54,49 @@ static inline void nibbles_to_float(const uint8_t *p, vec *out) {
     bytes_to_float(_mm_and_si128(_mm_srli_epi16(bytes, 4), mask), out + 2);
 }
 
-static inline void decode_f32(const uint8_t *p, vec *out) {
-    for (int k = 0; k < 4; k++) out[k] = _mm256_loadu_ps((const float *)(p + 32 * k));
+static inline void decode_f32(const uint8_t *p, int group, vec *out) {
+    (void)group;
+    for (int k = 0; k < 4; k++) out[k] = _mm256_loadu_ps((const void *)(p + 32 * k));
 }
-static inline void decode_f16(const uint8_t *p, vec *out) {
+static inline void decode_f16(const uint8_t *p, int group, vec *out) {
+    (void)group;
     for (int k = 0; k < 4; k++)
         out[k] = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p + 16 * k)));
 }
-static inline void decode_bf16(const uint8_t *p, vec *out) {
+static inline void decode_bf16(const uint8_t *p, int group, vec *out) {
+    (void)group;
     for (int k = 0; k < 4; k++) {
         __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(p + 16 * k)));
         out[k] = _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
     }
 }
-static inline void decode_q8_0(const uint8_t *p, vec *out) {
+static inline void decode_q8_0(const uint8_t *p, int group, vec *out) {
+    (void)group;
     __m256 scale = _mm256_broadcastss_ps(scales(p));
     for (int k = 0; k < 2; k++)
         bytes_to_float(_mm_loadu_si128((const __m128i *)(p + 2 + 16 * k)), out + 2 * k);
     for (int k = 0; k < 4; k++) out[k] = _mm256_mul_ps(scale, out[k]);
 }
-static inline void decode_q4_0(const uint8_t *p, vec *out) {
+static inline void decode_q4_0(const uint8_t *p, int group, vec *out) {
+    (void)group;
     __m256 scale = _mm256_broadcastss_ps(scales(p));
     nibbles_to_float(p + 2, out);
     for (int k = 0; k < 4; k++)
         out[k] = _mm256_mul_ps(scale, _mm256_sub_ps(out[k], _mm256_set1_ps(8)));
 }
-static inline void decode_q4_1(const uint8_t *p, vec *out) {
+static inline void decode_q4_1(const uint8_t *p, int group, vec *out) {
+    (void)group;
     __m128 s = scales(p);
     __m256 scale = _mm256_broadcastss_ps(s), low = _mm256_broadcastss_ps(_mm_movehdup_ps(s));
     nibbles_to_float(p + 4, out);
     for (int k = 0; k < 4; k++) out[k] = _mm256_fmadd_ps(scale, out[k], low);
+}
+
+static inline void vec_unpacked(const struct unpacked *u, vec *out) {
+    for (int k = 0; k < 2; k++) bytes_to_float(u->q[k], out + 2 * k);
+    for (int k = 0; k < 4; k++)
+        out[k] =
+            _mm256_fmadd_ps(_mm256_set1_ps(u->scale[k / 2]), out[k], _mm256_set1_ps(u->low[k / 2]));
 }
 
 #include "kernels/cpu/format_body.h"

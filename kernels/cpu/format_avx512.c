@@ -3,6 +3,7 @@
 #include <immintrin.h>
 
 #include "kernels/cpu/format.h"
+#include "kernels/cpu/format_unpack.h"
 
 typedef __m512 vec;
 #define VEC_FLOATS 16
@@ -50,34 +51,47 @@ static inline void look_up_nibbles(const uint8_t *p, __m512 table, vec *out) {
     out[1] = _mm512_permutexvar_ps(_mm512_srli_epi32(index, 4), table);
 }
 
-static inline void decode_f32(const uint8_t *p, vec *out) {
+static inline void decode_f32(const uint8_t *p, int group, vec *out) {
+    (void)group;
     out[0] = _mm512_loadu_ps(p);
     out[1] = _mm512_loadu_ps(p + 64);
 }
-static inline void decode_f16(const uint8_t *p, vec *out) {
+static inline void decode_f16(const uint8_t *p, int group, vec *out) {
+    (void)group;
     out[0] = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
     out[1] = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(p + 32)));
 }
-static inline void decode_bf16(const uint8_t *p, vec *out) {
+static inline void decode_bf16(const uint8_t *p, int group, vec *out) {
+    (void)group;
     for (int k = 0; k < 2; k++) {
         __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(p + 32 * k)));
         out[k] = _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
     }
 }
-static inline void decode_q8_0(const uint8_t *p, vec *out) {
+static inline void decode_q8_0(const uint8_t *p, int group, vec *out) {
+    (void)group;
     __m512 scale = _mm512_broadcastss_ps(scales(p));
     for (int k = 0; k < 2; k++) {
         __m128i bytes = _mm_loadu_si128((const __m128i *)(p + 2 + 16 * k));
         out[k] = _mm512_mul_ps(scale, _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes)));
     }
 }
-static inline void decode_q4_0(const uint8_t *p, vec *out) {
+static inline void decode_q4_0(const uint8_t *p, int group, vec *out) {
+    (void)group;
     look_up_nibbles(p + 2, _mm512_mul_ps(_mm512_broadcastss_ps(scales(p)), iota(-8)), out);
 }
-static inline void decode_q4_1(const uint8_t *p, vec *out) {
+static inline void decode_q4_1(const uint8_t *p, int group, vec *out) {
+    (void)group;
     __m128 s = scales(p);
     __m512 scale = _mm512_broadcastss_ps(s), low = _mm512_broadcastss_ps(_mm_movehdup_ps(s));
     look_up_nibbles(p + 4, _mm512_fmadd_ps(scale, iota(0), low), out);
+}
+
+static inline void vec_unpacked(const struct unpacked *u, vec *out) {
+    for (int k = 0; k < 2; k++)
+        out[k] = _mm512_fmadd_ps(_mm512_set1_ps(u->scale[k]),
+                                 _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(u->q[k])),
+                                 _mm512_set1_ps(u->low[k]));
 }
 
 #include "kernels/cpu/format_body.h"

@@ -1,43 +1,74 @@
 // The body of format_avx2.c and format_avx512.c. The including file defines: vec, VEC_FLOATS,
-// vec_zero, vec_load, vec_store, vec_fma, vec_sum, vec_store_bf16, FORMAT_OPS, and one decoder
-// `decode_NAME(p, out)` per fast format: GROUP elements at p into GROUP / VEC_FLOATS vectors.
-// Other formats expand in plain C, CHUNK elements at a time on the stack.
+// vec_zero, vec_load, vec_store, vec_fma, vec_sum, vec_store_bf16, vec_unpacked, FORMAT_OPS, and
+// decode_NAME(block, group, out) for the simple formats: elements [group * GROUP, + GROUP) of the
+// block into GROUP / VEC_FLOATS vectors. The others go through format_unpack.h.
+#include "kernels/cpu/format_unpack.h"
+
 #define GROUP 32
 #define N_VEC (GROUP / VEC_FLOATS)
-#define CHUNK 256
 #define TOKENS_AT_ONCE 4
 #define INLINE static inline __attribute__((always_inline))
 
-typedef void decode_group(const uint8_t *p, vec *out);
+typedef void decode_group(const uint8_t *block, int group, vec *out);
 
-INLINE void expand_groups(decode_group *decode, int group_bytes, const uint8_t *p, int64_t n_group,
-                          float *out) {
+#define DECODE_UNPACKED(name)                                                                      \
+    INLINE void decode_##name(const uint8_t *block, int group, vec *out) {                         \
+        struct unpacked u;                                                                         \
+        unpack_##name(block, group, &u);                                                           \
+        vec_unpacked(&u, out);                                                                     \
+    }
+DECODE_UNPACKED(q5_0)
+DECODE_UNPACKED(q5_1)
+DECODE_UNPACKED(q4_k)
+DECODE_UNPACKED(q5_k)
+DECODE_UNPACKED(q6_k)
+
+// Weights in fp8 are rare: plain C.
+INLINE void decode_f8_e4m3(const uint8_t *block, int group, vec *out) {
+    (void)group;
+    float x[GROUP];
+    dtype_to_float(DTYPE_F8_E4M3, block, GROUP, x);
+    for (int k = 0; k < N_VEC; k++) out[k] = vec_load(x + k * VEC_FLOATS);
+}
+
+// A row of blocks, and how its format is decoded; constants at every call but `data`.
+struct row {
+    const uint8_t *data;
+    decode_group *decode;
+    unsigned block_bytes, groups_per_block;
+};
+
+INLINE void decode_at(const struct row *row, uint64_t group, vec *out) {
+    row->decode(row->data + group / row->groups_per_block * row->block_bytes,
+                (int)(group % row->groups_per_block), out);
+}
+
+INLINE void expand_groups(struct row row, uint64_t n_group, float *out) {
     vec v[N_VEC];
-    for (int64_t g = 0; g < n_group; g++, p += group_bytes, out += GROUP) {
-        decode(p, v);
+    for (uint64_t g = 0; g < n_group; g++, out += GROUP) {
+        decode_at(&row, g, v);
         for (int k = 0; k < N_VEC; k++) vec_store(out + k * VEC_FLOATS, v[k]);
     }
 }
 
-INLINE void round_groups(decode_group *decode, int group_bytes, const uint8_t *p, int64_t n_group,
-                         bf16 *out) {
+INLINE void round_groups(struct row row, uint64_t n_group, bf16 *out) {
     vec v[N_VEC];
-    for (int64_t g = 0; g < n_group; g++, p += group_bytes, out += GROUP) {
-        decode(p, v);
+    for (uint64_t g = 0; g < n_group; g++, out += GROUP) {
+        decode_at(&row, g, v);
         for (int k = 0; k < N_VEC; k++) vec_store_bf16(out + k * VEC_FLOATS, v[k]);
     }
 }
 
 // out[t] += dot of the groups; n_token is a constant at every call. One token keeps N_VEC sums in
 // flight to hide the latency of the additions, several tokens hide it among themselves.
-INLINE void dot_groups(decode_group *decode, int group_bytes, const uint8_t *p, int64_t n_group,
-                       const float *x, int64_t x_stride, int n_token, float *out) {
+INLINE void dot_groups(struct row row, uint64_t n_group, const float *x, int64_t x_stride,
+                       int n_token, float *out) {
     const int n_sum = n_token == 1 ? N_VEC : 1;
     vec v[N_VEC], sum[TOKENS_AT_ONCE][N_VEC];
     for (int t = 0; t < n_token; t++)
         for (int k = 0; k < n_sum; k++) sum[t][k] = vec_zero();
-    for (int64_t g = 0; g < n_group; g++, p += group_bytes, x += GROUP) {
-        decode(p, v);
+    for (uint64_t g = 0; g < n_group; g++, x += GROUP) {
+        decode_at(&row, g, v);
         for (int t = 0; t < n_token; t++)
             for (int k = 0; k < N_VEC; k++)
                 sum[t][k % n_sum] =
@@ -47,91 +78,84 @@ INLINE void dot_groups(decode_group *decode, int group_bytes, const uint8_t *p, 
         for (int k = 0; k < n_sum; k++) out[t] += vec_sum(sum[t][k]);
 }
 
-INLINE void dot_tokens(decode_group *decode, int group_bytes, const uint8_t *p, int64_t n_group,
-                       const float *x, int64_t x_stride, int n_token, float *out) {
+INLINE void dot_tokens(struct row row, uint64_t n_group, const float *x, int64_t x_stride,
+                       int n_token, float *out) {
     for (; n_token >= 4; n_token -= 4, x += 4 * x_stride, out += 4)
-        dot_groups(decode, group_bytes, p, n_group, x, x_stride, 4, out);
-    if (n_token == 3) dot_groups(decode, group_bytes, p, n_group, x, x_stride, 3, out);
-    if (n_token == 2) dot_groups(decode, group_bytes, p, n_group, x, x_stride, 2, out);
-    if (n_token == 1) dot_groups(decode, group_bytes, p, n_group, x, x_stride, 1, out);
+        dot_groups(row, n_group, x, x_stride, 4, out);
+    if (n_token == 3) dot_groups(row, n_group, x, x_stride, 3, out);
+    if (n_token == 2) dot_groups(row, n_group, x, x_stride, 2, out);
+    if (n_token == 1) dot_groups(row, n_group, x, x_stride, 1, out);
 }
 
-#define FAST_FORMATS(CASE)                                                                         \
-    CASE(DTYPE_F32, decode_f32, 128)                                                               \
-    CASE(DTYPE_F16, decode_f16, 64)                                                                \
-    CASE(DTYPE_BF16, decode_bf16, 64)                                                              \
-    CASE(DTYPE_Q8_0, decode_q8_0, 34)                                                              \
-    CASE(DTYPE_Q4_0, decode_q4_0, 18)                                                              \
-    CASE(DTYPE_Q4_1, decode_q4_1, 20)
+#define FORMATS(CASE)                                                                              \
+    CASE(DTYPE_F32, decode_f32, 128, 1)                                                            \
+    CASE(DTYPE_F16, decode_f16, 64, 1)                                                             \
+    CASE(DTYPE_BF16, decode_bf16, 64, 1)                                                           \
+    CASE(DTYPE_Q8_0, decode_q8_0, 34, 1)                                                           \
+    CASE(DTYPE_Q4_0, decode_q4_0, 18, 1)                                                           \
+    CASE(DTYPE_Q4_1, decode_q4_1, 20, 1)                                                           \
+    CASE(DTYPE_Q5_0, decode_q5_0, 22, 1)                                                           \
+    CASE(DTYPE_Q5_1, decode_q5_1, 24, 1)                                                           \
+    CASE(DTYPE_Q4_K, decode_q4_k, 144, 8)                                                          \
+    CASE(DTYPE_Q5_K, decode_q5_k, 176, 8)                                                          \
+    CASE(DTYPE_Q6_K, decode_q6_k, 210, 8)                                                          \
+    CASE(DTYPE_F8_E4M3, decode_f8_e4m3, 32, 1)
 
-// Elements from `done` on, which fill no group: the tail of plain rows, or all of a slow format.
-static const uint8_t *row_rest(enum dtype dtype, const void *row, int64_t done) {
-    return (const uint8_t *)row + dtype_bytes(dtype, done);
+// What fills no group at the end of a row of a plain format; returns how many elements.
+static int expand_tail(enum dtype dtype, const void *row, int64_t n, float *tail) {
+    int n_tail = (int)(n % GROUP);
+    dtype_to_float(dtype, (const uint8_t *)row + dtype_bytes(dtype, n - n_tail), n_tail, tail);
+    return n_tail;
 }
 
-static void row_to_float(enum dtype dtype, const void *row, int64_t n, float *out) {
-    int64_t done = n / GROUP * GROUP;
+static void row_to_float(enum dtype dtype, const void *data, int64_t n, float *out) {
     switch (dtype) {
-#define CASE(name, decode, bytes)                                                                  \
+#define CASE(name, decode, bytes, groups)                                                          \
     case name:                                                                                     \
-        expand_groups(decode, bytes, row, n / GROUP, out);                                         \
+        expand_groups((struct row){data, decode, bytes, groups}, (uint64_t)n / GROUP, out);        \
         break;
-        FAST_FORMATS(CASE)
+        FORMATS(CASE)
 #undef CASE
-    default:
-        done = 0;
+    case N_DTYPE:
+        break;
     }
-    dtype_to_float(dtype, row_rest(dtype, row, done), n - done, out + done);
+    expand_tail(dtype, data, n, out + n / GROUP * GROUP);
 }
 
-static void row_to_bf16(enum dtype dtype, const void *row, int64_t n, bf16 *out) {
-    int64_t done = n / GROUP * GROUP;
+static void row_to_bf16(enum dtype dtype, const void *data, int64_t n, bf16 *out) {
     switch (dtype) {
-#define CASE(name, decode, bytes)                                                                  \
+#define CASE(name, decode, bytes, groups)                                                          \
     case name:                                                                                     \
-        round_groups(decode, bytes, row, n / GROUP, out);                                          \
+        round_groups((struct row){data, decode, bytes, groups}, (uint64_t)n / GROUP, out);         \
         break;
-        FAST_FORMATS(CASE)
+        FORMATS(CASE)
 #undef CASE
-    default:
-        done = 0;
+    case N_DTYPE:
+        break;
     }
-    while (done < n) {
-        float chunk[CHUNK];
-        int64_t m = n - done < CHUNK ? n - done : CHUNK;
-        dtype_to_float(dtype, row_rest(dtype, row, done), m, chunk);
-        int64_t n_group = m / GROUP;
-        round_groups(decode_f32, 128, (const uint8_t *)chunk, n_group, out + done);
-        for (int64_t i = n_group * GROUP; i < m; i++) out[done + i] = bf16_from_float(chunk[i]);
-        done += m;
-    }
+    float tail[GROUP];
+    int n_tail = expand_tail(dtype, data, n, tail);
+    for (int i = 0; i < n_tail; i++) out[n - n_tail + i] = bf16_from_float(tail[i]);
 }
 
-static void row_dot(enum dtype dtype, const void *row, int64_t n, const float *x, int64_t x_stride,
+static void row_dot(enum dtype dtype, const void *data, int64_t n, const float *x, int64_t x_stride,
                     int n_token, float *out) {
-    int64_t done = n / GROUP * GROUP;
     for (int t = 0; t < n_token; t++) out[t] = 0;
     switch (dtype) {
-#define CASE(name, decode, bytes)                                                                  \
+#define CASE(name, decode, bytes, groups)                                                          \
     case name:                                                                                     \
-        dot_tokens(decode, bytes, row, n / GROUP, x, x_stride, n_token, out);                      \
+        dot_tokens((struct row){data, decode, bytes, groups}, (uint64_t)n / GROUP, x, x_stride,    \
+                   n_token, out);                                                                  \
         break;
-        FAST_FORMATS(CASE)
+        FORMATS(CASE)
 #undef CASE
-    default:
-        done = 0;
+    case N_DTYPE:
+        break;
     }
-    while (done < n) {
-        float chunk[CHUNK];
-        int64_t m = n - done < CHUNK ? n - done : CHUNK;
-        dtype_to_float(dtype, row_rest(dtype, row, done), m, chunk);
-        int64_t n_group = m / GROUP;
-        dot_tokens(decode_f32, 128, (const uint8_t *)chunk, n_group, x + done, x_stride, n_token,
-                   out);
-        for (int64_t i = n_group * GROUP; i < m; i++)
-            for (int t = 0; t < n_token; t++) out[t] += chunk[i] * x[t * x_stride + done + i];
-        done += m;
-    }
+    float tail[GROUP];
+    int n_tail = expand_tail(dtype, data, n, tail);
+    for (int t = 0; t < n_token; t++)
+        for (int i = 0; i < n_tail; i++) out[t] += tail[i] * x[t * x_stride + n - n_tail + i];
 }
 
 const struct format_ops FORMAT_OPS = {

@@ -89,19 +89,20 @@ static enum status multiply_tile(struct backend *backend, const struct logprob_a
 }
 
 static enum status sum_logits(struct backend *backend, const struct logprob_args *args,
-                              const struct room *room, uint8_t *scratch) {
+                              const struct room *room, void *scratch) {
     const struct cpu_state *state = cpu_state(backend);
     bool blocks = product_is_short(args->n_token);
     enum dtype product = blocks ? DTYPE_F32 : product_dtype(backend, args->x_dtype);
-    struct running *running = (struct running *)(scratch + room->running);
-    float *logits = (float *)(scratch + room->logits);
+    struct running *running = cpu_scratch_at(scratch, room->running);
+    float *logits = cpu_scratch_at(scratch, room->logits);
     for (int64_t r = 0; r < args->head.n_row; r += TILE_ROWS) {
         int64_t n_row = args->head.n_row - r < TILE_ROWS ? args->head.n_row - r : TILE_ROWS;
         struct weight panel = weight_rows(args->head, r, n_row);
-        if (!blocks) panel = product_expand(state, panel, product, scratch + room->panel);
+        if (!blocks)
+            panel = product_expand(state, panel, product, cpu_scratch_at(scratch, room->panel));
         for (int64_t t = 0; t < args->n_token; t += TILE_TOKENS) {
             int64_t n = args->n_token - t < TILE_TOKENS ? args->n_token - t : TILE_TOKENS;
-            TRY(multiply_tile(backend, args, t, n, panel, product, (float *)(scratch + room->x),
+            TRY(multiply_tile(backend, args, t, n, panel, product, cpu_scratch_at(scratch, room->x),
                               logits));
 #pragma omp parallel for num_threads(state->n_thread) schedule(static) if (n * n_row > 16384)
             for (int64_t i = 0; i < n; i++)
@@ -118,7 +119,7 @@ enum status cpu_logprob(struct backend *backend, const struct logprob_args *args
     void *scratch;
     TRY(cpu_scratch(backend, room.bytes, &scratch));
     omp_set_num_threads(cpu_state(backend)->n_thread); // oneDNN asks OpenMP
-    struct running *running = (struct running *)((uint8_t *)scratch + room.running);
+    struct running *running = cpu_scratch_at(scratch, room.running);
     for (int64_t t = 0; t < args->n_token; t++)
         running[t] = (struct running){.max = -INFINITY, .target = NAN};
     TRY(sum_logits(backend, args, &room, scratch));

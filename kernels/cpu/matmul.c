@@ -161,18 +161,20 @@ static enum status multiply_tile(const struct cpu_state *state, const struct mat
 }
 
 static enum status multiply_tokens(struct backend *backend, const struct matmul_args *args,
-                                   const struct room *room, uint8_t *scratch) {
+                                   const struct room *room, void *scratch) {
     const struct cpu_state *state = cpu_state(backend);
     enum dtype product = product_dtype(backend, args->x_dtype);
     int64_t x_stride;
-    const void *x = product_input(state, args, product, (float *)(scratch + room->x), &x_stride);
+    const void *x =
+        product_input(state, args, product, cpu_scratch_at(scratch, room->x), &x_stride);
     for (int64_t r = 0; r < args->weight.n_row; r += room->n_row) {
         struct matmul_args part = *args;
         part.weight = weight_rows(args->weight, r, min64(room->n_row, args->weight.n_row - r));
         part.out = (uint8_t *)args->out + r * dtype_info[args->out_dtype].block_bytes;
         part.bias = args->bias ? args->bias + r : NULL;
-        struct weight panel = product_expand(state, part.weight, product, scratch + room->panel);
-        TRY(multiply_tile(state, &part, x, x_stride, panel, (float *)(scratch + room->out)));
+        struct weight panel =
+            product_expand(state, part.weight, product, cpu_scratch_at(scratch, room->panel));
+        TRY(multiply_tile(state, &part, x, x_stride, panel, cpu_scratch_at(scratch, room->out)));
     }
     return OK;
 }

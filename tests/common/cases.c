@@ -94,7 +94,8 @@ bool is_close(enum dtype dtype, const void *got, const void *expected, int64_t n
         dtype_to_float(dtype, g, 1, &a);
         dtype_to_float(dtype, e, 1, &b);
         if (isnan(b) && !memcmp(g, e, (size_t)element_bytes)) continue;
-        double excess = fabs((double)a - b) - tolerance.absolute - tolerance.relative * fabs(b);
+        double excess =
+            fabs((double)a - b) - tolerance.absolute - tolerance.relative * fabs((double)b);
         if (a == b) excess = -1; // equal infinities
         if (isnan(excess)) excess = INFINITY;
         dot += (double)a * b, got_square += (double)a * a, expected_square += (double)b * b;
