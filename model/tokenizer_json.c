@@ -1,0 +1,262 @@
+// tokenizer.json of Hugging Face: vocabulary, merges and added tokens. Its rules (normaliser,
+// pre-tokenizer, post-processor, decoder): tokenizer_rules.c.
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "model/tokenizer_rules.h"
+#include "model/unicode.h"
+
+// Ids may have holes, but not so many that a damaged file asks for memory without end.
+static enum status count_ids(json_t *vocab, json_t *added, int64_t *n_token) {
+    int64_t largest = -1;
+    size_t index, n = json_object_size(vocab) + json_array_size(added);
+    const char *key;
+    json_t *value;
+    json_object_foreach(vocab, key, value) {
+        if (!json_is_integer(value) || json_integer_value(value) < 0)
+            FAIL(ERR_INPUT, "tokenizer.json: the id of token '%.40s' is not a number", key);
+        if (json_integer_value(value) > largest) largest = json_integer_value(value);
+    }
+    json_array_foreach(added, index, value) {
+        json_t *id = json_object_get(value, "id");
+        if (!json_is_integer(id) || json_integer_value(id) < 0)
+            FAIL(ERR_INPUT, "tokenizer.json: added token %zu has no id", index);
+        if (json_integer_value(id) > largest) largest = json_integer_value(id);
+    }
+    if (largest < 0) FAIL(ERR_INPUT, "tokenizer.json: the vocabulary is empty");
+    if (largest > 4 * (int64_t)n + 65536)
+        FAIL(ERR_INPUT, "tokenizer.json: token id %lld in a vocabulary of %zu", (long long)largest,
+             n);
+    *n_token = largest + 1;
+    return OK;
+}
+
+// The bytes that a vocabulary literal stands for: malloc'd. *findable is false for literals that no
+// text can reach.
+static enum status literal_bytes(const struct bpe *bpe, const char *literal, char **out,
+                                 size_t *bytes, bool *findable) {
+    *bytes = strlen(literal);
+    *out = malloc(*bytes + 1);
+    if (!*out) FAIL(ERR_MEMORY, "no memory for a token");
+    *findable = !bpe->by_bytes || tokenizer_undo_alphabet(literal, *bytes, *out, bytes);
+    if (!bpe->by_bytes || !*findable) {
+        *bytes = strlen(literal);
+        memcpy(*out, literal, *bytes + 1);
+    }
+    return OK;
+}
+
+static enum status read_vocab(struct bpe *bpe, json_t *vocab) {
+    const char *literal;
+    json_t *value;
+    json_object_foreach(vocab, literal, value) {
+        int64_t id = json_integer_value(value);
+        char *piece;
+        size_t bytes;
+        bool findable;
+        if (bpe->piece[id].defined)
+            FAIL(ERR_INPUT, "tokenizer.json: token id %lld is named twice", (long long)id);
+        TRY(literal_bytes(bpe, literal, &piece, &bytes, &findable));
+        int byte = bpe->byte_fallback ? tokenizer_byte_literal(literal, strlen(literal)) : -1;
+        if (byte >= 0) bpe->byte_token[byte] = (int32_t)id;
+        enum status status = bpe_set_piece(bpe, id, piece, bytes, findable);
+        free(piece);
+        TRY(status);
+    }
+    return OK;
+}
+
+static enum status read_added(struct tokenizer *t, json_t *added) {
+    size_t index;
+    json_t *item;
+    json_array_foreach(added, index, item) {
+        const char *content = json_string_value(json_object_get(item, "content"));
+        json_t *normalized = json_object_get(item, "normalized");
+        if (!content) FAIL(ERR_INPUT, "tokenizer.json: added token %zu has no content", index);
+        struct added_token token = {
+            .id = (int32_t)json_integer_value(json_object_get(item, "id")),
+            .special = json_is_true(json_object_get(item, "special")),
+            .left_strip = json_is_true(json_object_get(item, "lstrip")),
+            .right_strip = json_is_true(json_object_get(item, "rstrip")),
+            .single_word = json_is_true(json_object_get(item, "single_word")),
+        };
+        token.normalized = normalized ? json_is_true(normalized) : !token.special;
+        TRY(tokenizer_add_token(t, token, content));
+    }
+    return OK;
+}
+
+// "left right", or ["left", "right"]: parts as malloc'd copies.
+static enum status merge_parts(json_t *merge, size_t index, char **left, char **right) {
+    const char *text = json_string_value(merge);
+    const char *space = text && text[0] ? strchr(text + 1, ' ') : NULL;
+    const char *first = json_string_value(json_array_get(merge, 0));
+    const char *second = json_string_value(json_array_get(merge, 1));
+    if (!space && (!first || !second || json_array_size(merge) != 2))
+        FAIL(ERR_INPUT, "tokenizer.json: merge %zu is not a pair of tokens", index);
+    *left = space ? strndup(text, (size_t)(space - text)) : strdup(first);
+    *right = strdup(space ? space + 1 : second);
+    if (!*left || !*right) FAIL(ERR_MEMORY, "no memory for a merge");
+    return OK;
+}
+
+static enum status add_merge(struct bpe *bpe, const char *left, const char *right, size_t index) {
+    char *part[2] = {0}, *both = NULL;
+    size_t bytes[2];
+    bool findable[2];
+    int32_t id[3] = {-1, -1, -1};
+    enum status status = OK;
+    TRY_OR(done, literal_bytes(bpe, left, &part[0], &bytes[0], &findable[0]));
+    TRY_OR(done, literal_bytes(bpe, right, &part[1], &bytes[1], &findable[1]));
+    both = malloc(bytes[0] + bytes[1] + 1);
+    if (!both) FAIL_OR(done, ERR_MEMORY, "no memory for a merge");
+    memcpy(both, part[0], bytes[0]);
+    memcpy(both + bytes[0], part[1], bytes[1]);
+    if (findable[0] && findable[1]) {
+        id[0] = bpe_find(bpe, part[0], bytes[0]);
+        id[1] = bpe_find(bpe, part[1], bytes[1]);
+        id[2] = bpe_find(bpe, both, bytes[0] + bytes[1]);
+    }
+    if (id[0] < 0 || id[1] < 0 || id[2] < 0)
+        FAIL_OR(done, ERR_INPUT,
+                "tokenizer.json: merge %zu ('%.40s' and '%.40s') joins tokens that the vocabulary "
+                "lacks",
+                index, left, right);
+    bpe_add_merge(bpe, id[0], id[1], (uint32_t)index, id[2]);
+done:
+    free(part[0]);
+    free(part[1]);
+    free(both);
+    return status;
+}
+
+static enum status read_merges(struct bpe *bpe, json_t *merges) {
+    size_t index;
+    json_t *merge;
+    TRY(bpe_reserve_merges(bpe, json_array_size(merges)));
+    json_array_foreach(merges, index, merge) {
+        char *left = NULL, *right = NULL;
+        enum status status = merge_parts(merge, index, &left, &right);
+        if (status == OK) status = add_merge(bpe, left, right, index);
+        free(left);
+        free(right);
+        TRY(status);
+    }
+    return OK;
+}
+
+static enum status read_model_flags(struct bpe *bpe, json_t *model) {
+    static const char *const unsupported[] = {"continuing_subword_prefix", "end_of_word_suffix"};
+    for (size_t i = 0; i < 2; i++) {
+        const char *text = json_string_value(json_object_get(model, unsupported[i]));
+        if (text && text[0])
+            FAIL(ERR_INPUT, "tokenizer.json: %s '%.40s' is not supported", unsupported[i], text);
+    }
+    bpe->byte_fallback = json_is_true(json_object_get(model, "byte_fallback"));
+    bpe->fuse_unknown = json_is_true(json_object_get(model, "fuse_unk"));
+    bpe->whole_pieces = json_is_true(json_object_get(model, "ignore_merges"));
+    const char *unknown = json_string_value(json_object_get(model, "unk_token"));
+    if (!unknown) return OK;
+    json_t *id = json_object_get(json_object_get(model, "vocab"), unknown);
+    if (id) bpe->unknown = (int32_t)json_integer_value(id);
+    return OK;
+}
+
+static enum status read_root(json_t *root, struct tokenizer **out) {
+    json_t *model = json_object_get(root, "model"), *vocab = json_object_get(model, "vocab");
+    json_t *merges = json_object_get(model, "merges");
+    json_t *added = json_object_get(root, "added_tokens");
+    const char *type = json_string_value(json_object_get(model, "type"));
+    if ((type && strcmp(type, "BPE") != 0) || !json_is_object(vocab) || !json_is_array(merges))
+        FAIL(ERR_INPUT, "tokenizer.json: the model '%.40s' is not supported (BPE is)",
+             type ? type : "without a type");
+    int64_t n_token;
+    TRY(count_ids(vocab, added, &n_token));
+    TRY(tokenizer_allocate(n_token, out));
+    struct tokenizer *t = *out;
+    TRY(tokenizer_read_normalizer(t, json_object_get(root, "normalizer")));
+    TRY(tokenizer_read_pre_tokenizer(t, json_object_get(root, "pre_tokenizer")));
+    TRY(read_model_flags(&t->bpe, model));
+    TRY(read_vocab(&t->bpe, vocab));
+    TRY(read_added(t, added));
+    TRY(bpe_index(&t->bpe));
+    TRY(read_merges(&t->bpe, merges));
+    TRY(tokenizer_read_post_processor(t, json_object_get(root, "post_processor")));
+    TRY(tokenizer_read_decoder(t, json_object_get(root, "decoder")));
+    return tokenizer_finish(t);
+}
+
+// The path of a file beside `path`; malloc'd.
+static char *beside(const char *path, const char *name) {
+    const char *slash = strrchr(path, '/');
+    size_t folder = slash ? (size_t)(slash - path) + 1 : 0;
+    char *out = malloc(folder + strlen(name) + 1);
+    if (!out) return NULL;
+    memcpy(out, path, folder);
+    strcpy(out + folder, name);
+    return out;
+}
+
+static char *read_text(const char *path) {
+    enum { MAX_TEMPLATE = 1 << 20 };
+    FILE *file = fopen(path, "rb");
+    char *text = file ? calloc(1, MAX_TEMPLATE + 1) : NULL;
+    if (text && fread(text, 1, MAX_TEMPLATE, file) == 0) text[0] = 0;
+    if (file) fclose(file);
+    return text;
+}
+
+// The template called "default" of a list of named ones, or the string itself.
+static const char *template_text(json_t *value) {
+    size_t index;
+    json_t *item;
+    json_array_foreach(value, index, item) {
+        const char *name = json_string_value(json_object_get(item, "name"));
+        if (name && strcmp(name, "default") == 0)
+            return json_string_value(json_object_get(item, "template"));
+    }
+    return json_string_value(value);
+}
+
+// tokenizer_config.json and chat_template.jinja are optional; only a damaged one is an error.
+static enum status read_companions(const char *path, struct tokenizer *t) {
+    char *config_path = beside(path, "tokenizer_config.json");
+    char *template_path = beside(path, "chat_template.jinja");
+    enum status status = OK;
+    json_t *config = NULL;
+    json_error_t error;
+    if (!config_path || !template_path) FAIL_OR(done, ERR_MEMORY, "no memory for a path");
+    t->chat_template = read_text(template_path);
+    if (access(config_path, F_OK) != 0) goto done;
+    config = json_load_file(config_path, 0, &error);
+    if (!config)
+        FAIL_OR(done, ERR_INPUT, "%s, line %d: %s", config_path, error.line, error.text);
+    json_t *eos = json_object_get(config, "eos_token");
+    const char *name = json_string_value(json_is_object(eos) ? json_object_get(eos, "content") : eos);
+    if (name) t->eos = tokenizer_find(t, name);
+    const char *text = template_text(json_object_get(config, "chat_template"));
+    if (!t->chat_template && text) t->chat_template = strdup(text);
+done:
+    json_decref(config);
+    free(config_path);
+    free(template_path);
+    return status;
+}
+
+enum status tokenizer_open_json(const char *path, struct tokenizer **out) {
+    *out = NULL;
+    if (access(path, R_OK) != 0) FAIL(ERR_NO_INPUT, "cannot read %s", path);
+    json_error_t error;
+    json_t *root = json_load_file(path, JSON_ALLOW_NUL, &error);
+    if (!root) FAIL(ERR_INPUT, "%s, line %d: %s", path, error.line, error.text);
+    enum status status = read_root(root, out);
+    if (status == OK) status = read_companions(path, *out);
+    json_decref(root);
+    if (status != OK) {
+        tokenizer_close(out);
+        return status_context(status, "%s", path);
+    }
+    return OK;
+}
