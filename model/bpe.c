@@ -54,8 +54,7 @@ const char *bpe_piece_data(const struct bpe *bpe, int64_t id, size_t *bytes) {
 
 static uint64_t table_size(uint64_t n) {
     uint64_t size = 16;
-    while (size < 2 * n)
-        size *= 2;
+    while (size < 2 * n) size *= 2;
     return size;
 }
 
@@ -71,8 +70,7 @@ enum status bpe_index(struct bpe *bpe) {
         if (!bpe->piece[id].findable || bytes == 0) continue;
         if (bpe_find(bpe, data, bytes) >= 0) continue; // the lowest id of equal pieces
         uint64_t i = XXH3_64bits(data, bytes) & (bpe->n_slot - 1);
-        while (bpe->slot[i] >= 0)
-            i = (i + 1) & (bpe->n_slot - 1);
+        while (bpe->slot[i] >= 0) i = (i + 1) & (bpe->n_slot - 1);
         bpe->slot[i] = (int32_t)id;
         if (bytes == 1) bpe->single[(unsigned char)data[0]] = (int32_t)id;
         for (size_t k = 1; k + 3 <= bytes; k++)

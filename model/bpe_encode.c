@@ -104,10 +104,8 @@ static bool add_candidate(const struct bpe *bpe, struct bpe_work *work, int32_t 
 
 static void merge_symbols(const struct bpe *bpe, struct bpe_work *work) {
     work->n_heap = 0;
-    for (int32_t i = 0; i + 1 < work->n; i++)
-        add_candidate(bpe, work, i);
-    for (int64_t i = work->n_heap / 2; i-- > 0;)
-        sift_down(work, i);
+    for (int32_t i = 0; i + 1 < work->n; i++) add_candidate(bpe, work, i);
+    for (int64_t i = work->n_heap / 2; i-- > 0;) sift_down(work, i);
     while (work->n_heap > 0) {
         struct bpe_candidate best = work->heap[0];
         work->heap[0] = work->heap[--work->n_heap];

@@ -1,5 +1,5 @@
-// A tokenizer's life, look-ups, decoding and digest. Encoding: tokenizer_encode.c; what a checkpoint
-// says: tokenizer_json.c and tokenizer_gguf.c.
+// A tokenizer's life, look-ups, decoding and digest. Encoding: tokenizer_encode.c; what a
+// checkpoint says: tokenizer_json.c and tokenizer_gguf.c.
 #include "model/tokenizer.h"
 
 #include <stdio.h>
@@ -188,8 +188,7 @@ static void hash_text(XXH3_state_t *state, const char *text) {
 
 static void hash_int(XXH3_state_t *state, int64_t value) {
     unsigned char byte[8]; // little-endian on every host
-    for (int i = 0; i < 8; i++)
-        byte[i] = (unsigned char)((uint64_t)value >> 8 * i);
+    for (int i = 0; i < 8; i++) byte[i] = (unsigned char)((uint64_t)value >> 8 * i);
     XXH3_128bits_update(state, byte, sizeof(byte));
 }
 
@@ -197,8 +196,8 @@ static void hash_vocabulary(XXH3_state_t *state, const struct tokenizer *t) {
     const struct bpe *bpe = &t->bpe;
     hash_int(state, bpe->n_token);
     for (int64_t id = 0; id < bpe->n_token; id++) {
-        hash_int(state, (int64_t)bpe->piece[id].bytes << 2 | t->special[id] << 1 |
-                            bpe->piece[id].defined);
+        hash_int(state,
+                 (int64_t)bpe->piece[id].bytes << 2 | t->special[id] << 1 | bpe->piece[id].defined);
         XXH3_128bits_update(state, bpe->text + bpe->piece[id].begin, bpe->piece[id].bytes);
     }
     // Table order depends on the table's size and the order of insertion: a sum does not.
@@ -237,10 +236,8 @@ static enum status fill_digest(struct tokenizer *t) {
         hash_text(state, stage->regex.source);
         hash_text(state, stage->mark);
     }
-    for (int i = 0; i < t->n_prefix; i++)
-        hash_int(state, t->prefix[i]);
-    for (int i = 0; i < t->n_suffix; i++)
-        hash_int(state, -1 - (int64_t)t->suffix[i]);
+    for (int i = 0; i < t->n_prefix; i++) hash_int(state, t->prefix[i]);
+    for (int i = 0; i < t->n_suffix; i++) hash_int(state, -1 - (int64_t)t->suffix[i]);
     hash_text(state, t->mark);
     hash_int(state, t->strip_spaces << 1 | t->drop_first_marks);
     XXH128_hash_t hash = XXH3_128bits_digest(state);
@@ -302,7 +299,9 @@ enum status tokenizer_decode(const struct tokenizer *tokenizer, const int32_t *i
     return OK;
 }
 
-int64_t tokenizer_size(const struct tokenizer *tokenizer) { return tokenizer->bpe.n_token; }
+int64_t tokenizer_size(const struct tokenizer *tokenizer) {
+    return tokenizer->bpe.n_token;
+}
 
 int32_t tokenizer_find(const struct tokenizer *tokenizer, const char *token) {
     size_t bytes = strlen(token);
@@ -323,9 +322,13 @@ bool tokenizer_is_special(const struct tokenizer *tokenizer, int32_t id) {
     return id >= 0 && id < tokenizer->bpe.n_token && tokenizer->special[id];
 }
 
-const char *tokenizer_digest(const struct tokenizer *tokenizer) { return tokenizer->digest; }
+const char *tokenizer_digest(const struct tokenizer *tokenizer) {
+    return tokenizer->digest;
+}
 
-int32_t tokenizer_eos(const struct tokenizer *tokenizer) { return tokenizer->eos; }
+int32_t tokenizer_eos(const struct tokenizer *tokenizer) {
+    return tokenizer->eos;
+}
 
 const char *tokenizer_chat_template(const struct tokenizer *tokenizer) {
     return tokenizer->chat_template;

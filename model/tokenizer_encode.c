@@ -118,10 +118,14 @@ static enum status encode_stages(struct encoder *encoder, int stage, const struc
 
 static bool joins(enum split_behavior behavior, bool previous, bool current) {
     switch (behavior) {
-    case SPLIT_WITH_PREVIOUS: return current && !previous;
-    case SPLIT_WITH_NEXT: return previous && !current;
-    case SPLIT_CONTIGUOUS: return previous == current;
-    default: return false;
+    case SPLIT_WITH_PREVIOUS:
+        return current && !previous;
+    case SPLIT_WITH_NEXT:
+        return previous && !current;
+    case SPLIT_CONTIGUOUS:
+        return previous == current;
+    default:
+        return false;
     }
 }
 
@@ -188,7 +192,8 @@ static bool starts_with(const struct text_view *view, const char *text) {
 }
 
 // Stages that rewrite: a space before the piece, or SentencePiece's mark for every space.
-static enum status encode_rewrite(struct encoder *encoder, int index, const struct text_view *view) {
+static enum status encode_rewrite(struct encoder *encoder, int index,
+                                  const struct text_view *view) {
     const struct stage *stage = &encoder->tokenizer->stage[index];
     bool metaspace = stage->kind == STAGE_METASPACE;
     int64_t from = text_view_offset(view, 0), to = text_view_offset(view, view->bytes);
@@ -243,7 +248,8 @@ static enum status normal_step(const struct normal_step *step, const struct text
                                struct mapped_text *out) {
     int64_t from = text_view_offset(in, 0);
     switch (step->kind) {
-    case NORMAL_FORM: return unicode_normalize((enum unicode_form)step->form, in, out);
+    case NORMAL_FORM:
+        return unicode_normalize((enum unicode_form)step->form, in, out);
     case NORMAL_PREPEND:
         TRY(mapped_text_write(out, step->text, strlen(step->text), from, from));
         return mapped_text_copy(out, in, 0, in->bytes);
@@ -314,8 +320,7 @@ static bool stands_alone(const struct text_view *view, size_t begin, size_t end)
     size_t n;
     if (end < view->bytes && unicode_is_word(unicode_decode(view->data + end, &n))) return false;
     if (begin == 0) return true;
-    do
-        begin--;
+    do begin--;
     while (begin > 0 && ((unsigned char)view->data[begin] & 0xC0) == 0x80);
     return !unicode_is_word(unicode_decode(view->data + begin, &n));
 }
@@ -326,8 +331,7 @@ static void strip_around(const struct added_token *token, const struct text_view
     size_t n;
     while (token->left_strip && *begin > done) {
         size_t at = *begin - 1;
-        while (at > done && ((unsigned char)view->data[at] & 0xC0) == 0x80)
-            at--;
+        while (at > done && ((unsigned char)view->data[at] & 0xC0) == 0x80) at--;
         if (!unicode_is_space(unicode_decode(view->data + at, &n))) break;
         *begin = at;
     }
@@ -344,8 +348,7 @@ static enum status encode_added(struct encoder *encoder, const struct added_set 
     for (size_t i = 0; set->n > 0 && i < view->bytes;) {
         const struct added_token *token = NULL;
         if (set->first[(unsigned char)view->data[i]])
-            token =
-                longest_token(set, encoder->parse_specials, view->data + i, view->bytes - i);
+            token = longest_token(set, encoder->parse_specials, view->data + i, view->bytes - i);
         if (!token || (token->single_word && !stands_alone(view, i, i + token->bytes))) {
             i++;
             continue;
@@ -371,11 +374,10 @@ static enum status encode_raw_gap(struct encoder *encoder, const struct text_vie
     struct mapped_text scratch = {0};
     struct text_view view;
     bool continues = encoder->continues && text_view_offset(gap, 0) == 0;
-    enum status status =
-        tokenizer_normalize(encoder->tokenizer, gap, continues, &scratch, &view);
+    enum status status = tokenizer_normalize(encoder->tokenizer, gap, continues, &scratch, &view);
     if (status == OK)
-        status = encode_added(encoder, &encoder->tokenizer->normalized, &view,
-                              encode_normalized_gap);
+        status =
+            encode_added(encoder, &encoder->tokenizer->normalized, &view, encode_normalized_gap);
     mapped_text_close(&scratch);
     return status;
 }

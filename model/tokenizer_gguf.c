@@ -130,8 +130,7 @@ static enum status read_byte_level(struct tokenizer *t, const struct gguf *gguf,
              "gpt-2 and default are)",
              (int)(pre.bytes > 40 ? 40 : pre.bytes), pre.data);
     if (family->nfc)
-        t->normal[t->n_normal++] =
-            (struct normal_step){.kind = NORMAL_FORM, .form = UNICODE_NFC};
+        t->normal[t->n_normal++] = (struct normal_step){.kind = NORMAL_FORM, .form = UNICODE_NFC};
     if (family->first) TRY(tokenizer_add_stage(t, family->first, false, SPLIT_ISOLATED, false));
     TRY(tokenizer_add_stage(t, family->pattern, false, SPLIT_ISOLATED, false));
     t->bpe.whole_pieces = family->whole_pieces;
@@ -228,7 +227,8 @@ static enum status read_gguf(const struct gguf *gguf, struct tokenizer **out) {
     struct tokenizer *t = *out;
     bool add_bos = true;
     t->bpe.by_bytes = byte_level;
-    TRY(read_id(gguf, KEY("unknown_token_id"), t->bpe.n_token, &t->bpe.unknown));
+    if (!byte_level) // bytes without a token occur in no UTF-8
+        TRY(read_id(gguf, KEY("unknown_token_id"), t->bpe.n_token, &t->bpe.unknown));
     TRY(read_vocabulary(t, tokens, types));
     TRY(byte_level ? read_byte_level(t, gguf, &add_bos) : read_sentencepiece(t, gguf));
     TRY(read_specials(t, gguf, add_bos));

@@ -24,8 +24,8 @@ void regex_close(struct regex *regex); // accepts a zeroed struct
 enum normal_kind { NORMAL_FORM, NORMAL_PREPEND, NORMAL_REPLACE };
 struct normal_step {
     enum normal_kind kind;
-    int form;            // enum unicode_form
-    char *text;          // PREPEND: what; REPLACE: by what
+    int form;           // enum unicode_form
+    char *text;         // PREPEND: what; REPLACE: by what
     struct regex regex; // REPLACE
 };
 
@@ -63,24 +63,24 @@ struct added_set {
 
 struct tokenizer {
     struct bpe bpe;
-    bool *special;                          // [bpe.n_token]
-    struct added_token *added;              // [n_added] in the checkpoint's order
-    int64_t n_added;                        //
-    struct added_set raw, normalized;       // matched before, and after normalising; borrow content
-    char **normal_content;                  // [n_added] normalised contents, owned; NULL where equal
-    struct normal_step normal[MAX_STEP];    //
-    int n_normal;                           //
-    struct stage stage[MAX_STEP];           //
-    int n_stage;                            //
-    int32_t prefix[MAX_SPECIAL];            // ids before ...
-    int32_t suffix[MAX_SPECIAL];            // ... and after the text when specials are added
-    int n_prefix, n_suffix;                 //
-    char *mark;                             // decoded as a space; NULL in byte-level models
-    int strip_spaces;                       // spaces taken off the front of decoded text
-    bool drop_first_marks;                  // decoding leaves out the marks of the first token
-    int32_t eos;                            //
-    char *chat_template;                    //
-    char digest[33];                        //
+    bool *special;                       // [bpe.n_token]
+    struct added_token *added;           // [n_added] in the checkpoint's order
+    int64_t n_added;                     //
+    struct added_set raw, normalized;    // matched before, and after normalising; borrow content
+    char **normal_content;               // [n_added] normalised contents, owned; NULL where equal
+    struct normal_step normal[MAX_STEP]; //
+    int n_normal;                        //
+    struct stage stage[MAX_STEP];        //
+    int n_stage;                         //
+    int32_t prefix[MAX_SPECIAL];         // ids before ...
+    int32_t suffix[MAX_SPECIAL];         // ... and after the text when specials are added
+    int n_prefix, n_suffix;              //
+    char *mark;                          // decoded as a space; NULL in byte-level models
+    int strip_spaces;                    // spaces taken off the front of decoded text
+    bool drop_first_marks;               // decoding leaves out the marks of the first token
+    int32_t eos;                         //
+    char *chat_template;                 //
+    char digest[33];                     //
 };
 
 // Shared by the readers.

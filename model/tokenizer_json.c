@@ -231,10 +231,10 @@ static enum status read_companions(const char *path, struct tokenizer *t) {
     t->chat_template = read_text(template_path);
     if (access(config_path, F_OK) != 0) goto done;
     config = json_load_file(config_path, 0, &error);
-    if (!config)
-        FAIL_OR(done, ERR_INPUT, "%s, line %d: %s", config_path, error.line, error.text);
+    if (!config) FAIL_OR(done, ERR_INPUT, "%s, line %d: %s", config_path, error.line, error.text);
     json_t *eos = json_object_get(config, "eos_token");
-    const char *name = json_string_value(json_is_object(eos) ? json_object_get(eos, "content") : eos);
+    const char *name =
+        json_string_value(json_is_object(eos) ? json_object_get(eos, "content") : eos);
     if (name) t->eos = tokenizer_find(t, name);
     const char *text = template_text(json_object_get(config, "chat_template"));
     if (!t->chat_template && text) t->chat_template = strdup(text);

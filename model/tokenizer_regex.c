@@ -52,13 +52,14 @@ static enum status translate(const char *source, char *out) {
             interval = false;
             continue;
         }
-        bool at_start = in_class && (i == class_start || (i == class_start + 1 && source[i - 1] == '^'));
+        bool at_start =
+            in_class && (i == class_start || (i == class_start + 1 && source[i - 1] == '^'));
         if (in_class && (c == '[' || (c == '&' && source[i + 1] == '&')))
             FAIL(ERR_INPUT, "set operations in the pre-tokenizer pattern '%s' are not supported",
                  source);
         if (!in_class && c == '+' && interval)
-            FAIL(ERR_INPUT, "a repeated interval in the pre-tokenizer pattern '%s' is not supported",
-                 source);
+            FAIL(ERR_INPUT,
+                 "a repeated interval in the pre-tokenizer pattern '%s' is not supported", source);
         if (!in_class && c == '[') {
             in_class = true;
             class_start = i + 1;
@@ -94,8 +95,8 @@ enum status regex_open(const char *source, bool literal, struct regex *out) {
     PCRE2_SIZE where = 0;
     uint32_t options = literal ? PCRE2_UTF | PCRE2_LITERAL
                                : PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C;
-    out->code = pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED, options, &error, &where,
-                              context);
+    out->code =
+        pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED, options, &error, &where, context);
     if (!out->code) {
         char text[128] = "";
         pcre2_get_error_message(error, (PCRE2_UCHAR *)text, sizeof(text));

@@ -1,5 +1,5 @@
-// Normaliser, pre-tokenizer, post-processor and decoder of a tokenizer.json. Each kind of rule has a
-// table of the types that are understood; a Sequence runs through the same table.
+// Normaliser, pre-tokenizer, post-processor and decoder of a tokenizer.json. Each kind of rule has
+// a table of the types that are understood; a Sequence runs through the same table.
 #include "model/tokenizer_rules.h"
 
 #include <stdlib.h>
@@ -66,13 +66,14 @@ static enum status new_step(struct tokenizer *t, enum normal_kind kind, struct n
 }
 
 static enum status read_form(struct tokenizer *t, json_t *value, const char *type) {
-    static const char *const names[] = {
-        [UNICODE_NFC] = "NFC", [UNICODE_NFD] = "NFD", [UNICODE_NFKC] = "NFKC", [UNICODE_NFKD] = "NFKD"};
+    static const char *const names[] = {[UNICODE_NFC] = "NFC",
+                                        [UNICODE_NFD] = "NFD",
+                                        [UNICODE_NFKC] = "NFKC",
+                                        [UNICODE_NFKD] = "NFKD"};
     (void)value;
     struct normal_step *step;
     TRY(new_step(t, NORMAL_FORM, &step));
-    while (strcmp(names[step->form], type) != 0)
-        step->form++;
+    while (strcmp(names[step->form], type) != 0) step->form++;
     return OK;
 }
 
@@ -95,10 +96,10 @@ static enum status read_replace(struct tokenizer *t, json_t *value, const char *
 }
 
 enum status tokenizer_read_normalizer(struct tokenizer *tokenizer, json_t *value) {
-    static const struct rule rules[] = {
-        {"NFC", read_form},          {"NFD", read_form},         {"NFKC", read_form},
-        {"NFKD", read_form},         {"Prepend", read_prepend}, {"Replace", read_replace},
-        {.type = NULL, .read = NULL}};
+    static const struct rule rules[] = {{"NFC", read_form},          {"NFD", read_form},
+                                        {"NFKC", read_form},         {"NFKD", read_form},
+                                        {"Prepend", read_prepend},   {"Replace", read_replace},
+                                        {.type = NULL, .read = NULL}};
     return read_rule(tokenizer, value, "normalizer", "normalizers", rules, 0);
 }
 
@@ -130,8 +131,7 @@ static enum status read_split(struct tokenizer *t, json_t *value, const char *ty
     int i = 0;
     TRY(check_last(t, type));
     TRY(read_pattern(value, &pattern, &literal));
-    while (behavior && i <= SPLIT_CONTIGUOUS && strcmp(names[i], behavior) != 0)
-        i++;
+    while (behavior && i <= SPLIT_CONTIGUOUS && strcmp(names[i], behavior) != 0) i++;
     if (!behavior || i > SPLIT_CONTIGUOUS)
         FAIL(ERR_INPUT, "tokenizer.json: the split behavior '%.40s' is not supported",
              behavior ? behavior : "");
@@ -157,7 +157,8 @@ static enum status read_byte_level(struct tokenizer *t, json_t *value, const cha
 static enum status read_prefix_scheme(json_t *value, enum prefix_scheme *out) {
     const char *scheme = json_string_value(json_object_get(value, "prepend_scheme"));
     if (!scheme) scheme = flag(value, "add_prefix_space", true) ? "always" : "never";
-    if (strcmp(scheme, "always") != 0 && strcmp(scheme, "first") != 0 && strcmp(scheme, "never") != 0)
+    if (strcmp(scheme, "always") != 0 && strcmp(scheme, "first") != 0 &&
+        strcmp(scheme, "never") != 0)
         FAIL(ERR_INPUT, "tokenizer.json: the prepend scheme '%.40s' is not supported", scheme);
     *out = scheme[0] == 'a' ? PREFIX_ALWAYS : scheme[0] == 'f' ? PREFIX_FIRST : PREFIX_NEVER;
     return OK;

@@ -41,8 +41,7 @@ enum status mapped_text_copy(struct mapped_text *out, const struct text_view *in
     size_t n = end - begin;
     TRY(reserve(out, n));
     memcpy(out->data + out->bytes, in->data + begin, n);
-    for (size_t i = 0; i < n; i++)
-        out->origin[out->bytes + i] = text_view_offset(in, begin + i);
+    for (size_t i = 0; i < n; i++) out->origin[out->bytes + i] = text_view_offset(in, begin + i);
     out->bytes += n;
     return OK;
 }
@@ -51,8 +50,7 @@ enum status mapped_text_write(struct mapped_text *out, const char *data, size_t 
                               int64_t to) {
     TRY(reserve(out, bytes));
     memcpy(out->data + out->bytes, data, bytes);
-    for (size_t i = 0; i < bytes; i++)
-        out->origin[out->bytes + i] = i == 0 ? from : to;
+    for (size_t i = 0; i < bytes; i++) out->origin[out->bytes + i] = i == 0 ? from : to;
     out->bytes += bytes;
     return OK;
 }

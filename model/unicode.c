@@ -27,8 +27,7 @@ static size_t ascii_run(const char *text, size_t begin, size_t bytes) {
         memcpy(&word, text + i, 8);
         if (word & UINT64_C(0x8080808080808080)) break;
     }
-    while (i < bytes && (unsigned char)text[i] < 0x80)
-        i++;
+    while (i < bytes && (unsigned char)text[i] < 0x80) i++;
     return i;
 }
 
@@ -52,8 +51,7 @@ int32_t unicode_decode(const char *text, size_t *bytes) {
     *bytes = unicode_length(text[0]);
     if (*bytes == 1) return s[0];
     int32_t character = s[0] & (0x7F >> *bytes);
-    for (size_t i = 1; i < *bytes; i++)
-        character = character << 6 | (s[i] & 0x3F);
+    for (size_t i = 1; i < *bytes; i++) character = character << 6 | (s[i] & 0x3F);
     return character;
 }
 
@@ -104,24 +102,23 @@ static enum status segment_add(struct segment *segment, int32_t c) {
         if (!character || !spare) FAIL(ERR_MEMORY, "no memory for %zu characters", capacity);
         segment->capacity = capacity;
     }
-    utf8proc_ssize_t n =
-        utf8proc_decompose_char(c, segment->character + segment->n, 32, segment->options, &boundary);
+    utf8proc_ssize_t n = utf8proc_decompose_char(c, segment->character + segment->n, 32,
+                                                 segment->options, &boundary);
     if (n < 0 || n > 32) FAIL(ERR_INTERNAL, "utf8proc cannot decompose U+%04X", (unsigned)c);
     segment->n += (size_t)n;
     return OK;
 }
 
-static int mark_class(int32_t c) { return utf8proc_get_property(c)->combining_class; }
+static int mark_class(int32_t c) {
+    return utf8proc_get_property(c)->combining_class;
+}
 
 // Stable counting sort of one run of marks by combining class (1 .. 254).
 static void sort_marks(int32_t *mark, int32_t *spare, size_t n) {
     size_t start[257] = {0};
-    for (size_t i = 0; i < n; i++)
-        start[mark_class(mark[i]) + 1]++;
-    for (int c = 0; c < 256; c++)
-        start[c + 1] += start[c];
-    for (size_t i = 0; i < n; i++)
-        spare[start[mark_class(mark[i])]++] = mark[i];
+    for (size_t i = 0; i < n; i++) start[mark_class(mark[i]) + 1]++;
+    for (int c = 0; c < 256; c++) start[c + 1] += start[c];
+    for (size_t i = 0; i < n; i++) spare[start[mark_class(mark[i])]++] = mark[i];
     memcpy(mark, spare, n * sizeof(*mark));
 }
 
@@ -131,7 +128,8 @@ static void segment_order(struct segment *segment) {
         end = i + 1;
         if (mark_class(segment->character[i]) == 0) continue;
         for (; end < segment->n && mark_class(segment->character[end]) != 0; end++)
-            sorted &= mark_class(segment->character[end - 1]) <= mark_class(segment->character[end]);
+            sorted &=
+                mark_class(segment->character[end - 1]) <= mark_class(segment->character[end]);
         if (!sorted) sort_marks(segment->character + i, segment->spare, end - i);
     }
 }
