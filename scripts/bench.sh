@@ -1,0 +1,101 @@
+#!/bin/bash
+# Speed: scripts/bench.sh [BUILD [kernels ring prefill decode]...]; without names, all of them.
+#   kernels  tests/bench/bench_*: rates of single operations, and their ratio to oneDNN's
+#   ring     tests/bench/bench_*ring* on 2 ranks: GB/s of a shift
+#   prefill  tokens/s reading 2K, 8K and 16K tokens on 1 and 2 ranks, and the exposed ring wait
+#   decode   tokens/s writing 64 tokens at depth 0, 4K and 8K on 1 and 2 ranks
+# Best of RUNS runs (default 2). A busy machine costs a factor of 2 to 5: look at the load first.
+set -uo pipefail
+cd "$(dirname "$0")/.." || exit 70
+build=${1:-build/cpu}
+shift || true
+parts=("$@")
+[ $# -gt 0 ] || parts=(kernels ring prefill decode)
+runs=${RUNS:-2}
+halka=$build/halka
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+echo "# $(nproc) cores, $(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -1), load $(cut -d' ' -f1 /proc/loadavg)"
+model=$(scripts/fetch_model.sh) || exit
+
+# Token ids for the lengths: the committed text's, over and over.
+ids() { # N
+    tr -d ' \n' <tests/fixtures/smollm2/reference.json | grep -o '"token":\[[^]]*\]' | head -1 |
+        sed 's/.*\[//; s/\]//' | awk -v n="$1" -F, '{ for (i = 0; i < n; i++) print $(i % NF + 1) }'
+}
+# Prints one number from report.json: a field of one run, or the largest of a phase over ranks.
+largest() { # PHASE FILE
+    tr -d ' \n' <"$2" | grep -o "\"$1\":[0-9.e+-]*" | cut -d: -f2 | sort -g | tail -1
+}
+sum_of() { # PHASE... FILE: largest over ranks of each phase, added
+    local total=0 phase file=${*: -1}
+    for phase in "${@:1:$#-1}"; do total="$total + $(largest "$phase" "$file")"; done
+    awk "BEGIN { print $total }"
+}
+# Seconds of the work itself (all phases but load and input/output), best of the runs.
+best_seconds() { # RANKS OUTPUT ARGUMENTS...
+    local ranks=$1 output=$2 best=inf seconds
+    shift 2
+    for _ in $(seq "$runs"); do
+        rm -rf "$output"
+        scripts/mpirun.sh -np "$ranks" "$halka" run --model "$model" --set model.context=32768 \
+            --output "$output" "$@" >"$work/log" 2>&1 || { tail -3 "$work/log" >&2; echo nan; return; }
+        seconds=$(sum_of matmul attention ring_wait merge other sampling "$output/report.json")
+        best=$(awk -v a="$best" -v b="$seconds" 'BEGIN { print (a == "inf" || b < a + 0) ? b : a }')
+    done
+    echo "$best"
+}
+
+for part in "${parts[@]}"; do
+    case $part in
+    kernels | ring)
+        for bench in "$build"/tests/bench/bench_*; do
+            if [ ! -x "$bench" ] || [[ $bench == *.* ]]; then continue; fi
+            name=${bench##*/bench_}
+            if [[ $name == *ring* || $name == *comm* ]]; then
+                [ "$part" = ring ] || continue
+                echo "== $name, 2 ranks"
+                scripts/mpirun.sh -np 2 "$bench"
+            elif [ "$part" = kernels ]; then
+                echo "== $name"
+                "$bench"
+            fi
+        done
+        ;;
+    prefill)
+        echo "== prefill: tokens  ranks  tokens/s  exposed ring wait (s)  against 1 rank"
+        for n in 2048 8192 16384; do
+            ids $n >"$work/tokens"
+            one=
+            for ranks in 1 2; do
+                seconds=$(best_seconds $ranks "$work/out" --tokens "$work/tokens" --task score)
+                wait=$(largest ring_wait "$work/out/report.json")
+                one=${one:-$seconds}
+                awk -v n=$n -v r=$ranks -v s="$seconds" -v w="$wait" -v one="$one" 'BEGIN {
+                    if (s > 0) printf "%17d %6d %9.1f %12.3f %18.2fx\n", n, r, n / s, w, one / s
+                    else printf "%17d %6d failed\n", n, r }'
+            done
+        done
+        ;;
+    decode)
+        echo "== decode: depth  ranks  tokens/s"
+        for n in 1 4096 8192; do
+            ids $n >"$work/tokens"
+            for ranks in 1 2; do
+                # The difference of a long and a short answer leaves the prefill out.
+                answer=(--tokens "$work/tokens" --task answer --set task.temperature=0)
+                short=$(best_seconds $ranks "$work/out" "${answer[@]}" --set task.max_tokens=1)
+                long=$(best_seconds $ranks "$work/out" "${answer[@]}" --set task.max_tokens=65)
+                made=$(grep -o '"n_generated": *[0-9]*' "$work/out/results.jsonl" | grep -o '[0-9]*$')
+                awk -v n=$n -v r=$ranks -v a="$short" -v b="$long" -v made="${made:-0}" 'BEGIN {
+                    if (b > a && made > 1) printf "%15d %6d %9.1f\n", n, r, (made - 1) / (b - a)
+                    else printf "%15d %6d no figure (%d tokens made)\n", n, r, made }'
+            done
+        done
+        ;;
+    *)
+        echo "bench: no part $part" >&2
+        exit 64
+        ;;
+    esac
+done
