@@ -393,6 +393,12 @@ static void logprob_over_tiles(void **state) {
             }
 }
 
+// An address sanitizer build lets allocations fail instead of ending the program.
+const char *__asan_default_options(void);
+const char *__asan_default_options(void) {
+    return "allocator_may_return_null=1";
+}
+
 static void memory_is_aligned_and_refused(void **state) {
     (void)state;
     for (int i = 0; i < N_CANDIDATE; i++) {
