@@ -45,9 +45,10 @@ int64_t tensor_elements(const struct tensor *tensor) {
 }
 
 enum dtype tensor_format_dtype(const char *format) {
-    // fp8 weights mean nothing without their block scales: unknown until those are read, too.
-    for (int i = 0; i < DTYPE_F8_E4M3; ++i)
+    for (int i = 0; i < N_DTYPE; ++i) {
+        if (i == DTYPE_F8_E4M3) continue; // its scales lie in other tensors, which nobody reads
         if (strcmp(dtype_info[i].name, format) == 0) return (enum dtype)i;
+    }
     return N_DTYPE;
 }
 

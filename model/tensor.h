@@ -27,7 +27,7 @@ enum status tensor_list_sort(struct tensor_list *list, const char *path);
 void tensor_list_close(struct tensor_list *list); // accepts a zeroed struct
 
 int64_t tensor_elements(const struct tensor *tensor);
-// The dtype whose name equals `format`; N_DTYPE when Halka has none.
+// The dtype whose name equals `format`; N_DTYPE when weights of it cannot be used.
 enum dtype tensor_format_dtype(const char *format);
 // "[49152, 576]"; returns out.
 const char *tensor_shape_text(const struct tensor *tensor, char out[96]);

@@ -65,14 +65,17 @@ static void test_other_formats(void **state) {
     const char *header = "{\"a\": {\"dtype\": \"I64\", \"shape\": [1], \"data_offsets\": [0, 8]},"
                          "\"b\": {\"dtype\": \"Q4_1\", \"shape\": [32], \"data_offsets\": [8, 9]},"
                          "\"c\": {\"dtype\": \"F32\", \"shape\": [1,2,1,1,2], "
-                         "\"data_offsets\": [9, 25]}}";
+                         "\"data_offsets\": [9, 25]},"
+                         "\"d\": {\"dtype\": \"F8_E4M3\", \"shape\": [2], "
+                         "\"data_offsets\": [25, 27]}}";
     struct tensor_list list = {0};
     char shape[96];
-    assert_int_equal(parse(make_safetensors(header, 25), &list), OK);
+    assert_int_equal(parse(make_safetensors(header, 27), &list), OK);
     assert_int_equal(list.tensors[0].dtype, N_DTYPE);
     assert_string_equal(list.tensors[0].format, "I64");
     assert_int_equal(list.tensors[1].dtype, N_DTYPE);
     assert_string_equal(tensor_shape_text(&list.tensors[2], shape), "[2, 1, 1, 2]");
+    assert_int_equal(list.tensors[3].dtype, N_DTYPE); // without its scales it means nothing
     tensor_list_close(&list);
 }
 
