@@ -46,7 +46,7 @@ static void test_bf16(void **state) {
 
 static void test_fp32(void **state) {
     (void)state;
-    check_precision(PRECISION_FP32, PARITY_FP32_REAL_MAX, PARITY_FP32_REAL_MAX / 10);
+    check_precision(PRECISION_FP32, PARITY_FP32_MAX, PARITY_FP32_MAX);
 }
 
 int main(int argc, char **argv) {
