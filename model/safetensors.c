@@ -111,7 +111,7 @@ static int compare_places(const void *a, const void *b) {
 }
 
 static enum status check_overlap(const char *path, struct tensor *tensors, int64_t n) {
-    if (n) qsort(tensors, (size_t)n, sizeof *tensors, compare_places);
+    qsort(tensors, (size_t)n, sizeof *tensors, compare_places);
     for (int64_t i = 1; i < n; ++i)
         if ((const char *)tensors[i - 1].data + tensors[i - 1].bytes >
             (const char *)tensors[i].data)
@@ -157,7 +157,7 @@ enum status safetensors_parse(const void *data, size_t bytes, const char *path,
         }
         TRY_OR(done, tensor_list_add(out, tensor));
     }
-    status = check_overlap(path, out->tensors + n_before, out->n - n_before);
+    if (out->n > n_before) status = check_overlap(path, out->tensors + n_before, out->n - n_before);
 done:
     json_decref(root);
     return status;

@@ -1,6 +1,6 @@
 #!/bin/bash
 # Fuzzes the readers of untrusted files: scripts/fuzz.sh [SECONDS [NAME...]], 60 s each by default.
-# Each tests/fuzz/fuzz_NAME.c names the files it is built with on a line "// sources: a.c b.c".
+# Each tests/fuzz/fuzz_NAME.c names the files it is built with on lines "// sources: a.c b.c".
 # New inputs go to build/fuzz/corpus/NAME; a crash leaves its input in build/fuzz and fails.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 70
@@ -15,7 +15,7 @@ for target in tests/fuzz/fuzz_*.c; do
     name=$(basename "$target" .c)
     name=${name#fuzz_}
     [ $# -eq 0 ] || [[ " $* " == *" $name "* ]] || continue
-    read -ra sources < <(sed -n 's,^// sources:,,p' "$target")
+    read -ra sources < <(sed -n 's,^// sources:,,p' "$target" | tr '\n' ' ')
     echo "== fuzz $name: $seconds s"
     clang "${flags[@]}" -O1 -Wno-unknown-pragmas -fno-omit-frame-pointer \
         -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined \

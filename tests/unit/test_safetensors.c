@@ -147,6 +147,14 @@ static void test_tensors(void **state) {
     }
 }
 
+static void test_no_tensors(void **state) {
+    (void)state;
+    struct tensor_list list = {0};
+    assert_int_equal(parse(make_safetensors("{}", 0), &list), OK);
+    assert_int_equal(list.n, 0);
+    tensor_list_close(&list);
+}
+
 // The same name in two files of one checkpoint.
 static void test_twice(void **state) {
     (void)state;
@@ -160,9 +168,9 @@ static void test_twice(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_reads),  cmocka_unit_test(test_other_formats),
-        cmocka_unit_test(test_header), cmocka_unit_test(test_tensors),
-        cmocka_unit_test(test_twice),
+        cmocka_unit_test(test_reads),      cmocka_unit_test(test_other_formats),
+        cmocka_unit_test(test_header),     cmocka_unit_test(test_tensors),
+        cmocka_unit_test(test_no_tensors), cmocka_unit_test(test_twice),
     };
     return cmocka_run_group_tests_name("safetensors", tests, NULL, NULL);
 }

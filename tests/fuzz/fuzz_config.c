@@ -1,0 +1,30 @@
+// sources: model/config_json.c model/json_util.c model/architecture.c
+// sources: model/spec.c model/rope.c kernels/status.c
+
+// config.json and generation_config.json: whatever passes the checks must give finite frequencies.
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+
+#include "model/spec_draft.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes);
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes) {
+    struct spec_draft draft;
+    struct model_spec spec = {0};
+    double inv_freq[ROPE_MAX_FACTORS], factor;
+    spec_draft_init(&draft);
+    spec_draft_read_generation((const char *)data, bytes, "fuzz.json", &draft);
+    spec_draft_init(&draft);
+    if (spec_draft_read_json((const char *)data, bytes, "fuzz.json", &draft) == OK &&
+        spec_build(&draft, "fuzz.json", &spec) == OK) {
+        rope_frequencies(&spec.ropes[0], inv_freq, &factor);
+        if (!isfinite(factor)) abort();
+        for (int i = 0; i < spec.ropes[0].dim / 2; ++i)
+            if (!isfinite(inv_freq[i])) abort();
+    }
+    model_spec_close(&spec);
+    return 0;
+}
