@@ -205,9 +205,8 @@ static int compare_places(const void *a, const void *b) {
 // that the file merely claims. New elements are zero.
 static enum status grow(void **array, uint64_t n, uint64_t n_claimed, size_t element,
                         const char *name) {
-    uint64_t capacity = n < 64 ? 64 : n;
     if (n != 0 && (n < 64 || (n & (n - 1)))) return OK; // still inside the last doubling
-    capacity = n == 0 ? 64 : 2 * n;
+    uint64_t capacity = n == 0 ? 64 : 2 * n;
     if (capacity > n_claimed) capacity = n_claimed;
     char *grown = realloc(*array, capacity * element);
     if (!grown) FAIL(ERR_MEMORY, "no memory for the metadata of %s", name);
