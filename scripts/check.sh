@@ -1,6 +1,7 @@
 #!/bin/bash
 # Lint: scripts/check.sh [format lint size headers shell cppcheck tidy]...; without names, all.
-# clang-tidy looks at every file; on a branch, FILES="a.c b.c" narrows it.
+# clang-tidy looks at every file but the tests (it does not know that cmocka's asserts return
+# only when true); on a branch, FILES="a.c b.c" narrows it.
 # Prints what is wrong and ends with the number of checks failed. Sizes only warn.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 70
@@ -37,8 +38,10 @@ clang_flags() {
 }
 check_headers() {
     local header bad=0 flags
-    mapfile -t flags < <(clang_flags x.c)
     for header in "${headers[@]}"; do
+        # Bodies and pieces of bodies are included once per instruction set, after what they need.
+        [[ $header == kernels/*_@(body|product_*|vec_*|exp2).h ]] && continue
+        mapfile -t flags < <(clang_flags "$header")
         gcc -fsyntax-only -x c "${flags[@]}" -include "$header" /dev/null ||
             { echo "$header does not compile by itself"; bad=1; }
     done
@@ -48,7 +51,7 @@ check_shell() { shellcheck "${scripts[@]}"; }
 check_cppcheck() {
     cppcheck --quiet -j "$n_core" --std=c11 --enable=warning,performance,portability \
         --inline-suppr --suppress=missingIncludeSystem --suppress=nullPointerOutOfMemory \
-        --suppress=invalidFunctionArg \
+        --suppress=invalidFunctionArg --suppress=invalidPointerCast \
         --library=posix --error-exitcode=1 -I. kernels partition dist model launcher
 }
 tidy_one() {
@@ -58,7 +61,8 @@ tidy_one() {
 }
 check_tidy() {
     export -f tidy_one clang_flags
-    local files=("${sources[@]}")
+    local files
+    mapfile -t files < <(printf '%s\n' "${sources[@]}" | grep -v '^tests/')
     [ -z "${FILES:-}" ] || read -ra files <<<"$FILES"
     printf '%s\n' "${files[@]}" | xargs -P "$n_core" -I{} bash -c 'tidy_one {}'
 }
