@@ -32,7 +32,7 @@ enum status bpe_set_piece(struct bpe *bpe, int64_t id, const char *data, size_t 
         FAIL(ERR_INPUT, "token id %lld is outside the vocabulary of %lld", (long long)id,
              (long long)bpe->n_token);
     if (bytes > UINT16_MAX) FAIL(ERR_INPUT, "token %lld has %zu bytes", (long long)id, bytes);
-    if (bpe->text_bytes + bytes > bpe->text_capacity) {
+    if (!bpe->text || bpe->text_bytes + bytes > bpe->text_capacity) {
         uint64_t capacity = 2 * bpe->text_capacity + bytes + 4096;
         char *text = realloc(bpe->text, capacity);
         if (!text) FAIL(ERR_MEMORY, "no memory for the vocabulary's text");
@@ -66,8 +66,8 @@ enum status bpe_index(struct bpe *bpe) {
     bpe->cuts_before_mark = true;
     for (int64_t id = 0; id < bpe->n_token; id++) {
         size_t bytes = bpe->piece[id].bytes;
-        const char *data = bpe->text + bpe->piece[id].begin;
         if (!bpe->piece[id].findable || bytes == 0) continue;
+        const char *data = bpe->text + bpe->piece[id].begin;
         if (bpe_find(bpe, data, bytes) >= 0) continue; // the lowest id of equal pieces
         uint64_t i = XXH3_64bits(data, bytes) & (bpe->n_slot - 1);
         while (bpe->slot[i] >= 0) i = (i + 1) & (bpe->n_slot - 1);

@@ -198,7 +198,8 @@ static void hash_vocabulary(XXH3_state_t *state, const struct tokenizer *t) {
     for (int64_t id = 0; id < bpe->n_token; id++) {
         hash_int(state,
                  (int64_t)bpe->piece[id].bytes << 2 | t->special[id] << 1 | bpe->piece[id].defined);
-        XXH3_128bits_update(state, bpe->text + bpe->piece[id].begin, bpe->piece[id].bytes);
+        if (bpe->piece[id].bytes > 0)
+            XXH3_128bits_update(state, bpe->text + bpe->piece[id].begin, bpe->piece[id].bytes);
     }
     // Table order depends on the table's size and the order of insertion: a sum does not.
     uint64_t merges = 0;

@@ -24,7 +24,7 @@ void mapped_text_close(struct mapped_text *text) {
 }
 
 static enum status reserve(struct mapped_text *text, size_t more) {
-    if (text->bytes + more <= text->capacity) return OK;
+    if (text->data && text->bytes + more <= text->capacity) return OK;
     size_t capacity = text->capacity + text->capacity / 2;
     if (capacity < text->bytes + more + 64) capacity = text->bytes + more + 64;
     char *data = realloc(text->data, capacity);
