@@ -11,7 +11,8 @@
 
 enum {
     MIN_TASK = 64,       // tasks below which keys are split
-    MIN_SPLIT_KEY = 512, // fewest keys worth a task of their own
+    MIN_SPLIT_KEY = 256, // fewest keys worth a task of their own
+    MAX_HEADS_ROW = 128, // most rows of all heads that share a task
     MAX_DIM = 256,
     MAX_ROW = 384,                    // rows of a task: a multiple of the row block
     ROW_FLOATS = 48 * 1024,           // query and sum of a task's rows stay within the L2 cache
@@ -20,7 +21,7 @@ enum {
 
 struct shape {
     const struct attention_tile *tile;
-    int group, n_task_row, n_split;
+    int group, n_task_row, n_task_head, n_split;
     int64_t n_row; // of one kv head: n_query * group; row r is query r / group, head r % group
     int64_t n_row_tile, split_key;
     int unit_dim, unit_pad, value_width; // see struct tile_work
@@ -44,7 +45,7 @@ static int task_rows(int head_dim, int value_width) {
 }
 
 static void shape_slices(struct shape *s) {
-    int64_t n_row = s->n_task_row;
+    int64_t n_row = (int64_t)s->n_task_row * s->n_task_head;
     s->query_at = 0;
     s->key_at = s->query_at + at_line(n_row * s->unit_dim * 4);
     s->value_at = s->key_at + at_line((int64_t)ATTENTION_KEY_TILE * s->unit_pad * 4);
@@ -71,7 +72,9 @@ static enum status shape_of(const struct cpu_state *state, const struct attentio
     s->value_width = (int)divide_up(a->value_dim, width) * width;
     s->n_task_row = (int)min64(task_rows(a->head_dim, s->value_width), s->n_row);
     s->n_row_tile = s->n_task_row ? divide_up(s->n_row, s->n_task_row) : 0;
-    int64_t n_task = s->n_row_tile * a->n_kv_head;
+    // Few rows are bound by memory: a task then takes all heads of a key, which lie side by side.
+    s->n_task_head = s->n_row * a->n_kv_head <= MAX_HEADS_ROW ? a->n_kv_head : 1;
+    int64_t n_task = s->n_row_tile * a->n_kv_head / s->n_task_head;
     s->n_split = 1;
     if (n_task > 0 && n_task < MIN_TASK) {
         int64_t n = min64(divide_up(MIN_TASK, n_task), a->n_key / MIN_SPLIT_KEY);
@@ -89,7 +92,7 @@ struct task {
     int *visible;         // work.visible
     int64_t *row_visible; // [n_row] keys of the whole block that the row sees
     int64_t first_row;
-    int head; // of keys and values
+    int first_head, head; // of keys and values
 };
 
 static void task_buffers(const struct shape *s, const struct attention_args *a, char *scratch,
@@ -101,13 +104,19 @@ static void task_buffers(const struct shape *s, const struct attention_args *a, 
         .value_width = s->value_width,
         .score_scale = (float)((double)a->scale * M_LOG2E),
         .visible = t->visible,
-        .query = scratch + s->query_at,
         .key = scratch + s->key_at,
         .value = scratch + s->value_at,
-        .sum = (float *)(scratch + s->sum_at),
-        .max = (float *)(scratch + s->max_at),
-        .total = (float *)(scratch + s->total_at),
     };
+}
+
+// Turns to the rows of one of the task's heads.
+static void task_turn_to(const struct shape *s, char *scratch, struct task *t, int head) {
+    int64_t row = (int64_t)(head - t->first_head) * s->n_task_row;
+    t->head = head;
+    t->work.query = scratch + s->query_at + row * s->unit_dim * 4;
+    t->work.sum = (float *)(scratch + s->sum_at) + row * s->value_width;
+    t->work.max = (float *)(scratch + s->max_at) + row;
+    t->work.total = (float *)(scratch + s->total_at) + row * s->tile->vec_width;
 }
 
 // Keys with a position at or before `position`: they ascend.
@@ -123,15 +132,25 @@ static int64_t count_visible(const struct attention_args *a, int64_t position) {
     return low;
 }
 
-// Chooses the rows of a task, packs their queries and counts the keys that each sees.
+// Chooses the rows of a task and counts the keys that each sees: the same in every head.
 static void task_rows_begin(const struct shape *s, const struct attention_args *a, int64_t row_tile,
-                            int head, struct task *t) {
+                            struct task *t) {
     t->first_row = row_tile * s->n_task_row;
-    t->head = head;
     t->work.n_row = (int)min64(s->n_task_row, s->n_row - t->first_row);
     for (int r = 0; r < t->work.n_row; r++) {
         int64_t query = (t->first_row + r) / s->group, member = (t->first_row + r) % s->group;
-        int64_t from = query * a->query_stride + (head * s->group + member) * a->head_dim;
+        if (r > 0 && member > 0)
+            t->row_visible[r] = t->row_visible[r - 1];
+        else
+            t->row_visible[r] = a->causal ? count_visible(a, a->query_position[query]) : a->n_key;
+    }
+}
+
+static void task_pack_queries(const struct shape *s, const struct attention_args *a,
+                              struct task *t) {
+    for (int r = 0; r < t->work.n_row; r++) {
+        int64_t query = (t->first_row + r) / s->group, member = (t->first_row + r) % s->group;
+        int64_t from = query * a->query_stride + (t->head * s->group + member) * a->head_dim;
         char *to = (char *)t->work.query + (int64_t)r * s->unit_dim * 4;
         if (a->query_dtype == DTYPE_F32)
             memcpy(to, (const float *)a->query + from, (size_t)a->head_dim * sizeof(float));
@@ -139,10 +158,6 @@ static void task_rows_begin(const struct shape *s, const struct attention_args *
             memcpy(to, (const bf16 *)a->query + from, (size_t)a->head_dim * sizeof(bf16));
         else
             dtype_to_float(DTYPE_BF16, (const bf16 *)a->query + from, a->head_dim, (float *)to);
-        if (r > 0 && member > 0)
-            t->row_visible[r] = t->row_visible[r - 1];
-        else
-            t->row_visible[r] = a->causal ? count_visible(a, a->query_position[query]) : a->n_key;
     }
 }
 
@@ -197,19 +212,29 @@ static void task_finish(const struct shape *s, const struct attention_args *a, c
 }
 
 static void run_task(const struct shape *s, const struct attention_args *a, int64_t row_tile,
-                     int head, int split, char *scratch, float *out, float *lse) {
-    struct task t;
+                     int first_head, int split, char *scratch, float *out, float *lse) {
+    struct task t = {.first_head = first_head};
     task_buffers(s, a, scratch, &t);
-    task_rows_begin(s, a, row_tile, head, &t);
-    memset(t.work.sum, 0, (size_t)t.work.n_row * (size_t)s->value_width * sizeof(float));
-    memset(t.work.total, 0, (size_t)t.work.n_row * (size_t)s->tile->vec_width * sizeof(float));
-    for (int r = 0; r < t.work.n_row; r++) t.work.max[r] = -INFINITY;
-    int64_t end = min64((split + 1) * s->split_key, t.row_visible[t.work.n_row - 1]);
-    for (int64_t key = split * s->split_key; key < end; key += ATTENTION_KEY_TILE) {
-        task_load_tile(s, a, &t, key, end, true);
-        s->tile->attend(&t.work);
+    task_rows_begin(s, a, row_tile, &t);
+    int end_head = first_head + s->n_task_head;
+    for (int head = first_head; head < end_head; head++) {
+        task_turn_to(s, scratch, &t, head);
+        task_pack_queries(s, a, &t);
+        memset(t.work.sum, 0, (size_t)t.work.n_row * (size_t)s->value_width * sizeof(float));
+        memset(t.work.total, 0, (size_t)t.work.n_row * (size_t)s->tile->vec_width * sizeof(float));
+        for (int r = 0; r < t.work.n_row; r++) t.work.max[r] = -INFINITY;
     }
-    task_finish(s, a, &t, out, lse);
+    int64_t end = min64((split + 1) * s->split_key, t.row_visible[t.work.n_row - 1]);
+    for (int64_t key = split * s->split_key; key < end; key += ATTENTION_KEY_TILE)
+        for (int head = first_head; head < end_head; head++) {
+            task_turn_to(s, scratch, &t, head);
+            task_load_tile(s, a, &t, key, end, true);
+            s->tile->attend(&t.work);
+        }
+    for (int head = first_head; head < end_head; head++) {
+        task_turn_to(s, scratch, &t, head);
+        task_finish(s, a, &t, out, lse);
+    }
 }
 
 enum status cpu_attention(struct backend *backend, const struct attention_args *args) {
@@ -224,16 +249,18 @@ enum status cpu_attention(struct backend *backend, const struct attention_args *
     void *memory;
     TRY(cpu_scratch(backend, state->n_thread * s.bytes + (s.n_split - 1) * partial_bytes, &memory));
     char *partials = (char *)memory + state->n_thread * s.bytes;
-    int64_t n_task = s.n_row_tile * args->n_kv_head * s.n_split;
+    int n_head_group = args->n_kv_head / s.n_task_head;
+    int64_t n_task = s.n_row_tile * n_head_group * s.n_split;
 #pragma omp parallel num_threads(state->n_thread)
     {
         char *scratch = (char *)memory + omp_get_thread_num() * s.bytes;
 #pragma omp for schedule(dynamic, 1)
         for (int64_t i = 0; i < n_task; i++) {
-            int split = (int)(i % s.n_split), head = (int)(i / s.n_split % args->n_kv_head);
-            int64_t row_tile = s.n_row_tile - 1 - i / s.n_split / args->n_kv_head;
+            int split = (int)(i % s.n_split), head = (int)(i / s.n_split % n_head_group);
+            int64_t row_tile = s.n_row_tile - 1 - i / s.n_split / n_head_group;
             char *partial = partials + (split - 1) * partial_bytes;
-            run_task(&s, args, row_tile, head, split, scratch, split ? (float *)partial : args->out,
+            run_task(&s, args, row_tile, head * s.n_task_head, split, scratch,
+                     split ? (float *)partial : args->out,
                      split ? (float *)(partial + out_bytes) : args->lse);
         }
     }
@@ -259,7 +286,10 @@ static void run_mass_task(const struct shape *s, const struct attention_mass_arg
     t.work.mass = mass;
     int64_t range_end = min64(first_key + MASS_KEY, a->n_key);
     for (int64_t i = 0; i < s->n_row_tile * a->n_kv_head; i++) {
-        task_rows_begin(s, a, i / a->n_kv_head, (int)(i % a->n_kv_head), &t);
+        t.first_head = (int)(i % a->n_kv_head);
+        task_rows_begin(s, a, i / a->n_kv_head, &t);
+        task_turn_to(s, scratch, &t, t.first_head);
+        task_pack_queries(s, a, &t);
         for (int r = 0; r < t.work.n_row; r++) {
             int64_t query = (t.first_row + r) / s->group, member = (t.first_row + r) % s->group;
             double lse = a->lse[query * a->n_head + t.head * s->group + member];
@@ -298,7 +328,8 @@ int64_t cpu_attention_scratch_bytes(const struct cpu_state *state) {
                       .unit_dim = MAX_DIM,
                       .unit_pad = MAX_DIM,
                       .value_width = MAX_DIM,
-                      .n_task_row = task_rows(MAX_DIM, MAX_DIM)};
+                      .n_task_row = MAX_HEADS_ROW,
+                      .n_task_head = 1};
     shape_slices(&s);
     int64_t rows_bytes = ROW_FLOATS * 4 + MAX_ROW * (int64_t)(s.tile->vec_width * 4 + 32);
     int64_t thread_bytes = s.bytes + rows_bytes;

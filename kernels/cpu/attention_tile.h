@@ -1,7 +1,7 @@
 // Inner loops of attention for one instruction set: a tile of packed keys against rows of queries.
 // A row is one (query, head) pair; the heads of a group share their keys and lie side by side.
 // A product unit is what one lane multiplies: a float, or two neighbouring bf16 (32 bits as well).
-// Scores are in base 2: score * scale * log2(e). All buffers are 64-byte aligned.
+// Scores are in base 2: score * scale * log2(e).
 #ifndef HALKA_KERNELS_CPU_ATTENTION_TILE_H
 #define HALKA_KERNELS_CPU_ATTENTION_TILE_H
 
