@@ -21,6 +21,8 @@ static const struct tolerance TOLERANCE_F32 = {2e-5, 2e-5, 0.9999999};
 static const struct tolerance TOLERANCE_BF16_OUT = {2e-5, 0x1p-7, 0.9999};
 // Inputs or weights rounded to bf16 on one side only: 2^-9 each, averaged over the sum.
 static const struct tolerance TOLERANCE_BF16_PRODUCT = {1.5e-2, 1e-2, 0.9999};
+// One exponential, of 0 to -20: the polynomial's 1e-7 and the rounding of the exponent, 20 * 2^-23.
+static const struct tolerance TOLERANCE_EXPONENTIAL = {0, 3e-6, 0.9999999};
 // Attention with bf16 products against fp32 sums of the same products: each softmax weight is
 // rounded to bf16, 2^-9 of it, and the mean of values of size 1 to 4 inherits that.
 static const struct tolerance TOLERANCE_BF16_WEIGHT = {4e-3, 4e-3, 0.9999};

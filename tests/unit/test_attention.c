@@ -70,6 +70,7 @@ static const struct attention_case cases[] = {
     {"NaN in keys that some rows see", 20, 140, 6, 2, 32, 32, true, LAST, NAN_KEY, 0},
     {"NaN in values that some rows see", 20, 141, 6, 2, 32, 40, true, LAST, NAN_VALUE, 0},
     {"NaN in values, one head", 11, 128, 1, 1, 32, 32, true, LAST, NAN_VALUE, 0},
+    {"NaN in values, whole blocks", 9, 128, 6, 1, 32, 32, true, LAST, NAN_VALUE, 0},
     {"infinite scores", 20, 140, 6, 2, 32, 32, true, LAST, INF_KEY, 0},
     {"infinite values", 20, 140, 6, 2, 32, 32, true, LAST, INF_VALUE, 0},
 };
@@ -286,6 +287,51 @@ static void test_a_row_without_keys_is_zero(void **state) {
         }
 }
 
+// Two keys, scores 0 and t < 0, values that pick one weight each: the weights are exponentials.
+static void test_weights_are_exponentials(void **state) {
+    (void)state;
+    enum { N_QUERY = 400, DIM = 8 };
+    float *query = test_alloc(N_QUERY * DIM * 4), *out = test_alloc(N_QUERY * DIM * 4);
+    float lse[N_QUERY], expected[N_QUERY * DIM] = {0};
+    static const float key[2 * DIM] = {[DIM] = 1}, value[2 * DIM] = {[0] = 1, [DIM + 1] = 1};
+    static const int64_t key_position[2] = {0, 1};
+    int64_t position[N_QUERY];
+    for (int i = 0; i < N_QUERY; i++) {
+        float t = -0.05f * (float)i;
+        for (int j = 0; j < DIM; j++) query[i * DIM + j] = t;
+        expected[i * DIM] = (float)(1 / (1 + exp((double)t)));
+        expected[i * DIM + 1] = (float)(exp((double)t) / (1 + exp((double)t)));
+        position[i] = 1;
+    }
+    struct attention_args a = {.n_query = N_QUERY,
+                               .n_key = 2,
+                               .n_head = 1,
+                               .n_kv_head = 1,
+                               .head_dim = DIM,
+                               .value_dim = DIM,
+                               .scale = 1,
+                               .causal = true,
+                               .query = query,
+                               .query_stride = DIM,
+                               .key = key,
+                               .value = value,
+                               .key_stride = DIM,
+                               .value_stride = DIM,
+                               .query_position = position,
+                               .key_position = key_position,
+                               .out = out,
+                               .lse = lse};
+    for (enum isa isa = ISA_PLAIN; isa <= ISA_AVX512; isa++) {
+        struct backend backend = open_backend(BACKEND_CPU, isa, 1);
+        poison(out, N_QUERY * DIM * 4);
+        assert_int_equal(backend.ops->attention(&backend, &a), OK);
+        assert_close("exponentials", out, expected, N_QUERY * DIM, TOLERANCE_EXPONENTIAL);
+        backend_close(&backend);
+    }
+    free(query);
+    free(out);
+}
+
 // The keys [begin, end) of `a` as a block of their own.
 static struct attention_args key_block(const struct attention_args *a, int64_t begin, int64_t end) {
     struct attention_args block = *a;
@@ -414,6 +460,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_attention_equals_the_reference),
         cmocka_unit_test(test_a_row_without_keys_is_zero),
+        cmocka_unit_test(test_weights_are_exponentials),
         cmocka_unit_test(test_blocks_merge_to_one_call),
         cmocka_unit_test(test_merge_knows_the_infinities),
         cmocka_unit_test(test_attention_mass_equals_the_reference),

@@ -1,0 +1,141 @@
+// Attention rates of every instruction set, one thread unless a count is given: GFLOP/s of causal
+// prefill beside those of a large matrix product of the same type, and GB/s of decode.
+// oneDNN keeps the best instruction set of the processor, whatever limit attention is given.
+// One visible (query, key) pair of a head counts 2 * (head_dim + value_dim) operations.
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include "tests/common/cases.h"
+
+enum { N_REPEAT = 3, MATMUL_SIZE = 1024 };
+
+static double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static void require(enum status status) {
+    if (status == OK) return;
+    fprintf(stderr, "%s\n", status_message());
+    exit(1);
+}
+
+struct shape {
+    int64_t n_query, n_key;
+    int n_head, n_kv_head, dim;
+};
+static const struct shape prefill[] = {{8192, 8192, 9, 3, 64}, {4096, 4096, 32, 8, 128}};
+static const struct shape decode[] = {
+    {1, 8192, 9, 3, 64}, {1, 32768, 9, 3, 64}, {1, 8192, 32, 8, 128}, {1, 32768, 32, 8, 128}};
+
+static double matmul_rate(struct backend *backend, enum dtype dtype) {
+    int64_t n = MATMUL_SIZE;
+    struct weight weight = random_weight(dtype, n, n, 0, 1);
+    void *x = random_vector(dtype, n * n, 1, 2);
+    float *out = test_alloc(n * n * 4);
+    struct matmul_args args = {.x = x,
+                               .x_dtype = dtype,
+                               .x_stride = n,
+                               .n_token = n,
+                               .weight = weight,
+                               .out = out,
+                               .out_stride = n};
+    double best = INFINITY;
+    for (int i = 0; i < 2 * N_REPEAT; i++) {
+        double start = now();
+        require(backend->ops->matmul(backend, &args));
+        best = fmin(best, now() - start);
+    }
+    free((void *)weight.data);
+    free(x);
+    free(out);
+    return 2.0 * (double)(n * n * n) / best;
+}
+
+static double attention_seconds(struct backend *backend, const struct shape *s, enum dtype query,
+                                enum dtype kv) {
+    int64_t query_col = (int64_t)s->n_head * s->dim, kv_col = (int64_t)s->n_kv_head * s->dim;
+    struct attention_args a = {.n_query = s->n_query,
+                               .n_key = s->n_key,
+                               .n_head = s->n_head,
+                               .n_kv_head = s->n_kv_head,
+                               .head_dim = s->dim,
+                               .value_dim = s->dim,
+                               .scale = 1 / sqrtf((float)s->dim),
+                               .causal = true,
+                               .query_dtype = query,
+                               .kv_dtype = kv,
+                               .query_stride = query_col,
+                               .key_stride = kv_col,
+                               .value_stride = kv_col};
+    void *q = random_vector(query, s->n_query * query_col, 1, 1);
+    void *k = random_vector(kv, s->n_key * kv_col, 1, 2),
+         *v = random_vector(kv, s->n_key * kv_col, 1, 3);
+    int64_t *position = test_alloc(s->n_key * 8);
+    for (int64_t i = 0; i < s->n_key; i++) position[i] = i;
+    a.query = q;
+    a.key = k;
+    a.value = v;
+    a.key_position = position;
+    a.query_position = position + s->n_key - s->n_query;
+    a.out = test_alloc(s->n_query * query_col * 4);
+    a.lse = test_alloc(s->n_query * s->n_head * 4);
+    double best = INFINITY;
+    for (int i = 0; i < (s->n_query > 1 ? 2 : 2 * N_REPEAT); i++) {
+        double start = now();
+        require(backend->ops->attention(backend, &a));
+        best = fmin(best, now() - start);
+    }
+    free(q);
+    free(k);
+    free(v);
+    free(position);
+    free(a.out);
+    free(a.lse);
+    return best;
+}
+
+static void bench(enum isa isa, const char *name, int n_thread, enum dtype query, enum dtype kv) {
+    struct backend_options options = {.kind = BACKEND_CPU, .isa = isa, .n_thread = n_thread};
+    struct backend backend;
+    require(backend_open(&options, &backend));
+    const char *query_name = dtype_info[query].name, *kv_name = dtype_info[kv].name;
+    for (size_t i = 0; i < sizeof prefill / sizeof *prefill; i++) {
+        const struct shape *s = &prefill[i];
+        double pairs = (double)s->n_query * (double)(s->n_query + 1) / 2 * s->n_head;
+        double rate = pairs * 4 * s->dim / attention_seconds(&backend, s, query, kv);
+        double matmul = matmul_rate(&backend, query);
+        printf(
+            "prefill %-10s query %-4s K/V %-4s %2d:%d heads of %3d, %5lld tokens: %6.1f GFLOP/s, "
+            "matmul %6.1f, ratio %.2f\n",
+            name, query_name, kv_name, s->n_head, s->n_kv_head, s->dim, (long long)s->n_query,
+            rate / 1e9, matmul / 1e9, rate / matmul);
+    }
+    for (size_t i = 0; i < sizeof decode / sizeof *decode; i++) {
+        const struct shape *s = &decode[i];
+        int64_t bytes = dtype_bytes(kv, 2 * s->n_key * s->n_kv_head * s->dim);
+        printf("decode  %-10s query %-4s K/V %-4s %2d:%d heads of %3d, %5lld keys:   %6.1f GB/s\n",
+               name, query_name, kv_name, s->n_head, s->n_kv_head, s->dim, (long long)s->n_key,
+               (double)bytes / attention_seconds(&backend, s, query, kv) / 1e9);
+    }
+    backend_close(&backend);
+}
+
+int main(int argc, char **argv) {
+    int n_thread = argc > 1 ? atoi(argv[1]) : 1;
+    struct backend_options options = {.kind = BACKEND_CPU, .isa = ISA_AUTO, .n_thread = 1};
+    struct backend backend;
+    require(backend_open(&options, &backend));
+    bool bf16_products = backend.bf16_products;
+    backend_close(&backend);
+    // A limit above what the processor has means its best.
+    bench(ISA_AVX2, "avx2", n_thread, DTYPE_F32, DTYPE_F32);
+    bench(ISA_AVX2, "avx2", n_thread, DTYPE_F32, DTYPE_BF16);
+    bench(ISA_AVX512, "avx512", n_thread, DTYPE_F32, DTYPE_F32);
+    bench(ISA_AVX512, "avx512", n_thread, DTYPE_F32, DTYPE_BF16);
+    if (bf16_products) bench(ISA_AVX512_BF16, "avx512bf16", n_thread, DTYPE_BF16, DTYPE_BF16);
+    return 0;
+}
