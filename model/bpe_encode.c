@@ -19,7 +19,7 @@ void bpe_work_close(struct bpe_work *work) {
 }
 
 static enum status reserve(struct bpe_work *work, size_t n) {
-    if (n <= (size_t)work->capacity) return OK;
+    if (work->symbol && n <= (size_t)work->capacity) return OK;
     if (n >= INT32_MAX / 2) FAIL(ERR_INPUT, "a run of %zu bytes without a break is too long", n);
     n = n < 256 ? 256 : n;
     struct bpe_symbol *symbol = realloc(work->symbol, n * sizeof(*symbol));

@@ -60,10 +60,11 @@ static int64_t keep_top(struct choice *choice, int64_t n, double top_p) {
     return n - left;
 }
 
-static int32_t draw(const struct choice *choice, int64_t n, double uniform) {
+// `largest` is the answer when nothing is left (min_p above 1).
+static int32_t draw(const struct choice *choice, int64_t n, double uniform, int32_t largest) {
     double total = 0, passed = 0;
     for (int64_t i = 0; i < n; i++) total += choice[i].weight;
-    int32_t last = choice[0].id;
+    int32_t last = largest;
     for (int64_t i = 0; i < n; i++) {
         if (choice[i].weight == 0) continue;
         last = choice[i].id;
@@ -91,7 +92,8 @@ enum status sampler_pick(const struct sampler *sampler, const float *logits, int
         choice[n++] = (struct choice){.weight = weight, .id = (int32_t)i};
     }
     int64_t kept = sampler->top_p < 1 ? keep_top(choice, n, sampler->top_p) : n;
-    *out = draw(choice + n - kept, kept, sampler_uniform(sampler->seed, document, question, step));
+    double uniform = sampler_uniform(sampler->seed, document, question, step);
+    *out = draw(choice + n - kept, kept, uniform, *out);
     free(choice);
     return OK;
 }

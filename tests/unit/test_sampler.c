@@ -119,6 +119,9 @@ static void test_min_p(void **state) {
     sampler.top_p = 0.5; // of what min-p leaves: 4/7 reaches a half
     pick_many(&sampler, logits, 4, count);
     assert_int_equal(count[1], N_DRAW);
+    sampler.min_p = 1.5; // nothing reaches it: the likeliest is left
+    pick_many(&sampler, logits, 4, count);
+    assert_int_equal(count[1], N_DRAW);
 }
 
 static void test_seeds(void **state) {
