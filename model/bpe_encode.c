@@ -19,7 +19,7 @@ void bpe_work_close(struct bpe_work *work) {
 }
 
 static enum status reserve(struct bpe_work *work, size_t n) {
-    if (work->symbol && n <= (size_t)work->capacity) return OK;
+    if (n <= (size_t)work->capacity) return OK;
     if (n >= INT32_MAX / 2) FAIL(ERR_INPUT, "a run of %zu bytes without a break is too long", n);
     n = n < 256 ? 256 : n;
     struct bpe_symbol *symbol = realloc(work->symbol, n * sizeof(*symbol));
@@ -40,12 +40,15 @@ static void add_symbol(struct bpe_work *work, int32_t id, size_t begin, size_t e
 }
 
 static void add_unknown(const struct bpe *bpe, struct bpe_work *work, size_t begin, size_t end) {
-    struct bpe_symbol *last = work->n > 0 ? &work->symbol[work->n - 1] : NULL;
     if (bpe->unknown < 0) return;
-    if (bpe->fuse_unknown && last && last->id == bpe->unknown && last->end == begin)
-        last->end = (uint32_t)end;
-    else
-        add_symbol(work, bpe->unknown, begin, end);
+    if (bpe->fuse_unknown && work->n > 0) {
+        struct bpe_symbol *last = &work->symbol[work->n - 1];
+        if (last->id == bpe->unknown && last->end == begin) {
+            last->end = (uint32_t)end;
+            return;
+        }
+    }
+    add_symbol(work, bpe->unknown, begin, end);
 }
 
 static bool add_bytes(const struct bpe *bpe, struct bpe_work *work, const char *data, size_t begin,
