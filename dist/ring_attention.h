@@ -30,11 +30,17 @@ struct ring_attention_args {
     float *lse; // [n_query, n_head]
 };
 
-// Bytes of workspace for the largest call that will be made: the longest sequence and the most
-// queries in one call. The same function sizes the plan.
+// Bytes of workspace for the largest calls that will be made; the same function sizes the plan.
+// max_shard_tokens: keys that one rank holds. max_queries: queries that one rank owns in one call.
+// max_pass_q_queries: those of all ranks in a pass-Q call. max_decode_queries: of a decode call.
 int64_t ring_attention_workspace_bytes(const struct attention_shape *shape, int size,
                                        int64_t max_shard_tokens, int64_t max_queries,
                                        int64_t max_pass_q_queries, int64_t max_decode_queries);
+
+struct position_list {
+    int64_t *at; // [capacity] host memory, owned; grows to the largest request
+    int64_t capacity;
+};
 
 struct ring_attention {
     struct backend *backend;
@@ -42,6 +48,8 @@ struct ring_attention {
     struct profile *profile; // seconds and FLOP are added here
     void *workspace;         // backend memory, owned
     int64_t workspace_bytes;
+    struct position_list query_position, key_position;
+    int64_t *rank_bytes; // [2 * size] host, owned: counts of one exchange, sent then received
 };
 enum status ring_attention_open(struct ring_attention *out, struct backend *backend,
                                 struct comm *comm, struct profile *profile,

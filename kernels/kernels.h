@@ -122,7 +122,7 @@ struct attention_args {
     enum dtype kv_dtype; // F32 or BF16
     int64_t key_stride, value_stride;
     const int64_t *query_position; // [n_query] host, ascending
-    const int64_t *key_position;   // [n_key] host, ascending
+    const int64_t *key_position;   // [n_key] host, ascending; read only when causal
     float *out; // [n_query, n_head, value_dim]: softmax-weighted mean over visible keys
     float *lse; // [n_query, n_head] natural log of the sum of exp(score);
                 // -inf (and out = 0) when no key is visible

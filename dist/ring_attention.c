@@ -1,0 +1,211 @@
+// Opening, workspace and the parts that pass-KV, pass-Q and decode share.
+#include "dist/ring_attention.h"
+
+#include <stdlib.h>
+
+#include "dist/ring_internal.h"
+
+void *ring_take(struct ring_room *room, int64_t bytes) {
+    void *at = room->base ? room->base + room->used : NULL;
+    room->used += (bytes + 63) / 64 * 64;
+    return at;
+}
+
+struct attention_shape ring_shape(const struct ring_attention_args *args) {
+    return (struct attention_shape){.n_head = args->n_head,
+                                    .n_kv_head = args->n_kv_head,
+                                    .head_dim = args->head_dim,
+                                    .value_dim = args->value_dim,
+                                    .query_bytes = (int)dtype_bytes(args->query_dtype, 1),
+                                    .kv_bytes = (int)dtype_bytes(args->kv_dtype, 1)};
+}
+
+int64_t ring_query_row_bytes(const struct attention_shape *shape) {
+    return (int64_t)shape->n_head * shape->head_dim * shape->query_bytes;
+}
+
+int64_t ring_key_row_bytes(const struct attention_shape *shape) {
+    return (int64_t)shape->n_kv_head * shape->head_dim * shape->kv_bytes;
+}
+
+int64_t ring_value_row_bytes(const struct attention_shape *shape) {
+    return (int64_t)shape->n_kv_head * shape->value_dim * shape->kv_bytes;
+}
+
+int64_t ring_partial_bytes(const struct attention_shape *shape, int64_t n_row) {
+    return n_row * shape->n_head * (shape->value_dim + 1) * (int64_t)sizeof(float);
+}
+
+enum status ring_check_room(const struct ring_attention *ring, const struct ring_room *room) {
+    if (room->used > ring->workspace_bytes)
+        FAIL(ERR_INTERNAL, "attention needs %lld bytes of workspace and was opened with %lld",
+             (long long)room->used, (long long)ring->workspace_bytes);
+    return OK;
+}
+
+enum status ring_reserve_positions(struct position_list *list, int64_t n) {
+    if (n <= list->capacity) return OK;
+    int64_t capacity = n > 2 * list->capacity ? n : 2 * list->capacity;
+    int64_t *grown = realloc(list->at, (size_t)capacity * sizeof *grown);
+    if (!grown) FAIL(ERR_MEMORY, "no memory for %lld positions", (long long)capacity);
+    list->at = grown;
+    list->capacity = capacity;
+    return OK;
+}
+
+enum status ring_list_positions(struct position_list *list, const struct sequence *sequence,
+                                int rank, int64_t begin, int64_t end) {
+    TRY(ring_reserve_positions(list, sequence_count(sequence, rank, begin, end)));
+    sequence_positions(sequence, rank, begin, end, list->at);
+    return OK;
+}
+
+int64_t ring_pairs(const struct ring_attention_args *args, int query_rank, int key_rank) {
+    if (args->causal)
+        return sequence_causal_pairs(args->sequence, query_rank, key_rank, args->query_begin,
+                                     args->query_end);
+    return sequence_count(args->sequence, query_rank, args->query_begin, args->query_end) *
+           sequence_count(args->sequence, key_rank, 0, args->query_end);
+}
+
+static enum status attend_slice(struct ring_attention *ring, const struct ring_attention_args *args,
+                                const struct ring_queries *slice, const struct ring_block *block) {
+    struct attention_shape shape = ring_shape(args);
+    double begun = profile_begin();
+    struct attention_args attention = {
+        .n_query = slice->n,
+        .n_key = block->n_key,
+        .n_head = args->n_head,
+        .n_kv_head = args->n_kv_head,
+        .head_dim = args->head_dim,
+        .value_dim = args->value_dim,
+        .scale = args->scale,
+        .causal = args->causal,
+        .query = slice->query,
+        .query_dtype = args->query_dtype,
+        .query_stride = (int64_t)shape.n_head * shape.head_dim,
+        .key = block->key,
+        .value = block->value,
+        .kv_dtype = args->kv_dtype,
+        .key_stride = (int64_t)shape.n_kv_head * shape.head_dim,
+        .value_stride = (int64_t)shape.n_kv_head * shape.value_dim,
+        .query_position = slice->position,
+        .key_position = block->position,
+        .out = slice->out,
+        .lse = slice->lse,
+    };
+    TRY(ring->backend->ops->attention(ring->backend, &attention));
+    TRY(ring->backend->ops->sync(ring->backend));
+    profile_end(ring->profile, PHASE_ATTENTION, begun);
+    return OK;
+}
+
+static enum status merge_slice(struct ring_attention *ring, const struct ring_attention_args *args,
+                               const struct ring_queries *slice,
+                               const struct ring_partial *partial) {
+    double begun = profile_begin();
+    struct merge_args merge = {.n_row = slice->n * args->n_head,
+                               .value_dim = args->value_dim,
+                               .out = slice->out,
+                               .lse = slice->lse,
+                               .other_out = partial->out,
+                               .other_lse = partial->lse};
+    TRY(ring->backend->ops->merge_partials(ring->backend, &merge));
+    TRY(ring->backend->ops->sync(ring->backend));
+    profile_end(ring->profile, PHASE_MERGE, begun);
+    return OK;
+}
+
+enum status ring_attend(struct ring_attention *ring, const struct ring_attention_args *args,
+                        const struct ring_queries *queries, const struct ring_block *block,
+                        const struct ring_partial *partial, int64_t pairs) {
+    if (partial && pairs == 0) return OK;
+    struct attention_shape shape = ring_shape(args);
+    bool sliced = partial || ring->comm->needs_progress;
+    int64_t step = sliced ? RING_SLICE : queries->n;
+    for (int64_t first = 0; first < queries->n; first += step) {
+        int64_t head_row = first * args->n_head;
+        struct ring_queries slice = {
+            .n = queries->n - first < step ? queries->n - first : step,
+            .query = (const char *)queries->query + first * ring_query_row_bytes(&shape),
+            .position = queries->position + first,
+            .out = queries->out + head_row * args->value_dim,
+            .lse = queries->lse + head_row,
+        };
+        struct ring_queries target = slice;
+        if (partial) target.out = partial->out, target.lse = partial->lse;
+        TRY(attend_slice(ring, args, &target, block));
+        if (partial) TRY(merge_slice(ring, args, &slice, partial));
+        double begun = profile_begin();
+        if (ring->comm->needs_progress) TRY(ring->comm->ops->progress(ring->comm));
+        profile_end(ring->profile, PHASE_RING_WAIT, begun);
+    }
+    ring->profile->attention_flop += 2 * pairs * args->n_head * (args->head_dim + args->value_dim);
+    return OK;
+}
+
+enum status ring_shift_start(struct ring_attention *ring, const struct shift_args *args) {
+    double begun = profile_begin();
+    TRY(ring->comm->ops->shift_start(ring->comm, args));
+    profile_end(ring->profile, PHASE_RING_WAIT, begun);
+    return OK;
+}
+
+enum status ring_shift_wait(struct ring_attention *ring) {
+    double begun = profile_begin();
+    TRY(ring->comm->ops->shift_wait(ring->comm));
+    profile_end(ring->profile, PHASE_RING_WAIT, begun);
+    return OK;
+}
+
+enum status ring_all_to_all(struct ring_attention *ring, const void *send,
+                            const int64_t *send_bytes, void *receive,
+                            const int64_t *receive_bytes) {
+    double begun = profile_begin();
+    TRY(ring->comm->ops->all_to_all(ring->comm, send, send_bytes, receive, receive_bytes));
+    profile_end(ring->profile, PHASE_RING_WAIT, begun);
+    return OK;
+}
+
+int64_t ring_attention_workspace_bytes(const struct attention_shape *shape, int size,
+                                       int64_t max_shard_tokens, int64_t max_queries,
+                                       int64_t max_pass_q_queries, int64_t max_decode_queries) {
+    int64_t own = max_queries < max_pass_q_queries ? max_queries : max_pass_q_queries;
+    int64_t kv = ring_pass_kv_bytes(shape, size, max_shard_tokens, max_queries);
+    int64_t q = ring_pass_q_bytes(shape, size, own, max_pass_q_queries);
+    int64_t decode = decode_attention_bytes(shape, size, max_decode_queries);
+    int64_t most = kv > q ? kv : q;
+    return most > decode ? most : decode;
+}
+
+enum status ring_attention_open(struct ring_attention *out, struct backend *backend,
+                                struct comm *comm, struct profile *profile,
+                                int64_t workspace_bytes) {
+    *out = (struct ring_attention){.backend = backend, .comm = comm, .profile = profile};
+    if (comm->size > 1 && comm->memory != backend->memory)
+        FAIL(ERR_CONFIG,
+             "transport %s cannot reach the memory of backend %s: choose another run.transport",
+             comm->ops->name, backend->ops->name);
+    if (workspace_bytes > 0) TRY(backend->ops->alloc(backend, workspace_bytes, &out->workspace));
+    out->workspace_bytes = workspace_bytes;
+    out->rank_bytes = calloc(2 * (size_t)comm->size, sizeof *out->rank_bytes);
+    if (!out->rank_bytes) {
+        ring_attention_close(out);
+        FAIL(ERR_MEMORY, "no memory for the counts of %d ranks", comm->size);
+    }
+    return OK;
+}
+
+void ring_attention_close(struct ring_attention *ring) {
+    free(ring->rank_bytes);
+    free(ring->key_position.at);
+    free(ring->query_position.at);
+    if (ring->workspace) ring->backend->ops->free(ring->backend, ring->workspace);
+    *ring = (struct ring_attention){0};
+}
+
+enum status ring_attention_run(struct ring_attention *ring,
+                               const struct ring_attention_args *args) {
+    if (args->pass == PASS_Q && ring->comm->size > 1) return ring_pass_q_run(ring, args);
+    return ring_pass_kv_run(ring, args);
+}

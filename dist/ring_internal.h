@@ -1,0 +1,69 @@
+// What the forms of ring attention share: carving the workspace, listing positions, and attending
+// queries to one block in slices between which the transport makes progress.
+#ifndef HALKA_DIST_RING_INTERNAL_H
+#define HALKA_DIST_RING_INTERNAL_H
+
+#include "dist/ring_attention.h"
+
+// Queries attended between two calls of progress(); also the rows of a partial before its merge.
+enum { RING_SLICE = 256 };
+
+struct ring_room { // cursor over the workspace; with base NULL it only measures
+    char *base;
+    int64_t used;
+};
+void *ring_take(struct ring_room *room, int64_t bytes);
+
+struct ring_queries {
+    int64_t n;
+    const void *query;       // [n, n_head, head_dim]
+    const int64_t *position; // [n]
+    float *out;              // [n, n_head, value_dim]
+    float *lse;              // [n, n_head]
+};
+struct ring_block {
+    int64_t n_key;
+    const void *key, *value;
+    const int64_t *position; // [n_key]
+};
+struct ring_partial { // what one slice sees in one block, [RING_SLICE, n_head, ...]
+    float *out, *lse;
+};
+
+struct attention_shape ring_shape(const struct ring_attention_args *args);
+int64_t ring_query_row_bytes(const struct attention_shape *shape);
+int64_t ring_key_row_bytes(const struct attention_shape *shape);
+int64_t ring_value_row_bytes(const struct attention_shape *shape);
+// fp32 out and lse of n_row queries, out first.
+int64_t ring_partial_bytes(const struct attention_shape *shape, int64_t n_row);
+
+enum status ring_check_room(const struct ring_attention *ring, const struct ring_room *room);
+enum status ring_reserve_positions(struct position_list *list, int64_t n);
+enum status ring_list_positions(struct position_list *list, const struct sequence *sequence,
+                                int rank, int64_t begin, int64_t end);
+
+// Visible pairs of one rank's queries and one rank's keys.
+int64_t ring_pairs(const struct ring_attention_args *args, int query_rank, int key_rank);
+// Attends and adds time and FLOP of `pairs` to the profile. partial NULL: the block's result is
+// written to queries->out and lse; otherwise it goes through the partial and is merged into them.
+// A block without visible pairs is skipped when merging.
+enum status ring_attend(struct ring_attention *ring, const struct ring_attention_args *args,
+                        const struct ring_queries *queries, const struct ring_block *block,
+                        const struct ring_partial *partial, int64_t pairs);
+
+// Transport calls whose time counts as exposed wait.
+enum status ring_shift_start(struct ring_attention *ring, const struct shift_args *args);
+enum status ring_shift_wait(struct ring_attention *ring);
+enum status ring_all_to_all(struct ring_attention *ring, const void *send,
+                            const int64_t *send_bytes, void *receive, const int64_t *receive_bytes);
+
+// ring_pass_kv.c, ring_pass_q.c, decode_attention.c: workspace for the largest call, and the run.
+int64_t ring_pass_kv_bytes(const struct attention_shape *shape, int size, int64_t n_shard,
+                           int64_t n_query);
+int64_t ring_pass_q_bytes(const struct attention_shape *shape, int size, int64_t n_own,
+                          int64_t n_all);
+int64_t decode_attention_bytes(const struct attention_shape *shape, int size, int64_t n_query);
+enum status ring_pass_kv_run(struct ring_attention *ring, const struct ring_attention_args *args);
+enum status ring_pass_q_run(struct ring_attention *ring, const struct ring_attention_args *args);
+
+#endif

@@ -1,0 +1,90 @@
+// Pass-KV: at step s rank r attends to the shard of rank (r - s) mod P while it sends that shard to
+// r + 1 and receives the next one from r - 1. P - 1 shifts. The own shard is read in place, the
+// others alternate between two buffers: what is attended is sent on and never overwritten.
+#include "dist/ring_internal.h"
+
+struct pass_kv_room {
+    void *key[2], *value[2]; // one shard each; the second only with three ranks or more
+    struct ring_partial partial;
+};
+
+static struct pass_kv_room carve(struct ring_room *room, const struct attention_shape *shape,
+                                 int size, int64_t n_shard, int64_t n_query) {
+    struct pass_kv_room out = {{NULL}, {NULL}, {NULL, NULL}};
+    if (size == 1) return out;
+    for (int i = 0; i < 2 && i < size - 1; i++) {
+        out.key[i] = ring_take(room, n_shard * ring_key_row_bytes(shape));
+        out.value[i] = ring_take(room, n_shard * ring_value_row_bytes(shape));
+    }
+    int64_t n_row = (n_query < RING_SLICE ? n_query : RING_SLICE) * shape->n_head;
+    out.partial.out = ring_take(room, n_row * shape->value_dim * (int64_t)sizeof(float));
+    out.partial.lse = ring_take(room, n_row * (int64_t)sizeof(float));
+    return out;
+}
+
+int64_t ring_pass_kv_bytes(const struct attention_shape *shape, int size, int64_t n_shard,
+                           int64_t n_query) {
+    struct ring_room room = {0};
+    carve(&room, shape, size, n_shard, n_query);
+    return room.used;
+}
+
+static int64_t largest_shard(const struct ring_attention_args *args) {
+    int64_t largest = 0;
+    for (int rank = 0; rank < args->sequence->size; rank++) {
+        int64_t n = sequence_count(args->sequence, rank, 0, args->query_end);
+        if (n > largest) largest = n;
+    }
+    return largest;
+}
+
+// Sends the held block on and receives rank `next`'s into buffer (step mod 2).
+static enum status start_shift(struct ring_attention *ring, const struct ring_attention_args *args,
+                               const struct pass_kv_room *room, const struct ring_block *held,
+                               int step, int next) {
+    const struct comm *comm = ring->comm;
+    struct attention_shape shape = ring_shape(args);
+    int64_t key_bytes = ring_key_row_bytes(&shape), value_bytes = ring_value_row_bytes(&shape);
+    int64_t n_next = sequence_count(args->sequence, next, 0, args->query_end);
+    struct shift_args shift = {
+        .destination = (comm->rank + 1) % comm->size,
+        .source = (comm->rank + comm->size - 1) % comm->size,
+        .n_buffer = 2,
+        .send = {{(void *)held->key, held->n_key * key_bytes},
+                 {(void *)held->value, held->n_key * value_bytes}},
+        .receive = {{room->key[step % 2], n_next * key_bytes},
+                    {room->value[step % 2], n_next * value_bytes}},
+    };
+    return ring_shift_start(ring, &shift);
+}
+
+enum status ring_pass_kv_run(struct ring_attention *ring, const struct ring_attention_args *args) {
+    const struct comm *comm = ring->comm;
+    const struct sequence *sequence = args->sequence;
+    struct attention_shape shape = ring_shape(args);
+    int64_t n_query = sequence_count(sequence, comm->rank, args->query_begin, args->query_end);
+    struct ring_room space = {.base = ring->workspace};
+    struct pass_kv_room room = carve(&space, &shape, comm->size, largest_shard(args), n_query);
+    TRY(ring_check_room(ring, &space));
+    TRY(ring_list_positions(&ring->query_position, sequence, comm->rank, args->query_begin,
+                            args->query_end));
+    struct ring_queries queries = {n_query, args->query, ring->query_position.at, args->out,
+                                   args->lse};
+    struct ring_block held = {.key = args->key, .value = args->value};
+    for (int step = 0; step < comm->size; step++) {
+        int holder = (comm->rank - step + comm->size) % comm->size;
+        int next = (holder - 1 + comm->size) % comm->size;
+        bool last = step == comm->size - 1;
+        held.n_key = sequence_count(sequence, holder, 0, args->query_end);
+        if (!last) TRY(start_shift(ring, args, &room, &held, step, next));
+        TRY(ring_list_positions(&ring->key_position, sequence, holder, 0, args->query_end));
+        held.position = ring->key_position.at;
+        TRY(ring_attend(ring, args, &queries, &held, step ? &room.partial : NULL,
+                        ring_pairs(args, comm->rank, holder)));
+        if (last) break;
+        TRY(ring_shift_wait(ring));
+        held.key = room.key[step % 2];
+        held.value = room.value[step % 2];
+    }
+    return OK;
+}

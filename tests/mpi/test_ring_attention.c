@@ -1,0 +1,375 @@
+// ranks: 1 2 3 4 8
+// Ring attention in every form against one process that attends the whole sequence.
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "dist/ring_attention.h"
+#include "kernels/reference/reference.h"
+#include "tests/common/cases.h"
+#include "tests/common/mpi_test.h"
+
+static struct comm *const comm = &mpi_test_comm;
+static struct backend backend;
+
+struct shape {
+    int n_head, n_kv_head, head_dim, value_dim;
+    enum dtype query_dtype, kv_dtype;
+};
+static const struct shape grouped = {6, 2, 16, 24, DTYPE_F32, DTYPE_F32};
+static const struct shape rounded = {4, 1, 32, 32, DTYPE_F32, DTYPE_BF16};
+static const struct shape multi_head = {3, 3, 16, 16, DTYPE_F32, DTYPE_F32};
+
+// The whole problem, the same on every rank, and the answer of the reference.
+struct problem {
+    struct shape shape;
+    struct sequence sequence;
+    int64_t begin, end;
+    bool causal;
+    void *query, *key, *value; // rows are global positions [0, end)
+    float *out, *lse;          // rows are positions [begin, end)
+};
+
+static int64_t query_row(const struct shape *s) {
+    return (int64_t)s->n_head * s->head_dim;
+}
+
+static int64_t key_row(const struct shape *s) {
+    return (int64_t)s->n_kv_head * s->head_dim;
+}
+
+static int64_t value_row(const struct shape *s) {
+    return (int64_t)s->n_kv_head * s->value_dim;
+}
+
+// Takes the sequence over; queries are [begin, length).
+static void problem_open(struct problem *p, const struct shape *s, struct sequence sequence,
+                         int64_t begin, bool causal) {
+    int64_t end = sequence.length, n = end - begin;
+    *p = (struct problem){*s, sequence, begin, end, causal, 0, 0, 0, 0, 0};
+    p->query = random_vector(s->query_dtype, end * query_row(s), 2.0f, 1);
+    p->key = random_vector(s->kv_dtype, end * key_row(s), 1.0f, 2);
+    p->value = random_vector(s->kv_dtype, end * value_row(s), 1.0f, 3);
+    p->out = test_alloc(n * s->n_head * s->value_dim * (int64_t)sizeof(float));
+    p->lse = test_alloc(n * s->n_head * (int64_t)sizeof(float));
+    int64_t *position = test_alloc(end * (int64_t)sizeof(int64_t));
+    for (int64_t i = 0; i < end; i++) position[i] = i;
+    struct attention_args whole = {
+        .n_query = n,
+        .n_key = end,
+        .n_head = s->n_head,
+        .n_kv_head = s->n_kv_head,
+        .head_dim = s->head_dim,
+        .value_dim = s->value_dim,
+        .scale = 0.25f,
+        .causal = causal,
+        .query = (char *)p->query + dtype_bytes(s->query_dtype, begin * query_row(s)),
+        .query_dtype = s->query_dtype,
+        .query_stride = query_row(s),
+        .key = p->key,
+        .value = p->value,
+        .kv_dtype = s->kv_dtype,
+        .key_stride = key_row(s),
+        .value_stride = value_row(s),
+        .query_position = position + begin,
+        .key_position = position,
+        .out = p->out,
+        .lse = p->lse,
+    };
+    assert_int_equal(reference_attention(&backend, &whole), OK);
+    free(position);
+}
+
+static void problem_close(struct problem *p) {
+    free(p->query);
+    free(p->key);
+    free(p->value);
+    free(p->out);
+    free(p->lse);
+    sequence_close(&p->sequence);
+}
+
+// Rows of this rank in [begin, end), packed.
+static void *own_rows(const struct problem *p, const void *rows, enum dtype dtype, int64_t n_col,
+                      int64_t begin) {
+    int64_t n = sequence_count(&p->sequence, comm->rank, begin, p->end);
+    int64_t bytes = dtype_bytes(dtype, n_col);
+    int64_t *position = test_alloc(n * (int64_t)sizeof(int64_t) + 8);
+    sequence_positions(&p->sequence, comm->rank, begin, p->end, position);
+    char *own = test_alloc(n * bytes + 64);
+    for (int64_t i = 0; i < n; i++)
+        memcpy(own + i * bytes, (const char *)rows + position[i] * bytes, (size_t)bytes);
+    free(position);
+    return own;
+}
+
+static void check_rows(const float *got, const float *expected, int64_t n, const char *what) {
+    char message[256];
+    if (!is_close(DTYPE_F32, got, expected, n, TOLERANCE_F32, message, sizeof message))
+        fail_msg("%s on rank %d of %d: %s", what, comm->rank, comm->size, message);
+}
+
+static struct attention_shape volume_shape(const struct shape *s) {
+    return (struct attention_shape){s->n_head,
+                                    s->n_kv_head,
+                                    s->head_dim,
+                                    s->value_dim,
+                                    (int)dtype_bytes(s->query_dtype, 1),
+                                    (int)dtype_bytes(s->kv_dtype, 1)};
+}
+
+static int64_t expected_flop(const struct problem *p, enum pass pass) {
+    int64_t pairs = 0;
+    for (int other = 0; other < comm->size; other++) {
+        int query_rank = pass == PASS_KV ? comm->rank : other;
+        int key_rank = pass == PASS_KV ? other : comm->rank;
+        pairs += p->causal
+                     ? sequence_causal_pairs(&p->sequence, query_rank, key_rank, p->begin, p->end)
+                     : sequence_count(&p->sequence, query_rank, p->begin, p->end) *
+                           sequence_count(&p->sequence, key_rank, 0, p->end);
+    }
+    return 2 * pairs * p->shape.n_head * (p->shape.head_dim + p->shape.value_dim);
+}
+
+static struct ring_attention_args ring_args(const struct problem *p, const void *query,
+                                            const void *key, const void *value) {
+    return (struct ring_attention_args){.sequence = &p->sequence,
+                                        .query_begin = p->begin,
+                                        .query_end = p->end,
+                                        .n_head = p->shape.n_head,
+                                        .n_kv_head = p->shape.n_kv_head,
+                                        .head_dim = p->shape.head_dim,
+                                        .value_dim = p->shape.value_dim,
+                                        .scale = 0.25f,
+                                        .causal = p->causal,
+                                        .query = query,
+                                        .query_dtype = p->shape.query_dtype,
+                                        .key = key,
+                                        .value = value,
+                                        .kv_dtype = p->shape.kv_dtype};
+}
+
+static void open_ring(struct ring_attention *ring, const struct problem *p,
+                      struct profile *profile) {
+    struct attention_shape shape = volume_shape(&p->shape);
+    int64_t n_shard = 0, n_query = 0, n = p->end - p->begin;
+    for (int r = 0; r < comm->size; r++) {
+        int64_t shard = sequence_count(&p->sequence, r, 0, p->end);
+        int64_t query = sequence_count(&p->sequence, r, p->begin, p->end);
+        n_shard = shard > n_shard ? shard : n_shard;
+        n_query = query > n_query ? query : n_query;
+    }
+    int64_t bytes = ring_attention_workspace_bytes(&shape, comm->size, n_shard, n_query, n, n);
+    assert_int_equal(ring_attention_open(ring, &backend, comm, profile, bytes), OK);
+    if (bytes) poison(ring->workspace, bytes);
+}
+
+static void check_pass(const struct problem *p, enum pass pass) {
+    const struct shape *s = &p->shape;
+    int64_t n = sequence_count(&p->sequence, comm->rank, p->begin, p->end);
+    int64_t out_row = (int64_t)s->n_head * s->value_dim;
+    void *query = own_rows(p, p->query, s->query_dtype, query_row(s), p->begin);
+    void *key = own_rows(p, p->key, s->kv_dtype, key_row(s), 0);
+    void *value = own_rows(p, p->value, s->kv_dtype, value_row(s), 0);
+    float *out = test_alloc(n * out_row * 4 + 64), *lse = test_alloc(n * s->n_head * 4 + 64);
+    poison(out, n * out_row * 4);
+    poison(lse, n * s->n_head * 4);
+    struct profile profile = {0};
+    struct ring_attention ring;
+    open_ring(&ring, p, &profile);
+    struct ring_attention_args args = ring_args(p, query, key, value);
+    args.pass = pass;
+    args.out = out;
+    args.lse = lse;
+    int64_t received = comm->bytes_received;
+    assert_int_equal(ring_attention_run(&ring, &args), OK);
+    struct attention_shape shape = volume_shape(s);
+    int64_t volume = pass == PASS_KV
+                         ? volume_pass_kv(&p->sequence, &shape, comm->rank, p->end)
+                         : volume_pass_q(&p->sequence, &shape, comm->rank, p->begin, p->end);
+    assert_int_equal(comm->bytes_received - received, volume);
+    assert_int_equal(profile.attention_flop, expected_flop(p, comm->size > 1 ? pass : PASS_KV));
+    ring_attention_close(&ring);
+
+    int64_t *position = test_alloc(n * (int64_t)sizeof(int64_t) + 8);
+    sequence_positions(&p->sequence, comm->rank, p->begin, p->end, position);
+    const char *name = pass == PASS_KV ? "pass-KV" : "pass-Q";
+    for (int64_t i = 0; i < n; i++) {
+        int64_t row = position[i] - p->begin;
+        check_rows(out + i * out_row, p->out + row * out_row, out_row, name);
+        check_rows(lse + i * s->n_head, p->lse + row * s->n_head, s->n_head, name);
+    }
+    free(position);
+    free(query);
+    free(key);
+    free(value);
+    free(out);
+    free(lse);
+}
+
+static void check_decode(const struct problem *p, bool want_lse) {
+    const struct shape *s = &p->shape;
+    int64_t n = p->end - p->begin;
+    struct span heads = partition_piece(s->n_head, comm->size, comm->rank);
+    void *key = own_rows(p, p->key, s->kv_dtype, key_row(s), 0);
+    void *value = own_rows(p, p->value, s->kv_dtype, value_row(s), 0);
+    int64_t n_out = n * heads.length * s->value_dim;
+    float *out = test_alloc(n_out * 4 + 64), *lse = test_alloc(n * s->n_head * 4);
+    poison(out, n_out * 4);
+    poison(lse, n * s->n_head * 4);
+    struct profile profile = {0};
+    struct ring_attention ring;
+    open_ring(&ring, p, &profile);
+    struct ring_attention_args args = ring_args(
+        p, (char *)p->query + dtype_bytes(s->query_dtype, p->begin * query_row(s)), key, value);
+    int64_t received = comm->bytes_received;
+    assert_int_equal(decode_attention_run(&ring, &args, out, want_lse ? lse : NULL), OK);
+    struct attention_shape shape = volume_shape(s);
+    if (!want_lse)
+        assert_int_equal(comm->bytes_received - received,
+                         volume_decode(&shape, comm->size, comm->rank, n));
+    assert_int_equal(profile.attention_flop, expected_flop(p, PASS_Q));
+    ring_attention_close(&ring);
+    if (want_lse) check_rows(lse, p->lse, n * s->n_head, "decode lse");
+    for (int64_t i = 0; i < n; i++)
+        check_rows(out + i * heads.length * s->value_dim,
+                   p->out + (i * s->n_head + heads.start) * s->value_dim,
+                   heads.length * s->value_dim, "decode");
+    free(key);
+    free(value);
+    free(out);
+    free(lse);
+}
+
+static void check_both(const struct shape *shape, struct sequence sequence, int64_t begin,
+                       bool causal) {
+    struct problem p;
+    problem_open(&p, shape, sequence, begin, causal);
+    check_pass(&p, PASS_KV);
+    check_pass(&p, PASS_Q);
+    problem_close(&p);
+}
+
+static struct sequence one_extent(enum layout layout, int64_t length) {
+    struct sequence sequence;
+    sequence_open(&sequence, comm->size);
+    assert_true(sequence_append(&sequence, layout, length));
+    return sequence;
+}
+
+// A document in chunks, appended tokens, a truncation inside a zigzag extent, more tokens.
+static struct sequence mixture(void) {
+    struct sequence s = one_extent(LAYOUT_ZIGZAG, 41);
+    assert_true(sequence_append(&s, LAYOUT_ZIGZAG, 37));
+    sequence_truncate(&s, 66);
+    for (int i = 0; i < 5; i++) assert_true(sequence_append(&s, LAYOUT_ROUND_ROBIN, 1));
+    sequence_truncate(&s, 69);
+    assert_true(sequence_append(&s, LAYOUT_CONTIGUOUS, 11));
+    assert_true(sequence_append(&s, LAYOUT_ROUND_ROBIN, 7));
+    return s;
+}
+
+static void every_length_and_layout(void **state) {
+    (void)state;
+    const int64_t n = comm->size, lengths[] = {1, 2, n - 1, n, n + 1, 2 * n + 1, 97, 211};
+    for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
+        if (lengths[i] < 1) continue;
+        for (int causal = 0; causal < 2; causal++) {
+            check_both(&grouped, one_extent(LAYOUT_ZIGZAG, lengths[i]), 0, causal);
+            check_both(&grouped, one_extent(LAYOUT_CONTIGUOUS, lengths[i]), 0, causal);
+        }
+    }
+}
+
+static void other_heads_and_bf16_keys(void **state) {
+    (void)state;
+    check_both(&rounded, one_extent(LAYOUT_ZIGZAG, 97), 0, true);
+    check_both(&multi_head, one_extent(LAYOUT_ZIGZAG, 61), 0, true);
+    check_both(&rounded, one_extent(LAYOUT_ROUND_ROBIN, 53), 0, false);
+}
+
+static void chunks_appends_and_truncations(void **state) {
+    (void)state;
+    for (int64_t begin = 0; begin <= 86; begin += begin < 70 ? 35 : 8)
+        check_both(&grouped, mixture(), begin, true);
+    check_both(&rounded, mixture(), 80, true);
+    check_both(&grouped, mixture(), 80, false);
+}
+
+// More rows than one slice, so that several partials are merged row by row.
+static void long_enough_for_several_slices(void **state) {
+    (void)state;
+    check_both(&multi_head, one_extent(LAYOUT_ZIGZAG, 600 * (comm->size > 2 ? 2 : 1) + 7), 0, true);
+}
+
+static void transfers_may_be_cut(void **state) {
+    (void)state;
+    int64_t limit = comm->message_bytes;
+    comm->message_bytes = 100;
+    check_both(&grouped, one_extent(LAYOUT_ZIGZAG, 97), 0, true);
+    comm->message_bytes = limit;
+}
+
+static void decode_equals_the_whole(void **state) {
+    (void)state;
+    const struct shape *shapes[] = {&grouped, &rounded, &multi_head};
+    for (size_t i = 0; i < 3; i++)
+        for (int64_t n_query = 1; n_query <= 3; n_query += 2)
+            for (int want_lse = 0; want_lse < 2; want_lse++) {
+                struct problem p;
+                struct sequence s = i ? one_extent(LAYOUT_ZIGZAG, 40) : mixture();
+                assert_true(sequence_append(&s, LAYOUT_ROUND_ROBIN, 3));
+                problem_open(&p, shapes[i], s, s.length - n_query, true);
+                check_decode(&p, want_lse);
+                problem_close(&p);
+            }
+    struct problem p; // most ranks hold nothing
+    problem_open(&p, &grouped, one_extent(LAYOUT_ROUND_ROBIN, 1), 0, true);
+    check_decode(&p, true);
+    problem_close(&p);
+}
+
+static void small_workspace_is_refused(void **state) {
+    (void)state;
+    if (comm->size == 1) return;
+    struct problem p;
+    problem_open(&p, &grouped, one_extent(LAYOUT_ZIGZAG, 40), 0, true);
+    struct profile profile = {0};
+    struct ring_attention ring;
+    assert_int_equal(ring_attention_open(&ring, &backend, comm, &profile, 64), OK);
+    struct ring_attention_args args = ring_args(&p, p.query, p.key, p.value);
+    for (args.pass = PASS_KV; args.pass <= PASS_Q; args.pass++)
+        assert_int_equal(ring_attention_run(&ring, &args), ERR_INTERNAL);
+    assert_int_equal(decode_attention_run(&ring, &args, p.out, NULL), ERR_INTERNAL);
+    ring_attention_close(&ring);
+    ring_attention_close(&ring);
+    problem_close(&p);
+}
+
+int main(int argc, char **argv) {
+    mpi_test_start(&argc, &argv);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_length_and_layout),
+        cmocka_unit_test(other_heads_and_bf16_keys),
+        cmocka_unit_test(chunks_appends_and_truncations),
+        cmocka_unit_test(long_enough_for_several_slices),
+        cmocka_unit_test(transfers_may_be_cut),
+        cmocka_unit_test(decode_equals_the_whole),
+        cmocka_unit_test(small_workspace_is_refused),
+    };
+    int n_failed = 0;
+    static const enum backend_kind kinds[] = {BACKEND_REFERENCE, BACKEND_CPU};
+    for (int i = 0; i < 2; i++) {
+        struct backend_options options = {.kind = kinds[i], .n_thread = 1};
+        if (backend_open(&options, &backend) != OK) return mpi_test_stop(1);
+        n_failed += cmocka_run_group_tests_name(backend.ops->name, tests, NULL, NULL);
+        backend_close(&backend);
+    }
+    return mpi_test_stop(n_failed);
+}
