@@ -5,8 +5,7 @@
 //            partials go home in one all-to-all. Bytes: volume_pass_q. For few queries.
 //   decode   every rank holds the same few queries; each attends its shard; one all-to-all brings
 //            each rank the partials of its own heads (Helix). See decode_attention.
-// Steps whose keys are all in the future of the queries are skipped.
-// Receive buffers: two shards at most. Transfers are started before the work they hide behind.
+// Two shards are received at most; a shift starts before the work it hides behind.
 #ifndef HALKA_DIST_RING_ATTENTION_H
 #define HALKA_DIST_RING_ATTENTION_H
 
