@@ -1,0 +1,160 @@
+// argv -> struct options: the verb, its job file or path, shorthand flags and --set.
+#include <stdlib.h>
+#include <string.h>
+
+#include "launcher/options.h"
+
+static const char *const later_verbs[] = {"serve", "evaluate", "distill"};
+
+static enum status parse_verb(const char *word, enum verb *out) {
+    for (int v = VERB_NONE + 1; v < N_VERB; v++) {
+        if (strcmp(word, verb_name((enum verb)v)) == 0) {
+            *out = (enum verb)v;
+            return OK;
+        }
+    }
+    for (size_t i = 0; i < sizeof later_verbs / sizeof *later_verbs; i++) {
+        if (strcmp(word, later_verbs[i]) == 0) {
+            FAIL(ERR_USAGE, "`halka %s` is not in this version", word);
+        }
+    }
+    enum verb nearest = VERB_RUN;
+    for (int v = VERB_RUN; v < N_VERB; v++) {
+        if (edit_distance(word, verb_name((enum verb)v)) < edit_distance(word, verb_name(nearest)))
+            nearest = (enum verb)v;
+    }
+    FAIL(ERR_USAGE, "unknown verb '%.80s'; did you mean '%s'? `halka --help` lists them", word,
+         verb_name(nearest));
+}
+
+static enum status set_assignment(struct options *options, const char *text) {
+    const char *equals = strchr(text, '=');
+    if (!equals || equals == text) {
+        FAIL(ERR_USAGE, "--set takes key=value, e.g. --set task.max_tokens=64, not '%.80s'", text);
+    }
+    char *path = strndup(text, (size_t)(equals - text));
+    if (!path) FAIL(ERR_MEMORY, "no memory for a text");
+    enum status status = options_set(options, path, equals + 1, SOURCE_COMMAND_LINE, "--set");
+    free(path);
+    return status;
+}
+
+static bool *find_switch(struct options *options, const char *flag) {
+    const struct {
+        const char *flag;
+        bool *value;
+    } switches[] = {{"--help", &options->help},
+                    {"-h", &options->help},
+                    {"--version", &options->version},
+                    {"--verbose", &options->verbose},
+                    {"--check-config", &options->check_config},
+                    {"--overwrite", &options->overwrite}};
+    for (size_t i = 0; i < sizeof switches / sizeof *switches; i++) {
+        if (strcmp(flag, switches[i].flag) == 0) return switches[i].value;
+    }
+    return NULL;
+}
+
+static const struct option *find_flag(const char *flag) {
+    for (int i = 0; i < n_option; i++) {
+        if (option_table[i].flag && strcmp(option_table[i].flag, flag) == 0)
+            return &option_table[i];
+    }
+    return NULL;
+}
+
+// A flag and its value, in the next argument or after '='. Returns by *used how many it took.
+static enum status parse_flag(struct options *options, int n_left, char **argument, int *used) {
+    bool *on = find_switch(options, *argument);
+    *used = 1;
+    if (on) {
+        *on = true;
+        return OK;
+    }
+    char flag[64];
+    size_t n = strcspn(*argument, "=");
+    snprintf(flag, sizeof flag, "%.*s", (int)(n < sizeof flag ? n : sizeof flag - 1), *argument);
+    const struct option *option = find_flag(flag);
+    bool assignment = strcmp(flag, "--set") == 0;
+    if (!option && !assignment) {
+        FAIL(ERR_USAGE, "unknown flag '%.80s'; `halka VERB --help` lists them", *argument);
+    }
+    const char *value = (*argument)[n] ? *argument + n + 1 : NULL;
+    if (!value) {
+        if (n_left < 2) FAIL(ERR_USAGE, "%s needs a value after it", flag);
+        value = argument[1];
+        *used = 2;
+    }
+    if (assignment) return set_assignment(options, value);
+    return options_set(options, option->path, value, SOURCE_COMMAND_LINE, flag);
+}
+
+static enum status take_position(struct options *options, const char *text) {
+    if (options->verb == VERB_NONE) return parse_verb(text, &options->verb);
+    char **slot = options->verb == VERB_INSPECT ? &options->inspect_path : &options->job_file;
+    if (*slot) {
+        FAIL(ERR_USAGE, "'%.80s' is one argument too many: `halka %s` has '%.80s' already", text,
+             verb_name(options->verb), *slot);
+    }
+    if (!(*slot = strdup(text))) FAIL(ERR_MEMORY, "no memory for a text");
+    return OK;
+}
+
+// The job file comes first, wherever it stands on the command line, so that flags override it.
+static enum status parse_arguments(int argc, char **argv, struct options *options, bool flags) {
+    for (int i = 1, used = 1; i < argc; i += used) {
+        used = 1;
+        if (argv[i][0] == '-' && argv[i][1]) {
+            if (flags) {
+                TRY(parse_flag(options, argc - i, argv + i, &used));
+            } else if (!strchr(argv[i], '=') && !find_switch(options, argv[i]) && i + 1 < argc) {
+                used = 2;
+            }
+        } else if (!flags) {
+            TRY(take_position(options, argv[i]));
+        }
+    }
+    return OK;
+}
+
+enum status options_check(const struct options *o) {
+    if (o->verb == VERB_INSPECT) {
+        if (!o->inspect_path)
+            FAIL(ERR_USAGE, "`halka inspect` needs a PATH: a checkpoint or results");
+        return OK;
+    }
+    if (o->window > 0 && o->task != TASK_SCORE) {
+        FAIL(ERR_CONFIG,
+             "document.window is for task.kind = score; an answer reads the whole document");
+    }
+    if (o->window == 1) FAIL(ERR_CONFIG, "document.window must be at least 2 tokens");
+    if (o->stride > 0 && o->window == 0) FAIL(ERR_CONFIG, "document.stride needs document.window");
+    if (o->window > 0 && o->stride >= o->window) {
+        FAIL(ERR_CONFIG, "document.stride (%lld) must be less than document.window (%lld)",
+             (long long)o->stride, (long long)o->window);
+    }
+    if (o->questions.n > 0 && o->task != TASK_ANSWER) {
+        FAIL(ERR_CONFIG, "questions are for task.kind = answer: add --task answer");
+    }
+    if (o->verb == VERB_VERIFY) return OK;
+    if (!o->model_path) {
+        FAIL(ERR_CONFIG, "no model: give --model PATH or model.path in the job file");
+    }
+    if (o->documents.n == 0 && o->token_files.n == 0 && !o->document_list) {
+        FAIL(ERR_CONFIG, "no document: give --document FILE, --tokens FILE or document.list");
+    }
+    if (o->verb == VERB_RUN && !o->output) {
+        FAIL(ERR_CONFIG, "no output folder: give --output DIR or output.dir in the job file");
+    }
+    return OK;
+}
+
+enum status options_parse(int argc, char **argv, struct options *out) {
+    TRY(options_set_defaults(out));
+    TRY(parse_arguments(argc, argv, out, false));
+    if (out->job_file) TRY(options_read_job_file(out, out->job_file));
+    TRY(parse_arguments(argc, argv, out, true));
+    if (out->help || out->version) return OK;
+    if (out->verb == VERB_NONE) FAIL(ERR_USAGE, "no verb; `halka --help` lists them");
+    return options_check(out);
+}

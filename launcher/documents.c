@@ -1,0 +1,263 @@
+// Finds, reads, checks and tokenises documents on rank 0, and shares token ids.
+#include "launcher/documents.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <glob.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <xxhash.h>
+
+static const char byte_order_mark[] = "\xef\xbb\xbf";
+enum { MARK_BYTES = 3 };
+
+static enum status read_stream(FILE *file, const char *name, char **text, size_t *bytes) {
+    size_t capacity = 1 << 16, n = 0;
+    char *data = malloc(capacity);
+    while (data) {
+        n += fread(data + n, 1, capacity - n - 1, file);
+        if (n < capacity - 1) break;
+        char *larger = realloc(data, capacity *= 2);
+        if (!larger) free(data);
+        data = larger;
+    }
+    if (!data) FAIL(ERR_MEMORY, "%s: no memory for a document of more than %zu bytes", name, n);
+    if (ferror(file)) {
+        free(data);
+        FAIL(ERR_IO, "%s: reading stopped after %zu bytes: %s", name, n, strerror(errno));
+    }
+    data[n] = '\0';
+    *text = data;
+    *bytes = n;
+    return OK;
+}
+
+static enum status read_file(const char *path, char **text, size_t *bytes) {
+    struct stat info;
+    if (stat(path, &info) == 0 && S_ISDIR(info.st_mode)) {
+        FAIL(ERR_NO_INPUT, "%s is a folder: name a file, or a glob such as '%s/*.txt'", path, path);
+    }
+    FILE *file = fopen(path, "rb");
+    if (!file) FAIL(ERR_NO_INPUT, "%s: cannot open the document: %s", path, strerror(errno));
+    enum status status = read_stream(file, path, text, bytes);
+    fclose(file);
+    return status;
+}
+
+static void digest_bytes(const char *text, size_t bytes, char out[33]) {
+    XXH128_hash_t hash = XXH3_128bits(text, bytes);
+    snprintf(out, 33, "%016" PRIx64 "%016" PRIx64, (uint64_t)hash.high64, (uint64_t)hash.low64);
+}
+
+static enum status add_document(struct document_set *set, const char *name, bool is_tokens) {
+    struct document *items = realloc(set->items, ((size_t)set->n + 1) * sizeof *items);
+    if (!items) FAIL(ERR_MEMORY, "no memory for a list of %d documents", set->n + 1);
+    set->items = items;
+    items[set->n] = (struct document){.is_tokens = is_tokens};
+    if (!(items[set->n].name = strdup(name))) FAIL(ERR_MEMORY, "no memory for a file name");
+    set->n++;
+    return OK;
+}
+
+// A path that exists is taken as it is, even with glob characters in it.
+static enum status add_pattern(struct document_set *set, const char *pattern, bool is_tokens) {
+    struct stat info;
+    if (strcmp(pattern, "-") == 0 && set->standard_input) {
+        FAIL(ERR_CONFIG, "standard input (-) can be read once, but is named twice");
+    }
+    if (strcmp(pattern, "-") == 0) {
+        TRY(read_stream(stdin, "standard input", &set->standard_input, &set->standard_input_bytes));
+        return add_document(set, pattern, is_tokens);
+    }
+    if (!strpbrk(pattern, "*?[") || stat(pattern, &info) == 0) {
+        return add_document(set, pattern, is_tokens);
+    }
+    glob_t found = {0};
+    if (glob(pattern, 0, NULL, &found) != 0) {
+        globfree(&found);
+        FAIL(ERR_NO_INPUT, "no file matches '%s'", pattern);
+    }
+    enum status status = OK;
+    for (size_t i = 0; i < found.gl_pathc && status == OK; i++) {
+        status = add_document(set, found.gl_pathv[i], is_tokens);
+    }
+    globfree(&found);
+    return status;
+}
+
+static enum status add_list(struct document_set *set, const char *path) {
+    char *text, *line_end;
+    size_t bytes;
+    TRY(read_file(path, &text, &bytes));
+    enum status status = OK;
+    for (char *line = text; line && *line && status == OK; line = line_end) {
+        line_end = strchr(line, '\n');
+        if (line_end) *line_end++ = '\0';
+        line[strcspn(line, "\r")] = '\0';
+        if (*line) status = add_document(set, line, false);
+    }
+    free(text);
+    return status;
+}
+
+static enum status find_documents(const struct options *options, struct document_set *set) {
+    for (int i = 0; i < options->documents.n; i++) {
+        TRY(add_pattern(set, options->documents.items[i], false));
+    }
+    for (int i = 0; i < options->token_files.n; i++) {
+        TRY(add_pattern(set, options->token_files.items[i], true));
+    }
+    if (options->document_list) TRY(add_list(set, options->document_list));
+    if (set->n == 0) FAIL(ERR_INPUT, "%s names no document", options->document_list);
+    return OK;
+}
+
+enum status document_parse_tokens(const char *text, size_t bytes, const char *name, int64_t n_vocab,
+                                  struct token_list *out) {
+    const char *at = text, *end = text + bytes;
+    int64_t capacity = 0;
+    while (true) {
+        while (at < end && isspace((unsigned char)*at)) at++;
+        if (at == end) break;
+        char *after;
+        errno = 0;
+        long long id = strtoll(at, &after, 10);
+        if (after == at || errno || (after < end && !isspace((unsigned char)*after))) {
+            FAIL(ERR_INPUT, "%s: '%.*s' at byte %td is not a token id", name,
+                 (int)strcspn(at, " \t\r\n\v\f") % 40, at, at - text);
+        }
+        if (id < 0 || id >= n_vocab) {
+            FAIL(ERR_INPUT, "%s: token id %lld at byte %td is outside the vocabulary of %lld", name,
+                 id, at - text, (long long)n_vocab);
+        }
+        if (out->n == capacity) {
+            capacity = capacity ? 2 * capacity : 4096;
+            int32_t *larger = realloc(out->id, (size_t)capacity * sizeof *larger);
+            if (!larger)
+                FAIL(ERR_MEMORY, "%s: no memory for %lld tokens", name, (long long)capacity);
+            out->id = larger;
+            out->capacity = capacity;
+        }
+        out->id[out->n++] = (int32_t)id;
+        at = after;
+    }
+    if (out->n == 0) FAIL(ERR_INPUT, "%s holds no token ids", name);
+    return OK;
+}
+
+static enum status tokenize(const struct document *document, const struct document_reader *reader,
+                            struct document_text *out) {
+    if (document->is_tokens) {
+        return document_parse_tokens(out->text, out->bytes, document->name, reader->n_vocab,
+                                     &out->tokens);
+    }
+    if (!reader->tokenizer) {
+        FAIL(ERR_INPUT,
+             "%s: the checkpoint has no tokenizer (tokenizer.json): give token ids with "
+             "--tokens instead of --document",
+             document->name);
+    }
+    if (out->bytes == 0) FAIL(ERR_INPUT, "%s is empty", document->name);
+    enum status status = tokenizer_encode(reader->tokenizer, out->text, out->bytes,
+                                          reader->encode_flags, &out->tokens);
+    if (status != OK) return status_context(status, "%s", document->name);
+    for (int64_t i = 0; i < out->tokens.n; i++) {
+        if (out->tokens.id[i] >= reader->n_vocab) {
+            FAIL(ERR_INPUT, "%s: the tokenizer's id %d is outside the model's vocabulary of %lld",
+                 document->name, out->tokens.id[i], (long long)reader->n_vocab);
+        }
+    }
+    if (out->tokens.n == 0) FAIL(ERR_INPUT, "%s holds no tokens", document->name);
+    return OK;
+}
+
+// Reads and tokenises; `digest` is of the file's bytes.
+static enum status load(const struct document_set *set, const struct document *document,
+                        const struct document_reader *reader, struct document_text *out,
+                        char digest[33]) {
+    if (strcmp(document->name, "-") == 0) {
+        if (!(out->text = malloc(set->standard_input_bytes + 1))) {
+            FAIL(ERR_MEMORY, "no memory for the document");
+        }
+        memcpy(out->text, set->standard_input, set->standard_input_bytes + 1);
+        out->bytes = set->standard_input_bytes;
+    } else {
+        TRY(read_file(document->name, &out->text, &out->bytes));
+    }
+    digest_bytes(out->text, out->bytes, digest);
+    if (out->bytes >= MARK_BYTES && memcmp(out->text, byte_order_mark, MARK_BYTES) == 0) {
+        out->mark_bytes = MARK_BYTES;
+        out->bytes -= MARK_BYTES;
+        memmove(out->text, out->text + MARK_BYTES, out->bytes + 1);
+    }
+    return tokenize(document, reader, out);
+}
+
+enum status document_set_open(const struct options *options, const struct document_reader *reader,
+                              struct document_set *out) {
+    TRY(find_documents(options, out));
+    for (int i = 0; i < out->n; i++) {
+        struct document *document = &out->items[i];
+        struct document_text text = {0};
+        enum status status = load(out, document, reader, &text, document->digest);
+        document->n_token = text.tokens.n;
+        document_text_close(&text);
+        TRY(status);
+    }
+    return OK;
+}
+
+enum status document_set_share(struct document_set *set, struct comm *comm) {
+    int64_t n = set->n;
+    TRY(comm->ops->broadcast(comm, &n, sizeof n, 0));
+    int64_t *counts = calloc((size_t)n, sizeof *counts);
+    if (!counts) FAIL(ERR_MEMORY, "no memory for the sizes of %lld documents", (long long)n);
+    for (int i = 0; i < set->n; i++) counts[i] = set->items[i].n_token;
+    enum status status = comm->ops->broadcast(comm, counts, n * (int64_t)sizeof *counts, 0);
+    if (comm->rank != 0) set->items = calloc((size_t)n, sizeof *set->items);
+    if (status == OK && !set->items) {
+        status = status_fail(ERR_MEMORY, __FILE__, "no memory for %lld documents", (long long)n);
+    }
+    if (status == OK) {
+        set->n = (int)n;
+        for (int i = 0; i < set->n; i++) set->items[i].n_token = counts[i];
+    }
+    free(counts);
+    return status;
+}
+
+void document_set_close(struct document_set *set) {
+    for (int i = 0; i < set->n; i++) free(set->items[i].name);
+    free(set->items);
+    free(set->standard_input);
+    *set = (struct document_set){0};
+}
+
+enum status document_text_open(const struct document_set *set, int index,
+                               const struct document_reader *reader, struct comm *comm,
+                               struct document_text *out) {
+    const struct document *document = &set->items[index];
+    char digest[33];
+    *out = (struct document_text){0};
+    if (comm->rank == 0) {
+        TRY(load(set, document, reader, out, digest));
+        if (strcmp(digest, document->digest) != 0) {
+            FAIL(ERR_IO, "%s was changed while the job ran: submit it again", document->name);
+        }
+    } else {
+        out->tokens.id = malloc((size_t)document->n_token * sizeof *out->tokens.id);
+        if (!out->tokens.id)
+            FAIL(ERR_MEMORY, "no memory for %lld tokens", (long long)document->n_token);
+        out->tokens.n = document->n_token;
+    }
+    return comm->ops->broadcast(comm, out->tokens.id,
+                                document->n_token * (int64_t)sizeof *out->tokens.id, 0);
+}
+
+void document_text_close(struct document_text *text) {
+    free(text->text);
+    token_list_close(&text->tokens);
+    *text = (struct document_text){0};
+}

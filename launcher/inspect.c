@@ -1,0 +1,89 @@
+// `halka inspect PATH`: a checkpoint, or the results of a run.
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "launcher/job.h"
+#include "model/inspect.h"
+
+static double number(const json_t *object, const char *key) {
+    return json_number_value(json_object_get(object, key));
+}
+
+static const char *text(const json_t *object, const char *key) {
+    const char *value = json_string_value(json_object_get(object, key));
+    return value ? value : "-";
+}
+
+static void print_result(const json_t *line) {
+    const json_t *perplexity = json_object_get(line, "perplexity");
+    printf("  %s: ", text(line, "document"));
+    if (strcmp(text(line, "task"), "score") == 0) {
+        printf("score, %.0f tokens, perplexity ", number(line, "n_token"));
+        json_is_number(perplexity) ? printf("%.6g\n", json_number_value(perplexity))
+                                   : printf("none\n");
+    } else {
+        printf("%s: %.60s -> %.100s\n", text(line, "task"), text(line, "question"),
+               text(line, "answer"));
+    }
+}
+
+static enum status inspect_results(const char *folder, FILE *file) {
+    char *line = NULL;
+    size_t capacity = 0;
+    int n = 0;
+    enum status status = OK;
+    while (status == OK && getline(&line, &capacity, file) > 0) {
+        json_t *object = json_loads(line, 0, NULL);
+        if (object) print_result(object);
+        json_decref(object);
+        n++;
+        if (!object) {
+            status = status_fail(ERR_INPUT, __FILE__,
+                                 "%s/results.jsonl:%d is not a whole JSON line", folder, n);
+        }
+    }
+    free(line);
+    if (status == OK) printf("%s: %d results\n", folder, n);
+    return status;
+}
+
+static void inspect_report(const char *path) {
+    json_t *report = json_load_file(path, 0, NULL);
+    if (!report) {
+        puts("no report: the run has not ended");
+        return;
+    }
+    printf("last run: %zu ranks, %.0f tokens read, %.0f generated, %.2f s, %.1f tokens/s, "
+           "products %s, K/V %s\n",
+           json_array_size(json_object_get(report, "ranks")), number(report, "tokens_read"),
+           number(report, "tokens_generated"), number(report, "seconds"),
+           number(report, "tokens_per_second"), text(report, "precision"),
+           text(report, "kv_precision"));
+    json_decref(report);
+}
+
+static enum status inspect(const struct options *options) {
+    const char *path = options->inspect_path;
+    char name[4096];
+    snprintf(name, sizeof name, "%s/results.jsonl", path);
+    FILE *file = fopen(name, "r");
+    if (file) {
+        enum status status = inspect_results(path, file);
+        fclose(file);
+        TRY(status);
+        snprintf(name, sizeof name, "%s/report.json", path);
+        inspect_report(name);
+        return OK;
+    }
+    struct checkpoint checkpoint = {0};
+    enum status status = checkpoint_open(path, &checkpoint);
+    if (status == OK) status = checkpoint_describe(&checkpoint, options->verbose, stdout);
+    checkpoint_close(&checkpoint);
+    return status;
+}
+
+enum status verb_inspect(struct job *job) {
+    return comm_agree(&job->comm, job->comm.rank == 0 ? inspect(job->options) : OK);
+}

@@ -1,0 +1,168 @@
+// Loading and planning: each step is agreed on by all ranks before the next.
+#include "launcher/job.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "launcher/prompt.h"
+
+static enum status open_comm(struct job *job) {
+    const struct options *o = job->options;
+    bool alone = job->cluster->size == 1;
+    if (o->transport == TRANSPORT_SELF && !alone) {
+        FAIL(ERR_CONFIG, "run.transport = self is for one rank, and this job has %d: use mpi",
+             job->cluster->size);
+    }
+    if (o->transport == TRANSPORT_SELF || (o->transport == TRANSPORT_AUTO && alone)) {
+        return comm_self_open(&job->comm);
+    }
+    return comm_mpi_open(&job->comm, o->deadline);
+}
+
+static enum status open_backend(struct job *job) {
+    TRY(backend_open(&(struct backend_options){.kind = (enum backend_kind)job->options->backend,
+                                               .isa = (enum isa)job->options->isa,
+                                               .n_thread = job->cluster->n_thread},
+                     &job->backend));
+    if (job->backend.memory != job->comm.memory) {
+        FAIL(ERR_CONFIG, "transport %s and backend %s do not share memory: choose run.transport",
+             job->comm.ops->name, job->backend.ops->name);
+    }
+    return OK;
+}
+
+enum status job_open_ranks(struct job *job, enum status parsed) {
+    job->started = cluster_seconds();
+    TRY(open_comm(job));
+    TRY(comm_agree(&job->comm, parsed));
+    cluster_pin_threads(job->cluster);
+    return comm_agree(&job->comm, open_backend(job));
+}
+
+static enum status open_model(struct job *job) {
+    const char *path = job->options->model_path;
+    TRY(checkpoint_open(path, &job->checkpoint));
+    TRY(tokenizer_open(job->checkpoint.folder, job->checkpoint.gguf, &job->tokenizer));
+    if (job->tokenizer) {
+        job->chat =
+            chat_template_choose(job->tokenizer, (enum chat_family)job->options->chat_template);
+    } else if (job->options->task == TASK_ANSWER) {
+        FAIL(ERR_INPUT, "%s has no tokenizer (tokenizer.json), which task.kind = answer needs",
+             path);
+    }
+    return OK;
+}
+
+enum status job_open_model(struct job *job) {
+    double begun = profile_begin();
+    TRY(comm_agree(&job->comm, open_model(job)));
+    profile_end(&job->profile, PHASE_LOAD, begun);
+    return OK;
+}
+
+struct document_reader job_reader(const struct job *job) {
+    return (struct document_reader){.tokenizer = job->tokenizer,
+                                    .n_vocab = job->checkpoint.spec.n_vocab,
+                                    .encode_flags = prompt_document_flags(job->options)};
+}
+
+int64_t job_context(const struct job *job) {
+    int64_t wanted = job->options->model_context;
+    return wanted > 0 ? wanted : job->checkpoint.spec.context;
+}
+
+int64_t job_beyond_training(const struct job *job, int64_t n_position) {
+    int64_t beyond = n_position - job->checkpoint.spec.context;
+    return beyond > 0 ? beyond : 0;
+}
+
+// Tokens that one sequence needs for this document.
+static enum status measure_document(const struct job *job, const struct document *document,
+                                    int64_t around, int64_t *out) {
+    const struct options *o = job->options;
+    int64_t context = job_context(job), n = document->n_token + around;
+    bool windows = o->task == TASK_SCORE && o->window > 0;
+    if (windows && n > o->window) n = o->window;
+    if (n > context && windows) {
+        FAIL(ERR_CONFIG,
+             "document.window = %lld is more than the model's context of %lld tokens: "
+             "make it smaller, or set model.context",
+             (long long)n, (long long)context);
+    }
+    if (n > context) {
+        const char *advice = o->task == TASK_SCORE
+                                 ? "set document.window to read it in windows, or "
+                                   "model.context to lift the limit"
+                                 : "set model.context to lift the limit";
+        FAIL(ERR_INPUT, "%s needs %lld tokens%s but the model's context is %lld: %s",
+             document->name, (long long)n, around ? " with prompt and answer" : "",
+             (long long)context, advice);
+    }
+    *out = n;
+    return OK;
+}
+
+static enum status measure_documents(struct job *job, int64_t *longest) {
+    struct document_reader reader = job_reader(job);
+    int64_t around = 0;
+    *longest = 1;
+    TRY(document_set_open(job->options, &reader, &job->documents));
+    if (job->options->task == TASK_ANSWER) TRY(prompt_tokens_around(job, &around));
+    for (int i = 0; i < job->documents.n; i++) {
+        int64_t n;
+        TRY(measure_document(job, &job->documents.items[i], around, &n));
+        if (n > *longest) *longest = n;
+    }
+    return OK;
+}
+
+enum status job_plan_memory(struct job *job) {
+    TRY(session_plan(&job->checkpoint, &job->backend, job->comm.size, job->cluster->local_size,
+                     &job->session_options, &job->plan));
+    int64_t node = job->plan.total * job->cluster->local_size;
+    int64_t available = cluster_available_bytes();
+    if (available > 0 && node > available) {
+        FAIL(ERR_MEMORY,
+             "the plan needs %.2f GiB on this node (%d ranks of %.2f GiB) and %.2f GiB "
+             "are available: use more nodes, or a smaller prefill.chunk or document",
+             (double)node / (1 << 30), job->cluster->local_size,
+             (double)job->plan.total / (1 << 30), (double)available / (1 << 30));
+    }
+    return OK;
+}
+
+enum status job_plan(struct job *job) {
+    const struct options *o = job->options;
+    int64_t longest = 0;
+    double begun = profile_begin();
+    enum status status = job->comm.rank == 0 ? measure_documents(job, &longest) : OK;
+    TRY(comm_agree(&job->comm, status));
+    TRY(comm_agree(&job->comm, document_set_share(&job->documents, &job->comm)));
+    TRY(job->comm.ops->broadcast(&job->comm, &longest, sizeof longest, 0));
+    profile_end(&job->profile, PHASE_TOKENIZE, begun);
+    job->session_options = (struct session_options){
+        .precision = (enum precision)o->precision,
+        .kv_precision = (enum precision)o->kv_precision,
+        .layout = o->layout == LAYOUT_WISH_CONTIGUOUS ? LAYOUT_CONTIGUOUS : LAYOUT_ZIGZAG,
+        .max_tokens = longest,
+        .chunk = o->chunk,
+    };
+    return comm_agree(&job->comm, job_plan_memory(job));
+}
+
+enum status job_open_session(struct job *job) {
+    double begun = profile_begin();
+    TRY(comm_agree(&job->comm, session_open(&job->checkpoint, &job->backend, &job->comm,
+                                            &job->profile, &job->session_options, &job->session)));
+    profile_end(&job->profile, PHASE_LOAD, begun);
+    return OK;
+}
+
+void job_close(struct job *job) {
+    session_close(&job->session);
+    document_set_close(&job->documents);
+    tokenizer_close(&job->tokenizer);
+    checkpoint_close(&job->checkpoint);
+    backend_close(&job->backend);
+    comm_close(&job->comm);
+}

@@ -1,0 +1,52 @@
+// A job: the ranks, the model and what reads it. Opening it is loading and planning, where every
+// rank reaches the same agreement; afterwards `working` is set and a failing rank ends the job.
+#ifndef HALKA_LAUNCHER_JOB_H
+#define HALKA_LAUNCHER_JOB_H
+
+#include "dist/cluster.h"
+#include "dist/comm.h"
+#include "launcher/documents.h"
+#include "launcher/options.h"
+#include "model/chat.h"
+#include "model/session.h"
+
+struct job {
+    const struct options *options;
+    const struct cluster *cluster;
+    struct comm comm;
+    struct backend backend;
+    struct checkpoint checkpoint;
+    struct tokenizer *tokenizer;      // NULL: the checkpoint has none
+    const struct chat_template *chat; // NULL without tokenizer
+    struct document_set documents;
+    struct session_options session_options;
+    struct memory_plan plan;
+    struct session *session;
+    struct profile profile;
+    int64_t tokens_read; // prompt tokens read by all ranks together ...
+    int64_t own_tokens;  // ... and this rank's part of them
+    int64_t tokens_generated;
+    int64_t tokens_recomputed; // read although they had been read before
+    int64_t longest;           // tokens of the longest sequence so far
+    double started;            // seconds, cluster_seconds
+    bool working;
+};
+
+enum status job_open_ranks(struct job *job, enum status parsed); // transport and backend
+enum status job_open_model(struct job *job);                     // checkpoint, tokenizer, template
+enum status job_plan(struct job *job); // documents, session options, memory: ERR_MEMORY
+enum status job_open_session(struct job *job);
+void job_close(struct job *job); // accepts a zeroed struct
+
+struct document_reader job_reader(const struct job *job);
+int64_t job_context(const struct job *job); // longest sequence allowed
+// How many of n positions lie beyond those the checkpoint was trained for.
+int64_t job_beyond_training(const struct job *job, int64_t n_position);
+
+// The verbs, after job_open_ranks. job->working says whether the ranks agreed on a failure.
+enum status verb_run(struct job *job);
+enum status verb_plan(struct job *job);
+enum status verb_verify(struct job *job);
+enum status verb_inspect(struct job *job);
+
+#endif

@@ -1,0 +1,64 @@
+// Halka: parse the options, start the ranks, do what the verb says, print one message when it
+// fails. The only place that prints errors and chooses the exit code.
+#include <stdio.h>
+
+#include "launcher/job.h"
+
+#define HALKA_VERSION "0.1"
+
+static enum status do_verb(struct job *job) {
+    switch (job->options->verb) {
+    case VERB_RUN:
+        return verb_run(job);
+    case VERB_PLAN:
+        return verb_plan(job);
+    case VERB_VERIFY:
+        return verb_verify(job);
+    case VERB_INSPECT:
+        return verb_inspect(job);
+    default:
+        FAIL(ERR_INTERNAL, "no such verb");
+    }
+}
+
+static void print_error(const struct options *options) {
+    fprintf(stderr, "halka: error: %s\n", status_message());
+    if (options->verbose) fprintf(stderr, "halka: found at %s\n", status_where());
+}
+
+// What needs no ranks. True when that was all.
+static bool print_text(const struct options *options) {
+    if (options->version) {
+        puts("halka " HALKA_VERSION);
+    } else if (options->help) {
+        options_print_help(stdout, options->verb);
+    } else if (options->check_config) {
+        options_print_changed(stdout, options);
+        puts("the options are valid");
+    }
+    return options->version || options->help || options->check_config;
+}
+
+int main(int argc, char **argv) {
+    struct options options;
+    struct cluster cluster = {0};
+    struct job job = {.options = &options, .cluster = &cluster};
+    enum status parsed = options_parse(argc, argv, &options);
+    if (parsed == OK && print_text(&options)) {
+        options_close(&options);
+        return 0;
+    }
+    enum status status = cluster_start(&argc, &argv, (int)options.threads, &cluster);
+    if (status == OK) status = job_open_ranks(&job, parsed);
+    if (status == OK) status = do_verb(&job);
+    if (status != OK && job.working) {
+        status_context(status, "rank %d (%s)", cluster.rank, cluster.host);
+        print_error(&options);
+        cluster_abort(&cluster, status);
+    }
+    if (status != OK && cluster.rank == 0) print_error(&options);
+    job_close(&job);
+    cluster_stop(&cluster);
+    options_close(&options);
+    return status;
+}

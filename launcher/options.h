@@ -1,0 +1,115 @@
+// Every option of the program: one table (option_table.c) of path, type, unit, default, range and
+// help. The job file, --set, the shorthand flags, --help and the start-up print all come from it.
+// struct options is plain data; only options.c knows libconfig and the environment.
+#ifndef HALKA_LAUNCHER_OPTIONS_H
+#define HALKA_LAUNCHER_OPTIONS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "kernels/status.h"
+
+struct string_list {
+    int n;
+    char **items; // owned
+};
+enum status string_list_add(struct string_list *list, const char *text);
+void string_list_close(struct string_list *list); // accepts a zeroed struct
+
+enum verb { VERB_NONE, VERB_RUN, VERB_PLAN, VERB_VERIFY, VERB_INSPECT, N_VERB };
+enum task_kind { TASK_SCORE, TASK_ANSWER };
+enum layout_wish { LAYOUT_WISH_AUTO, LAYOUT_WISH_ZIGZAG, LAYOUT_WISH_CONTIGUOUS };
+enum transport_wish { TRANSPORT_AUTO, TRANSPORT_SELF, TRANSPORT_MPI };
+
+// A choice holds the index of its word, which is the value of the enum named beside it.
+struct options {
+    enum verb verb;
+    bool help, version, verbose, check_config, overwrite;
+    char *job_file;     // NULL: none
+    char *inspect_path; // of `inspect`
+
+    char *model_path;
+    int64_t model_context; // 0: the checkpoint's
+
+    struct string_list documents; // paths, globs, "-"
+    struct string_list token_files;
+    char *document_list;
+    int64_t window, stride; // tokens; 0: none, half the window
+
+    int task; // enum task_kind
+    struct string_list questions;
+    int64_t max_tokens;
+    double temperature, top_p, min_p;
+    int chat_template; // enum chat_family
+    bool token_logprobs;
+    int64_t evidence;
+
+    char *output;
+
+    int precision, kv_precision; // enum precision
+    int backend;                 // enum backend_kind
+    int isa;                     // enum isa
+    int transport;               // enum transport_wish
+    int64_t threads;             // 0: this rank's share of the cores
+    int64_t seed;
+    double deadline; // seconds
+    int layout;      // enum layout_wish
+    int64_t chunk;   // tokens; 0: the whole prompt
+
+    unsigned char source[64]; // enum option_source, by row of the table
+};
+
+enum option_source { SOURCE_DEFAULT, SOURCE_JOB_FILE, SOURCE_COMMAND_LINE };
+enum option_type {
+    OPTION_STRING,
+    OPTION_LIST,
+    OPTION_INT,
+    OPTION_REAL,
+    OPTION_BOOL,
+    OPTION_CHOICE
+};
+struct option {
+    const char *path;
+    enum option_type type;
+    const char *unit;
+    const char *initial; // default, as --set would take it; NULL: unset
+    double least, most;  // numbers
+    const char *choices; // "auto|fp32": words in the order of the enum
+    const char *later;   // words that are known but not in this version
+    const char *help;
+    size_t offset;       // of the field
+    const char *flag;    // shorthand, or NULL
+    bool changes_result; // part of a result's identity
+};
+extern const struct option option_table[];
+extern const int n_option;
+
+// Fills `out` from argv; close it even after a failure. ERR_USAGE: a command line that cannot be
+// understood; ERR_CONFIG: a job file or a value that cannot work; ERR_NO_INPUT: no such job file.
+enum status options_parse(int argc, char **argv, struct options *out);
+void options_close(struct options *options); // accepts a zeroed struct
+
+// The parts of options_parse.
+enum status options_set_defaults(struct options *out);
+enum status options_read_job_file(struct options *options, const char *path);
+enum status options_read_job_text(struct options *options, const char *text, const char *name);
+// `origin` is for messages: "--set" or "FILE:LINE".
+enum status options_set(struct options *options, const char *path, const char *value,
+                        enum option_source source, const char *origin);
+enum status options_check(const struct options *options);
+
+// NULL when absent; nearest never is. Distance: insertions, deletions, substitutions, swaps.
+const struct option *option_find(const char *path);
+const struct option *option_nearest(const char *path);
+int edit_distance(const char *a, const char *b);
+// The value as text, into `text` of `bytes`.
+void option_format(const struct options *options, const struct option *option, char *text,
+                   size_t bytes);
+const char *verb_name(enum verb verb);
+
+void options_print_help(FILE *out, enum verb verb);
+void options_print_changed(FILE *out, const struct options *options); // values other than defaults
+
+#endif

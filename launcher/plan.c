@@ -1,0 +1,175 @@
+// `halka plan`: bytes and seconds per rank before any weight is read. Seconds come from the
+// arithmetic of the longest document and from rates measured here on products of the model's own
+// shapes.
+#include <stdlib.h>
+#include <string.h>
+
+#include "launcher/job.h"
+
+struct cost {
+    double product_flop, attention_flop; // of one rank
+};
+
+// One sequence of n tokens, its work shared evenly over the ranks.
+static struct cost estimate_cost(const struct model_spec *spec, int64_t n, int size, bool score) {
+    struct cost cost = {0};
+    double pairs = (double)n * (double)(n + 1) / 2;
+    for (int i = 0; i < spec->n_layer; i++) {
+        const struct layer_spec *l = &spec->layers[i];
+        double width = (double)(2 * l->n_head + 2 * l->n_kv_head) * l->head_dim;
+        cost.product_flop +=
+            2.0 * (double)n * spec->n_hidden * (width + 3.0 * (double)l->n_feed_forward);
+        cost.attention_flop += 4.0 * pairs * l->n_head * l->head_dim;
+    }
+    if (score) cost.product_flop += 2.0 * (double)n * (double)spec->n_vocab * spec->n_hidden;
+    cost.product_flop /= size;
+    cost.attention_flop /= size;
+    return cost;
+}
+
+enum { RATE_TOKENS = 512, RATE_REPEATS = 3 };
+
+struct rates {
+    double product, attention; // FLOP/s of this rank
+};
+
+static double best_seconds(struct backend *backend, enum status (*call)(struct backend *, void *),
+                           void *args) {
+    double best = 1e30;
+    for (int i = 0; i < RATE_REPEATS; i++) {
+        double begun = cluster_seconds();
+        if (call(backend, args) != OK || backend->ops->sync(backend) != OK) return 1e30;
+        double seconds = cluster_seconds() - begun;
+        if (seconds < best) best = seconds;
+    }
+    return best;
+}
+
+static enum status call_matmul(struct backend *backend, void *args) {
+    return backend->ops->matmul(backend, args);
+}
+
+static enum status call_attention(struct backend *backend, void *args) {
+    return backend->ops->attention(backend, args);
+}
+
+// Zeros take as long as any other numbers, and need no room beyond the largest operand.
+static enum status measure_rates(const struct job *job, struct rates *out) {
+    struct backend *b = (struct backend *)&job->backend;
+    const struct model_spec *spec = &job->checkpoint.spec;
+    const struct layer_spec *l = &spec->layers[0];
+    enum precision wanted = job->session_options.precision;
+    bool bf16 = wanted == PRECISION_BF16 || (wanted == PRECISION_AUTO && b->bf16_products);
+    enum dtype dtype = bf16 ? DTYPE_BF16 : DTYPE_F32;
+    int64_t n_row = l->n_feed_forward, n_col = spec->n_hidden, n = RATE_TOKENS;
+    int64_t head_width = (int64_t)l->n_head * l->head_dim;
+    int64_t kv_width = (int64_t)l->n_kv_head * l->head_dim;
+    int64_t widest = n_row > head_width ? n_row : head_width;
+    if (n_col > widest) widest = n_col;
+    float *zeros = NULL, *result = NULL, *lse = NULL;
+    int64_t position[RATE_TOKENS];
+    enum status status = OK;
+    for (int64_t i = 0; i < n; i++) position[i] = i;
+    zeros = calloc((size_t)(n_row * n_col + n * widest), sizeof *zeros);
+    result = malloc((size_t)(n * widest) * sizeof *result);
+    lse = malloc((size_t)(n * l->n_head) * sizeof *lse);
+    if (!zeros || !result || !lse) FAIL_OR(done, ERR_MEMORY, "no memory to measure rates");
+    struct matmul_args product = {.x = zeros,
+                                  .x_dtype = dtype,
+                                  .x_stride = n_col,
+                                  .n_token = n,
+                                  .weight = {.data = zeros,
+                                             .dtype = dtype,
+                                             .n_row = n_row,
+                                             .n_col = n_col,
+                                             .row_bytes = dtype_bytes(dtype, n_col)},
+                                  .out = result,
+                                  .out_dtype = DTYPE_F32,
+                                  .out_stride = n_row};
+    struct attention_args attention = {.n_query = n,
+                                       .n_key = n,
+                                       .n_head = l->n_head,
+                                       .n_kv_head = l->n_kv_head,
+                                       .head_dim = l->head_dim,
+                                       .value_dim = l->head_dim,
+                                       .scale = 1,
+                                       .query = zeros,
+                                       .query_dtype = dtype,
+                                       .query_stride = head_width,
+                                       .key = zeros,
+                                       .value = zeros,
+                                       .kv_dtype = dtype,
+                                       .key_stride = kv_width,
+                                       .value_stride = kv_width,
+                                       .query_position = position,
+                                       .key_position = position,
+                                       .out = result,
+                                       .lse = lse};
+    out->product =
+        2.0 * (double)n * (double)n_row * (double)n_col / best_seconds(b, call_matmul, &product);
+    out->attention = 4.0 * (double)n * (double)n * (double)head_width /
+                     best_seconds(b, call_attention, &attention);
+done:
+    free(lse);
+    free(result);
+    free(zeros);
+    return status;
+}
+
+static void print_memory(const struct job *job) {
+    const struct memory_plan *p = &job->plan;
+    const struct {
+        const char *name;
+        int64_t bytes;
+    } rows[] = {{"weights (share)", p->weights},
+                {"keys and values", p->kv},
+                {"activations", p->activations},
+                {"ring buffers", p->ring},
+                {"backend scratch", p->scratch},
+                {"process", p->base},
+                {"total", p->total}};
+    printf("Bytes of each of %d ranks, sequences of up to %lld tokens\n", job->comm.size,
+           (long long)job->session_options.max_tokens);
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        printf("  %-16s %14lld  %9.1f MiB\n", rows[i].name, (long long)rows[i].bytes,
+               (double)rows[i].bytes / (1 << 20));
+    }
+    printf("  this node has %d ranks and %.1f MiB available\n", job->cluster->local_size,
+           (double)cluster_available_bytes() / (1 << 20));
+}
+
+static enum status print_seconds(const struct job *job, const struct rates *rates) {
+    const struct options *o = job->options;
+    struct cost sum = {0};
+    int64_t n_token = 0;
+    for (int i = 0; i < job->documents.n; i++) {
+        int64_t n = job->documents.items[i].n_token, longest = job->session_options.max_tokens;
+        int64_t stride = o->stride > 0 ? o->stride : (o->window + 1) / 2;
+        int64_t n_window = n > longest ? 1 + (n - longest + stride - 1) / stride : 1;
+        struct cost cost = estimate_cost(&job->checkpoint.spec, n < longest ? n : longest,
+                                         job->comm.size, o->task == TASK_SCORE);
+        sum.product_flop += (double)n_window * cost.product_flop;
+        sum.attention_flop += (double)n_window * cost.attention_flop;
+        n_token += n;
+    }
+    double product = sum.product_flop / rates->product;
+    double attention = sum.attention_flop / rates->attention;
+    printf("Reading %lld tokens of %d documents, for each rank\n", (long long)n_token,
+           job->documents.n);
+    printf("  products  %10.3f GFLOP at %8.1f GFLOP/s: %9.2f s\n", sum.product_flop * 1e-9,
+           rates->product * 1e-9, product);
+    printf("  attention %10.3f GFLOP at %8.1f GFLOP/s: %9.2f s\n", sum.attention_flop * 1e-9,
+           rates->attention * 1e-9, attention);
+    printf("  about %.2f s, without loading, exchange and answers\n", product + attention);
+    return OK;
+}
+
+enum status verb_plan(struct job *job) {
+    struct rates rates;
+    TRY(job_open_model(job));
+    TRY(job_plan(job));
+    TRY(comm_agree(&job->comm, measure_rates(job, &rates))); // together, as the run will be
+    if (job->comm.rank != 0) return OK;
+    print_memory(job);
+    return print_seconds(job, &rates);
+}

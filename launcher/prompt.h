@@ -1,0 +1,25 @@
+// The prompt of an answer: HEAD document MIDDLE question TAIL, as tokens. The document is read
+// once; what follows it (middle, question and tail) is one list of tokens per question.
+#ifndef HALKA_LAUNCHER_PROMPT_H
+#define HALKA_LAUNCHER_PROMPT_H
+
+#include "launcher/job.h"
+
+struct prompt {
+    struct token_list head;
+    int n_question;             // at least 1: without a question, one empty list after
+    struct token_list *after;   // [n_question] owned
+    struct token_list baseline; // the same around an empty question; nothing without a question
+    int n_stop;
+    int32_t stop[MODEL_MAX_STOP + 2]; // tokens that end an answer
+};
+
+// How documents are tokenised for the job's task.
+int prompt_document_flags(const struct options *options);
+enum status prompt_open(const struct job *job, struct prompt *out); // close it even after a failure
+void prompt_close(struct prompt *prompt);                           // accepts a zeroed struct
+bool prompt_stops(const struct prompt *prompt, int32_t token);
+// The most tokens around a document: head, longest question and answer.
+enum status prompt_tokens_around(const struct job *job, int64_t *out);
+
+#endif

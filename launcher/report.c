@@ -1,0 +1,190 @@
+#include "launcher/report.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "launcher/results.h"
+
+struct rank_record {
+    char host[256];
+    int64_t tokens, kv_bytes, bytes_sent, bytes_received;
+    int64_t planned_bytes;
+    struct profile profile;
+};
+
+static struct rank_record own_record(struct job *job) {
+    struct session_facts facts;
+    session_get_facts(job->session, &facts);
+    profile_sample_memory(&job->profile);
+    struct rank_record record = {.tokens = job->own_tokens,
+                                 .kv_bytes = facts.kv_bytes,
+                                 .bytes_sent = job->comm.bytes_sent,
+                                 .bytes_received = job->comm.bytes_received,
+                                 .planned_bytes = job->plan.total,
+                                 .profile = job->profile};
+    memcpy(record.host, job->cluster->host, sizeof record.host);
+    return record;
+}
+
+static const char *precision_name(enum precision precision) {
+    return precision == PRECISION_BF16 ? "bf16" : precision == PRECISION_FP32 ? "fp32" : "auto";
+}
+
+struct totals {
+    double wall; // seconds of the whole job
+    double work; // seconds of rank 0 in reading and answering: all but loading and tokenising
+};
+
+static struct totals measure(const struct job *job) {
+    const double *seconds = job->profile.seconds;
+    double wall = cluster_seconds() - job->started;
+    return (struct totals){wall, wall - seconds[PHASE_LOAD] - seconds[PHASE_TOKENIZE]};
+}
+
+static json_t *describe_rank(const struct rank_record *r, int rank) {
+    json_t *seconds = json_object(), *object = json_object();
+    for (int phase = 0; phase < N_PHASE; phase++) {
+        json_object_set_new(seconds, phase_name[phase], json_number(r->profile.seconds[phase]));
+    }
+    json_object_set_new(object, "rank", json_integer(rank));
+    json_object_set_new(object, "host", json_text(r->host, strlen(r->host)));
+    json_object_set_new(object, "tokens", json_integer(r->tokens));
+    json_object_set_new(object, "kv_bytes", json_integer(r->kv_bytes));
+    json_object_set_new(object, "bytes_sent", json_integer(r->bytes_sent));
+    json_object_set_new(object, "bytes_received", json_integer(r->bytes_received));
+    json_object_set_new(object, "attention_flop", json_integer(r->profile.attention_flop));
+    json_object_set_new(object, "seconds", seconds);
+    json_object_set_new(object, "planned_bytes", json_integer(r->planned_bytes));
+    json_object_set_new(object, "peak_bytes", json_integer(r->profile.peak_pss_bytes));
+    return object;
+}
+
+static enum status write_json(const struct job *job, const struct rank_record *records) {
+    struct session_facts facts;
+    struct totals totals = measure(job);
+    session_get_facts(job->session, &facts);
+    json_t *object = json_object(), *ranks = json_array();
+    for (int rank = 0; rank < job->comm.size; rank++) {
+        json_array_append_new(ranks, describe_rank(&records[rank], rank));
+    }
+    const char *layout = job->session_options.layout == LAYOUT_ZIGZAG ? "zigzag" : "contiguous";
+    json_object_set_new(object, "documents", json_integer(job->documents.n));
+    json_object_set_new(object, "tokens_read", json_integer(job->tokens_read));
+    json_object_set_new(object, "tokens_generated", json_integer(job->tokens_generated));
+    json_object_set_new(object, "recomputed_tokens", json_integer(job->tokens_recomputed));
+    json_object_set_new(object, "tokens_beyond_training",
+                        json_integer(job_beyond_training(job, job->longest)));
+    json_object_set_new(object, "seconds", json_number(totals.wall));
+    json_object_set_new(object, "tokens_per_second",
+                        json_number((double)job->tokens_read / totals.work));
+    json_object_set_new(object, "precision", json_string(precision_name(facts.precision)));
+    json_object_set_new(object, "kv_precision", json_string(precision_name(facts.kv_precision)));
+    json_object_set_new(object, "layout", json_string(layout));
+    json_object_set_new(object, "last_pass", json_string(facts.last_pass == PASS_Q ? "Q" : "KV"));
+    json_object_set_new(object, "backend", json_string(job->backend.ops->name));
+    json_object_set_new(object, "transport", json_string(job->comm.ops->name));
+    json_object_set_new(object, "ranks", ranks);
+    char *text = json_dumps(object, JSON_INDENT(2) | JSON_REAL_PRECISION(9));
+    json_decref(object);
+    if (!text) FAIL(ERR_MEMORY, "no memory for report.json");
+    enum status status = output_write(job->options, "report.json", text);
+    free(text);
+    return status;
+}
+
+// One row of the table: least, mean and most over the ranks, and the share of the whole time.
+static void print_row(FILE *out, const char *name, const double *values, int n, double wall) {
+    double least = values[0], most = values[0], sum = 0;
+    for (int i = 0; i < n; i++) {
+        if (values[i] < least) least = values[i];
+        if (values[i] > most) most = values[i];
+        sum += values[i];
+    }
+    fprintf(out, "  %-12s %12.3f %12.3f %12.3f", name, least, sum / n, most);
+    if (wall > 0) fprintf(out, " %8.1f %%", 100 * sum / n / wall);
+    fputc('\n', out);
+}
+
+static void print_phases(FILE *out, const struct rank_record *records, int n, double wall) {
+    double values[n], unaccounted[n];
+    for (int rank = 0; rank < n; rank++) unaccounted[rank] = wall;
+    fprintf(out, "\nSeconds by phase over %d ranks\n  %-12s %12s %12s %12s %10s\n", n, "phase",
+            "least", "mean", "most", "of all");
+    for (int phase = 0; phase < N_PHASE; phase++) {
+        for (int rank = 0; rank < n; rank++) {
+            values[rank] = records[rank].profile.seconds[phase];
+            unaccounted[rank] -= values[rank];
+        }
+        print_row(out, phase_name[phase], values, n, wall);
+    }
+    print_row(out, "unaccounted", unaccounted, n, wall);
+}
+
+static void print_loads(FILE *out, const struct rank_record *records, int n) {
+    const double mib = 1 << 20;
+    double columns[7][n];
+    static const char *const names[7] = {"tokens",    "Gflop att.", "MiB KV",  "MiB sent",
+                                         "MiB recv.", "MiB plan",   "MiB peak"};
+    for (int rank = 0; rank < n; rank++) {
+        const struct rank_record *r = &records[rank];
+        columns[0][rank] = (double)r->tokens;
+        columns[1][rank] = (double)r->profile.attention_flop * 1e-9;
+        columns[2][rank] = (double)r->kv_bytes / mib;
+        columns[3][rank] = (double)r->bytes_sent / mib;
+        columns[4][rank] = (double)r->bytes_received / mib;
+        columns[5][rank] = (double)r->planned_bytes / mib;
+        columns[6][rank] = (double)r->profile.peak_pss_bytes / mib;
+    }
+    fprintf(out, "\nWork and memory by rank\n  %-12s %12s %12s %12s\n", "", "least", "mean",
+            "most");
+    for (int i = 0; i < 7; i++) print_row(out, names[i], columns[i], n, 0);
+}
+
+static enum status write_text(const struct job *job, const struct rank_record *records) {
+    struct session_facts facts;
+    struct totals totals = measure(job);
+    char *text = NULL;
+    size_t bytes;
+    session_get_facts(job->session, &facts);
+    FILE *out = open_memstream(&text, &bytes);
+    if (!out) FAIL(ERR_MEMORY, "no memory for report.txt");
+    fprintf(out, "Halka read %lld tokens of %d documents and generated %lld in %.2f s\n",
+            (long long)job->tokens_read, job->documents.n, (long long)job->tokens_generated,
+            totals.wall);
+    fprintf(out, "  %.1f tokens/s read and generated, without loading and tokenising (%.2f s)\n",
+            (double)(job->tokens_read + job->tokens_generated) / totals.work, totals.work);
+    fprintf(out, "  products %s, K/V %s, layout %s, last prefill by pass-%s, %d threads a rank\n",
+            precision_name(facts.precision), precision_name(facts.kv_precision),
+            job->session_options.layout == LAYOUT_ZIGZAG ? "zigzag" : "contiguous",
+            facts.last_pass == PASS_Q ? "Q" : "KV", job->cluster->n_thread);
+    fprintf(out, "  %lld tokens were read again\n", (long long)job->tokens_recomputed);
+    int64_t beyond = job_beyond_training(job, job->longest);
+    if (beyond > 0) {
+        fprintf(out, "  up to %lld positions lie beyond the %lld that the model was trained for\n",
+                (long long)beyond, (long long)job->checkpoint.spec.context);
+    }
+    print_phases(out, records, job->comm.size, totals.wall);
+    print_loads(out, records, job->comm.size);
+    fclose(out);
+    enum status status = output_write(job->options, "report.txt", text);
+    free(text);
+    return status;
+}
+
+enum status report_write(struct job *job) {
+    int size = job->comm.size;
+    enum status status = OK;
+    struct rank_record own = own_record(job), *records = malloc((size_t)size * sizeof *records);
+    int64_t *bytes = malloc((size_t)size * sizeof *bytes);
+    if (!records || !bytes) FAIL_OR(done, ERR_MEMORY, "no memory for the report");
+    for (int rank = 0; rank < size; rank++) bytes[rank] = sizeof own;
+    TRY_OR(done, job->comm.ops->all_gather(&job->comm, &own, records, bytes));
+    if (job->comm.rank == 0) {
+        TRY_OR(done, write_json(job, records));
+        TRY_OR(done, write_text(job, records));
+    }
+done:
+    free(bytes);
+    free(records);
+    return status;
+}

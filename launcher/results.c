@@ -1,0 +1,222 @@
+#include "launcher/results.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+#include "model/utf8.h"
+
+static void hash_text(XXH3_state_t *hash, const char *text) {
+    XXH3_128bits_update(hash, text, strlen(text) + 1);
+}
+
+void result_id(const struct job *job, int document, int question, char out[RESULT_ID_BYTES]) {
+    const struct options *o = job->options;
+    char value[256];
+    XXH3_state_t *hash = XXH3_createState();
+    XXH3_128bits_reset(hash);
+    hash_text(hash, job->documents.items[document].name);
+    hash_text(hash, job->documents.items[document].digest);
+    hash_text(hash, o->task == TASK_SCORE ? "score" : "answer");
+    hash_text(hash, question >= 0 ? o->questions.items[question] : "");
+    hash_text(hash, job->checkpoint.digest);
+    hash_text(hash, job->tokenizer ? tokenizer_digest(job->tokenizer) : "");
+    for (int i = 0; i < n_option; i++) {
+        if (!option_table[i].changes_result) continue;
+        option_format(o, &option_table[i], value, sizeof value);
+        hash_text(hash, option_table[i].path);
+        hash_text(hash, value);
+    }
+    XXH128_hash_t digest = XXH3_128bits_digest(hash);
+    XXH3_freeState(hash);
+    snprintf(out, RESULT_ID_BYTES, "%016" PRIx64 "%016" PRIx64, (uint64_t)digest.high64,
+             (uint64_t)digest.low64);
+}
+
+static int compare_ids(const void *a, const void *b) {
+    return memcmp(a, b, RESULT_ID_BYTES);
+}
+
+bool results_has(const struct results *results, const char *id) {
+    return results->n_finished > 0 && bsearch(id, results->finished, (size_t)results->n_finished,
+                                              RESULT_ID_BYTES, compare_ids) != NULL;
+}
+
+static enum status make_folder(const char *path) {
+    char *copy = strdup(path);
+    if (!copy) FAIL(ERR_MEMORY, "no memory for a path");
+    for (char *slash = copy + 1; *slash; slash++) {
+        if (*slash != '/') continue;
+        *slash = '\0';
+        mkdir(copy, 0777);
+        *slash = '/';
+    }
+    free(copy);
+    struct stat info;
+    if (mkdir(path, 0777) != 0 && errno != EEXIST) {
+        FAIL(ERR_CREATE, "cannot make the output folder %s: %s", path, strerror(errno));
+    }
+    if (stat(path, &info) != 0 || !S_ISDIR(info.st_mode)) {
+        FAIL(ERR_CREATE, "%s is not a folder: choose another --output", path);
+    }
+    return OK;
+}
+
+// Checks one line of an earlier run against this job's ids and remembers it.
+static enum status read_line(struct results *results, const char *line, int n_line,
+                             char (*ids)[RESULT_ID_BYTES], int n) {
+    json_t *object = json_loads(line, 0, NULL);
+    const char *id = json_string_value(json_object_get(object, "id"));
+    bool own = false;
+    if (id && strlen(id) == RESULT_ID_BYTES - 1) {
+        for (int i = 0; i < n && !own; i++) own = strcmp(ids[i], id) == 0;
+    }
+    if (own) memcpy(results->finished[results->n_finished++], id, RESULT_ID_BYTES);
+    json_decref(object);
+    if (own) return OK;
+    FAIL(ERR_CREATE,
+         "%s:%d belongs to another job (other documents, task, model or options): "
+         "choose another --output, or add --overwrite",
+         results->path, n_line);
+}
+
+static enum status read_lines(struct results *results, FILE *file, char (*ids)[RESULT_ID_BYTES],
+                              int n, int64_t *whole) {
+    char *line = NULL;
+    size_t capacity = 0;
+    ssize_t length;
+    enum status status = OK;
+    int n_line = 0;
+    *whole = 0;
+    while (status == OK && (length = getline(&line, &capacity, file)) > 0) {
+        if (line[length - 1] != '\n') break; // an earlier run ended while writing it
+        void *larger = realloc(results->finished, (size_t)++n_line * RESULT_ID_BYTES);
+        if (!larger) FAIL_OR(done, ERR_MEMORY, "no memory for %d results", n_line);
+        results->finished = larger;
+        status = read_line(results, line, n_line, ids, n);
+        *whole += length;
+    }
+done:
+    free(line);
+    return status;
+}
+
+static enum status continue_file(struct results *results, char (*ids)[RESULT_ID_BYTES], int n) {
+    struct stat info;
+    if (stat(results->path, &info) != 0 || !S_ISREG(info.st_mode)) return OK;
+    FILE *file = fopen(results->path, "r");
+    if (!file) FAIL(ERR_CREATE, "cannot read %s: %s", results->path, strerror(errno));
+    int64_t whole;
+    enum status status = read_lines(results, file, ids, n, &whole);
+    fclose(file);
+    TRY(status);
+    if (results->n_finished > 0) {
+        qsort(results->finished, (size_t)results->n_finished, RESULT_ID_BYTES, compare_ids);
+    }
+    if (whole < info.st_size && truncate(results->path, whole) != 0) {
+        FAIL(ERR_CREATE, "cannot cut the unfinished last line of %s: %s", results->path,
+             strerror(errno));
+    }
+    return OK;
+}
+
+enum status results_open(const struct options *options, char (*ids)[RESULT_ID_BYTES], int n,
+                         struct results *out) {
+    *out = (struct results){.file = -1};
+    TRY(make_folder(options->output));
+    if (asprintf(&out->path, "%s/results.jsonl", options->output) < 0) {
+        out->path = NULL;
+        FAIL(ERR_MEMORY, "no memory for a path");
+    }
+    if (!options->overwrite) TRY(continue_file(out, ids, n));
+    int flags = O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | (options->overwrite ? O_TRUNC : 0);
+    out->file = open(out->path, flags, 0666);
+    if (out->file < 0) FAIL(ERR_CREATE, "cannot write %s: %s", out->path, strerror(errno));
+    return OK;
+}
+
+void results_close(struct results *results) {
+    if (results->path && results->file >= 0) close(results->file);
+    free(results->path);
+    free(results->finished);
+    *results = (struct results){0};
+}
+
+static enum status write_all(int file, const char *path, const char *text, size_t bytes) {
+    for (size_t done = 0; done < bytes;) {
+        ssize_t n = write(file, text + done, bytes - done);
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) FAIL(ERR_IO, "cannot write %s: %s", path, strerror(errno));
+        done += (size_t)n;
+    }
+    if (fsync(file) != 0 && errno != EINVAL && errno != ENOTSUP) {
+        FAIL(ERR_IO, "cannot write %s: %s", path, strerror(errno));
+    }
+    return OK;
+}
+
+enum status results_write(struct results *results, const char *id, json_t *object) {
+    char *text = NULL;
+    if (object && json_object_set_new(object, "id", json_string(id)) == 0) {
+        text = json_dumps(object, JSON_REAL_PRECISION(9));
+    }
+    json_decref(object);
+    if (!text) FAIL(ERR_MEMORY, "no memory for a line of %s", results->path);
+    size_t bytes = strlen(text);
+    text[bytes] = '\n'; // in place of the terminator: one write, so that lines stay whole
+    enum status status = write_all(results->file, results->path, text, bytes + 1);
+    free(text);
+    return status;
+}
+
+json_t *json_number(double x) {
+    return isfinite(x) ? json_real(x) : json_null();
+}
+
+json_t *json_text(const char *text, size_t bytes) {
+    static const char replacement[] = "\xef\xbf\xbd";
+    if (utf8_is_valid(text, bytes)) return json_stringn(text, bytes);
+    char *clean = malloc(3 * bytes + 1);
+    size_t n = 0;
+    if (!clean) return NULL;
+    for (size_t at = 0, length; at < bytes; at += length) {
+        for (length = 1; length < 4 && at + length < bytes; length++) {
+            if (utf8_is_valid(text + at, length)) break;
+        }
+        bool valid = utf8_is_valid(text + at, length);
+        memcpy(clean + n, valid ? text + at : replacement, valid ? length : 3);
+        n += valid ? length : 3;
+        if (!valid) length = 1;
+    }
+    json_t *value = json_stringn(clean, n);
+    free(clean);
+    return value;
+}
+
+enum status output_write(const struct options *options, const char *name, const char *text) {
+    enum status status = OK;
+    char *path = NULL, *temporary = NULL;
+    int file = -1;
+    if (asprintf(&path, "%s/%s", options->output, name) < 0 ||
+        asprintf(&temporary, "%s/.%s.part", options->output, name) < 0) {
+        FAIL_OR(done, ERR_MEMORY, "no memory for a path");
+    }
+    file = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    if (file < 0) FAIL_OR(done, ERR_CREATE, "cannot write %s: %s", temporary, strerror(errno));
+    TRY_OR(done, write_all(file, path, text, strlen(text)));
+    if (rename(temporary, path) != 0) {
+        FAIL_OR(done, ERR_CREATE, "cannot write %s: %s", path, strerror(errno));
+    }
+done:
+    if (file >= 0) close(file);
+    if (status != OK && temporary) unlink(temporary);
+    free(temporary);
+    free(path);
+    return status;
+}

@@ -1,0 +1,37 @@
+// OUTPUT/results.jsonl: one object per (document, task, question), durable as soon as it is there.
+// A line's id is the digest of everything that determines it; a job that finds its own lines skips
+// them, and lines of another job are refused. Rank 0 only.
+#ifndef HALKA_LAUNCHER_RESULTS_H
+#define HALKA_LAUNCHER_RESULTS_H
+
+#include <jansson.h>
+
+#include "launcher/job.h"
+
+enum { RESULT_ID_BYTES = 33 };
+
+struct results {
+    int file;   // descriptor, valid while path is set
+    char *path; // OUTPUT/results.jsonl
+    int n_finished;
+    char (*finished)[RESULT_ID_BYTES]; // sorted, lines of earlier runs
+};
+
+// Id of one line; question -1: the task has none.
+void result_id(const struct job *job, int document, int question, char out[RESULT_ID_BYTES]);
+// Makes the folder and reads what is there. ids: [n] of this job. ERR_CREATE: the folder cannot be
+// written, or holds another job's results; an unfinished last line is cut off.
+enum status results_open(const struct options *options, char (*ids)[RESULT_ID_BYTES], int n,
+                         struct results *out);
+void results_close(struct results *results); // accepts a zeroed struct
+bool results_has(const struct results *results, const char *id);
+// Takes the reference. ERR_IO when it cannot be written.
+enum status results_write(struct results *results, const char *id, json_t *object);
+
+// Text as JSON: what is not UTF-8 becomes U+FFFD. Numbers: null when not finite.
+json_t *json_text(const char *text, size_t bytes);
+json_t *json_number(double x);
+// Writes OUTPUT/name durably, through a temporary name.
+enum status output_write(const struct options *options, const char *name, const char *text);
+
+#endif

@@ -1,0 +1,119 @@
+// `halka run`: every document, every task, then the report.
+#include <stdlib.h>
+#include <string.h>
+
+#include "launcher/report.h"
+#include "launcher/task.h"
+
+void task_count_read(struct job *job, int64_t n_token, int64_t n_recomputed) {
+    struct session_facts facts;
+    session_get_facts(job->session, &facts);
+    job->tokens_read += n_token;
+    job->own_tokens += facts.tokens;
+    job->tokens_recomputed += n_recomputed;
+    if (n_token > job->longest) job->longest = n_token;
+}
+
+// The lines of the job: document by document, question by question.
+struct work {
+    int n_line_each, n_line;      // per document, in all
+    char (*ids)[RESULT_ID_BYTES]; // [n_line] rank 0
+    bool *finished;               // [n_line]
+    struct results results;       // rank 0
+    struct prompt prompt;
+};
+
+static enum status open_results(struct job *job, struct work *work) {
+    int n_question = job->options->questions.n;
+    work->ids = calloc((size_t)work->n_line, sizeof *work->ids);
+    if (!work->ids) FAIL(ERR_MEMORY, "no memory for %d results", work->n_line);
+    for (int line = 0; line < work->n_line; line++) {
+        result_id(job, line / work->n_line_each, n_question > 0 ? line % work->n_line_each : -1,
+                  work->ids[line]);
+    }
+    TRY(results_open(job->options, work->ids, work->n_line, &work->results));
+    int n_finished = 0;
+    for (int line = 0; line < work->n_line; line++) {
+        work->finished[line] = results_has(&work->results, work->ids[line]);
+        n_finished += work->finished[line];
+    }
+    if (n_finished > 0) {
+        fprintf(stderr, "%s holds %d of %d results of this job already\n", work->results.path,
+                n_finished, work->n_line);
+    }
+    return OK;
+}
+
+static enum status open_work(struct job *job, struct work *work) {
+    bool answers = job->options->task == TASK_ANSWER;
+    work->n_line_each = answers && job->options->questions.n > 0 ? job->options->questions.n : 1;
+    work->n_line = job->documents.n * work->n_line_each;
+    work->finished = calloc((size_t)work->n_line, sizeof *work->finished);
+    enum status status = OK;
+    if (!work->finished) status = status_fail(ERR_MEMORY, __FILE__, "no memory for the results");
+    if (status == OK && answers) status = prompt_open(job, &work->prompt);
+    if (status == OK && job->comm.rank == 0) status = open_results(job, work);
+    TRY(comm_agree(&job->comm, status));
+    return job->comm.ops->broadcast(&job->comm, work->finished,
+                                    work->n_line * (int64_t)sizeof *work->finished, 0);
+}
+
+static void close_work(struct work *work) {
+    prompt_close(&work->prompt);
+    results_close(&work->results);
+    free(work->finished);
+    free(work->ids);
+}
+
+static enum status read_documents(struct job *job, struct work *work) {
+    for (int document = 0; document < job->documents.n; document++) {
+        int first = document * work->n_line_each;
+        struct task task = {.job = job,
+                            .results = &work->results,
+                            .document = document,
+                            .ids = work->ids ? work->ids + first : NULL,
+                            .finished = work->finished + first,
+                            .n_line = work->n_line_each};
+        if (!memchr(task.finished, false, (size_t)task.n_line)) continue;
+        if (job->options->task == TASK_SCORE) {
+            TRY(score_document(&task));
+        } else {
+            TRY(answer_document(&task, &work->prompt));
+        }
+    }
+    return OK;
+}
+
+static void print_start(const struct job *job) {
+    const struct cluster *cluster = job->cluster;
+    int n_thread = cluster->n_thread;
+    if (job->comm.rank != 0) return;
+    fprintf(stderr, "halka: %d rank%s, %d thread%s each, backend %s, transport %s\n",
+            job->comm.size, job->comm.size == 1 ? "" : "s", n_thread, n_thread == 1 ? "" : "s",
+            job->backend.ops->name, job->comm.ops->name);
+    options_print_changed(stderr, job->options);
+    if (cluster->cores_idle) {
+        fprintf(stderr,
+                "halka: warning: this job may not use all %d cores of %s: give mpirun "
+                "--bind-to none, or more ranks or cores\n",
+                cluster->node_core, cluster->host);
+    }
+}
+
+enum status verb_run(struct job *job) {
+    struct work work = {0};
+    enum status status = OK;
+    print_start(job);
+    TRY(job_open_model(job));
+    TRY(job_plan(job));
+    TRY_OR(done, open_work(job, &work));
+    TRY_OR(done, job_open_session(job));
+    job->working = true;
+    TRY_OR(done, read_documents(job, &work));
+    TRY_OR(done, report_write(job));
+    TRY_OR(done, job->comm.ops->barrier(&job->comm)); // all output is durable before the end
+    job->working = false;
+done:
+    close_work(&work);
+    return status;
+}
