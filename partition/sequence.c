@@ -20,7 +20,7 @@ bool sequence_append(struct sequence *sequence, enum layout layout, int64_t leng
         sequence->length += length;
         return true;
     }
-    if (sequence->n_extent == sequence->capacity) {
+    if (!sequence->extents || sequence->n_extent == sequence->capacity) {
         int capacity = sequence->capacity ? 2 * sequence->capacity : 8;
         struct extent *grown =
             realloc(sequence->extents, (size_t)capacity * sizeof *sequence->extents);

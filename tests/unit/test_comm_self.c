@@ -83,7 +83,7 @@ static void memory_figures_are_plausible(void **state) {
     free(block);
     int64_t peak = profile.peak_pss_bytes;
     profile_sample_memory(&profile);
-    assert_int_equal(profile.peak_pss_bytes, peak);
+    assert_true(profile.peak_pss_bytes >= peak); // a smaller sample does not lower it
 }
 
 static void phases_add_up(void **state) {
