@@ -46,6 +46,12 @@ static int64_t passage_end(const char *text, const int64_t *byte_begin, const in
     return limit == n_token ? n_token : best;
 }
 
+// A passage's bytes are without the white space around it.
+static void trim(const char *text, struct passage *p) {
+    while (p->byte_begin < p->byte_end && strchr(" \t\r\n", text[p->byte_begin])) p->byte_begin++;
+    while (p->byte_end > p->byte_begin && strchr(" \t\r\n", text[p->byte_end - 1])) p->byte_end--;
+}
+
 enum status evidence_cut(const char *text, const int64_t *byte_begin, const int64_t *byte_end,
                          int64_t n_token, struct passage **out, int64_t *n_out) {
     int64_t capacity = n_token / SHORTEST_PASSAGE + 1;
@@ -54,12 +60,14 @@ enum status evidence_cut(const char *text, const int64_t *byte_begin, const int6
     int64_t n = 0;
     for (int64_t begin = 0, end; begin < n_token; begin = end) {
         end = passage_end(text, byte_begin, byte_end, begin, n_token);
-        passages[n++] = (struct passage){
+        passages[n] = (struct passage){
             .token_begin = begin,
             .token_end = end,
             .byte_begin = byte_begin ? byte_begin[begin] : -1,
             .byte_end = byte_end ? byte_end[end - 1] : -1,
         };
+        if (byte_begin) trim(text, &passages[n]);
+        n++;
     }
     *out = passages;
     *n_out = n;

@@ -26,7 +26,7 @@ const struct option option_table[] = {
      .help = "log-probabilities and perplexity, or generated text with evidence"},
     {ROW("task.questions", OPTION_LIST, questions), .flag = "--question",
      .help = "asked of every document; may be repeated; none: continue the document"},
-    {ROW("task.max_tokens", OPTION_INT, max_tokens), .unit = "tokens", .initial = "128", .least = 1, .most = 1e6, .changes_result = true,
+    {ROW("task.max_tokens", OPTION_INT, max_tokens), .unit = "tokens", .initial = "128", .least = 1, .most = 1e8, .changes_result = true,
      .help = "longest answer"},
     {ROW("task.temperature", OPTION_REAL, temperature), .initial = "0", .most = 100, .changes_result = true,
      .help = "0: greedy; otherwise answers are sampled"},

@@ -60,6 +60,19 @@ const struct option *option_nearest(const char *path) {
     return best;
 }
 
+void option_nearest_group(const char *path, char *group, size_t bytes) {
+    int best_distance = 1 << 20;
+    for (int i = 0; i < n_option; i++) {
+        char candidate[32];
+        snprintf(candidate, sizeof candidate, "%.*s", (int)strcspn(option_table[i].path, "."),
+                 option_table[i].path);
+        int distance = edit_distance(path, candidate);
+        if (distance >= best_distance) continue;
+        best_distance = distance;
+        snprintf(group, bytes, "%s", candidate);
+    }
+}
+
 void option_format(const struct options *options, const struct option *option, char *text,
                    size_t bytes) {
     const void *field = (const char *)options + option->offset;

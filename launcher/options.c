@@ -191,12 +191,12 @@ static enum status read_setting(struct options *options, const config_setting_t 
     snprintf(origin, sizeof origin, "%s:%u", file ? file : name,
              config_setting_source_line(setting));
     if (config_setting_is_group(setting)) {
-        const struct option *nearest = option_nearest(path);
         if (option_find(path))
             FAIL(ERR_CONFIG, "%s: %s must be a value, not a group", origin, path);
         if (group_exists(path)) return read_group(options, setting, path, name);
-        FAIL(ERR_CONFIG, "%s: unknown group '%.80s'; did you mean '%.*s'?", origin, path,
-             (int)strcspn(nearest->path, "."), nearest->path);
+        char nearest[32];
+        option_nearest_group(path, nearest, sizeof nearest);
+        FAIL(ERR_CONFIG, "%s: unknown group '%.80s'; did you mean '%s'?", origin, path, nearest);
     }
     if (!config_setting_is_aggregate(setting)) return read_scalar(options, path, origin, setting);
     const struct option *option = option_find(path);

@@ -103,6 +103,7 @@ enum status options_check(const struct options *options);
 // NULL when absent; nearest never is. Distance: insertions, deletions, substitutions, swaps.
 const struct option *option_find(const char *path);
 const struct option *option_nearest(const char *path);
+void option_nearest_group(const char *path, char *group, size_t bytes); // "model" for "modle"
 int edit_distance(const char *a, const char *b);
 // The value as text, into `text` of `bytes`.
 void option_format(const struct options *options, const struct option *option, char *text,
