@@ -46,7 +46,7 @@ score "negative id" 65 "outside the vocabulary" --tokens "$work/negative"
 printf ' \n' >"$work/blank"
 score "no ids" 65 "holds no token ids" --tokens "$work/blank"
 seq 0 1 5 | tr '\n' ' ' >"$work/six"
-for i in $(seq 200); do cat "$work/six"; done >"$work/long"
+for _ in $(seq 200); do cat "$work/six"; done >"$work/long"
 score "too long" 65 "1200 tokens but the model's context is 1000" --tokens "$work/long" \
     --set model.context=1000
 score "too long: what to set" 65 "document.window" --tokens "$work/long" --set model.context=1000
