@@ -22,8 +22,9 @@ ISA_avx2       := -mavx2 -mfma -mf16c
 ISA_avx512     := $(ISA_avx2) -mavx512f -mavx512bw -mavx512vl -mavx512dq
 ISA_avx512bf16 := $(ISA_avx512) -mavx512bf16
 
-LIB_SRC  := $(sort $(wildcard kernels/*.c kernels/reference/*.c kernels/cpu/*.c partition/*.c dist/*.c model/*.c))
-APP_SRC  := $(sort $(wildcard launcher/*.c))
+LIB_SRC  := $(sort $(wildcard kernels/*.c kernels/reference/*.c kernels/cpu/*.c partition/*.c dist/*.c model/*.c) \
+              $(filter-out launcher/main.c,$(wildcard launcher/*.c)))
+APP_SRC  := launcher/main.c
 LIB_OBJ  := $(LIB_SRC:%.c=$(BUILD)/%.o)
 APP_OBJ  := $(APP_SRC:%.c=$(BUILD)/%.o)
 LIB      := $(BUILD)/libhalka.a

@@ -70,8 +70,8 @@ static void lists_add_within_a_source_and_replace_across(void **state) {
     (void)state;
     struct options options;
     assert_int_equal(options_set_defaults(&options), OK);
-    assert_int_equal(options_read_job_text(&options, "task: { questions = [\"a\", \"b\"]; };", "job"),
-                     OK);
+    assert_int_equal(
+        options_read_job_text(&options, "task: { questions = [\"a\", \"b\"]; };", "job"), OK);
     assert_int_equal(options.questions.n, 2);
     for (int i = 0; i < 3; i++) {
         assert_int_equal(
@@ -87,7 +87,8 @@ static void mistakes_name_line_and_nearest_key(void **state) {
     static const struct {
         const char *text, *message;
     } cases[] = {
-        {"run: {\n  thread = 2;\n};", "job:2: unknown key 'run.thread'; did you mean 'run.threads'?"},
+        {"run: {\n  thread = 2;\n};",
+         "job:2: unknown key 'run.thread'; did you mean 'run.threads'?"},
         {"max_tokens = 2;", "job:1: unknown key 'max_tokens'; did you mean 'task.max_tokens'?"},
         {"kv: { presicion = \"fp32\"; };", "did you mean 'kv.precision'?"},
         {"\nprefil: { chunk = 1; };", "job:2: unknown group 'prefil'; did you mean 'prefill'?"},
@@ -110,8 +111,8 @@ static void mistakes_name_line_and_nearest_key(void **state) {
 static void command_line_is_parsed(void **state) {
     (void)state;
     struct options options;
-    char *good[] = {"halka", "run",    "--model=m", "--document", "-",        "--tokens", "t",
-                    "--set", "run.seed=7", "--output", "o",       "--overwrite"};
+    char *good[] = {"halka", "run",   "--model=m",  "--document", "-", "--tokens",
+                    "t",     "--set", "run.seed=7", "--output",   "o", "--overwrite"};
     assert_int_equal(options_parse(sizeof good / sizeof *good, good, &options), OK);
     assert_int_equal(options.verb, VERB_RUN);
     assert_string_equal(options.model_path, "m");
