@@ -5,6 +5,8 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "kernels/sparse.h"
+
 #define OPS(f) ((f)->backend->ops)
 
 enum status forward_norm(struct forward *f, const float *x, int64_t n, int64_t n_col,
@@ -29,11 +31,16 @@ enum status forward_matmul(struct forward *f, const struct matmul_args *args) {
     return OK;
 }
 
-enum status forward_rope(struct forward *f, int layer, const float *x, int64_t row, int64_t n,
-                         int n_head, void *out, enum dtype out_dtype) {
+static bool is_power_of_two(int n) {
+    return (n & (n - 1)) == 0;
+}
+
+enum status forward_rope(struct forward *f, int layer, float *x, int64_t row, int64_t n, int n_head,
+                         void *out, enum dtype out_dtype) {
     const struct layer_spec *l = &f->spec->layers[layer];
     const struct rope_spec *rope = &f->spec->ropes[l->rope];
     int64_t width = (int64_t)n_head * l->head_dim, angles = row * (rope->dim / 2);
+    bool spread = f->kv.dtype == DTYPE_BF16 && is_power_of_two(l->head_dim);
     double begun = profile_begin();
     TRY(OPS(f)->rope(f->backend, &(struct rope_args){.x = x,
                                                      .x_stride = width,
@@ -44,9 +51,21 @@ enum status forward_rope(struct forward *f, int layer, const float *x, int64_t r
                                                      .interleaved = rope->interleaved,
                                                      .cos = f->buffers.cos[l->rope] + angles,
                                                      .sin = f->buffers.sin[l->rope] + angles,
-                                                     .out = out,
-                                                     .out_dtype = out_dtype,
+                                                     .out = spread ? x : out,
+                                                     .out_dtype = spread ? DTYPE_F32 : out_dtype,
                                                      .out_stride = width}));
+    if (spread) {
+        TRY(OPS(f)->hadamard(f->backend, &(struct hadamard_args){
+                                             .x = x, .n_row = n * n_head, .n_col = l->head_dim}));
+        TRY(OPS(f)->convert(f->backend, &(struct convert_args){.x = x,
+                                                               .x_dtype = DTYPE_F32,
+                                                               .x_stride = width,
+                                                               .n_row = n,
+                                                               .n_col = width,
+                                                               .out = out,
+                                                               .out_dtype = out_dtype,
+                                                               .out_stride = width}));
+    }
     profile_end(f->profile, PHASE_OTHER, begun);
     return OK;
 }
@@ -114,11 +133,11 @@ static enum status project_tile(struct forward *f, int layer, const struct forwa
     const struct layer_weights *w = &f->weights.layers[layer];
     int64_t hidden = f->spec->n_hidden, query_width = (int64_t)l->n_head * l->head_dim;
     int64_t kv_row = chunk->first_row + row;
-    void *query = (char *)b->query + dtype_bytes(f->activation, row * query_width);
+    void *query = (char *)b->query + dtype_bytes(f->query_dtype, row * query_width);
     TRY(forward_norm(f, b->x + row * hidden, n, hidden, w->attention_norm, b->normed,
                      f->activation));
     TRY(project_heads(f, layer, row, n, l->n_head, w->query, w->query_bias, w->query_norm, query,
-                      f->activation));
+                      f->query_dtype));
     TRY(project_heads(f, layer, row, n, l->n_kv_head, w->key, w->key_bias, w->key_norm,
                       kv_store_key(&f->kv, layer, kv_row), f->kv.dtype));
     return forward_matmul(f, &(struct matmul_args){.x = b->normed,
@@ -146,7 +165,7 @@ static enum status attend(struct forward *f, int layer, const struct forward_chu
                                                             .causal = true,
                                                             .pass = f->pass,
                                                             .query = f->buffers.query,
-                                                            .query_dtype = f->activation,
+                                                            .query_dtype = f->query_dtype,
                                                             .key = f->kv.layers[layer].key,
                                                             .value = f->kv.layers[layer].value,
                                                             .kv_dtype = f->kv.dtype,

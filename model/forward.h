@@ -16,6 +16,7 @@ struct forward_shape {
     int64_t n_all;         // most tokens of the whole sequence
     int size;              // ranks
     enum dtype activation; // of product inputs: F32 or BF16
+    enum dtype query;      // of attention's queries: F32 or BF16
 };
 
 // Backend memory, carved from one allocation by forward_buffers_carve. tile: tokens that pass
@@ -23,7 +24,7 @@ struct forward_shape {
 struct forward_buffers {
     int64_t tile;
     float *x;                              // [n_token, n_hidden] residual
-    void *query;                           // [n_token, n_head * head_dim] activation dtype
+    void *query;                           // [n_token, n_head * head_dim] query dtype
     float *attended;                       // [n_token, n_head * head_dim]
     float *lse;                            // [n_token, n_head]
     float *cos[2], *sin[2];                // [n_token, rope dim / 2] for each rope of the spec
@@ -53,7 +54,7 @@ struct forward {
     struct backend *backend;
     struct comm *comm;
     struct profile *profile;
-    enum dtype activation;
+    enum dtype activation, query_dtype;
     enum pass pass;        // of the last prefill chunk, for the report
     float *zeros;          // host, [widest row]: clears decode inputs
     int64_t *key_position; // host, [n_row] scratch
@@ -88,7 +89,10 @@ enum status forward_logits(struct forward *forward, const void *normed);
 enum status forward_norm(struct forward *forward, const float *x, int64_t n, int64_t n_col,
                          const float *weight, void *out, enum dtype out_dtype);
 enum status forward_matmul(struct forward *forward, const struct matmul_args *args);
-enum status forward_rope(struct forward *forward, int layer, const float *x, int64_t row, int64_t n,
+// Rotates heads by their positions and rounds them into `out`; x is changed. Queries and keys that
+// attention reads in bf16 pass a Hadamard transform first: it keeps every product q . k and spreads
+// the few large elements of a head, which rounding would hurt most.
+enum status forward_rope(struct forward *forward, int layer, float *x, int64_t row, int64_t n,
                          int n_head, void *out, enum dtype out_dtype);
 
 #endif

@@ -39,7 +39,7 @@ int64_t forward_buffers_carve(const struct model_spec *spec, const struct forwar
     int64_t n = shape->n_token, tile = n < TILE_TOKENS ? n : TILE_TOKENS;
     struct forward_buffers b = {.tile = tile};
     b.x = carve(&c, n * spec->n_hidden, DTYPE_F32);
-    b.query = carve(&c, n * w.query, activation);
+    b.query = carve(&c, n * w.query, shape->query);
     b.attended = carve(&c, n * w.query, DTYPE_F32);
     b.lse = carve(&c, n * w.heads, DTYPE_F32);
     for (int i = 0; i < spec->n_rope; i++) {

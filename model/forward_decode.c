@@ -95,7 +95,7 @@ static enum status rotate_and_store(struct forward *f, int layer,
         TRY(forward_norm(f, b->projected, l->n_head, l->head_dim, w->query_norm, b->projected,
                          DTYPE_F32));
     }
-    TRY(forward_rope(f, layer, b->projected, 0, 1, l->n_head, b->query, f->activation));
+    TRY(forward_rope(f, layer, b->projected, 0, 1, l->n_head, b->query, f->query_dtype));
     if (chunk->n_token == 0) return OK; // another rank stores this token
     if (w->key_norm) {
         TRY(forward_norm(f, b->key, l->n_kv_head, l->head_dim, w->key_norm, b->key, DTYPE_F32));
@@ -125,7 +125,7 @@ static enum status add_attention_mass(struct forward *f, int layer,
                                        .scale = l->attention_scale,
                                        .causal = true,
                                        .query = f->buffers.query,
-                                       .query_dtype = f->activation,
+                                       .query_dtype = f->query_dtype,
                                        .query_stride = (int64_t)l->n_head * l->head_dim,
                                        .key = f->kv.layers[layer].key,
                                        .value = f->kv.layers[layer].value,
@@ -160,7 +160,7 @@ static enum status attend_token(struct forward *f, int layer, const struct forwa
                                                            .scale = l->attention_scale,
                                                            .causal = true,
                                                            .query = f->buffers.query,
-                                                           .query_dtype = f->activation,
+                                                           .query_dtype = f->query_dtype,
                                                            .key = f->kv.layers[layer].key,
                                                            .value = f->kv.layers[layer].value,
                                                            .kv_dtype = f->kv.dtype},

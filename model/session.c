@@ -38,7 +38,8 @@ enum status session_open(const struct checkpoint *checkpoint, struct backend *ba
                           .backend = backend,
                           .comm = comm,
                           .profile = profile,
-                          .activation = sizes->forward.activation};
+                          .activation = sizes->forward.activation,
+                          .query_dtype = sizes->forward.query};
     int64_t widest = sizes->attention.n_head * sizes->attention.head_dim;
     if (f->spec->n_hidden > widest) widest = f->spec->n_hidden;
     s->n_zero = widest;

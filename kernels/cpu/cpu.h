@@ -3,7 +3,7 @@
 #ifndef HALKA_KERNELS_CPU_CPU_H
 #define HALKA_KERNELS_CPU_CPU_H
 
-#include "kernels/kernels.h"
+#include "kernels/sparse.h"
 
 struct attention_tile;  // attention_tile.h: one instruction set's inner loops
 struct format_ops;      // format.h: expansion and dot products of weight rows
@@ -37,6 +37,7 @@ enum status cpu_norm(struct backend *backend, const struct norm_args *args);
 enum status cpu_rope(struct backend *backend, const struct rope_args *args);
 enum status cpu_gate(struct backend *backend, const struct gate_args *args);
 enum status cpu_convert(struct backend *backend, const struct convert_args *args);
+enum status cpu_hadamard(struct backend *backend, const struct hadamard_args *args);
 
 // matmul.c, logprob.c. The sizes are those of kernel_ops.scratch_bytes.
 enum status cpu_matmul(struct backend *backend, const struct matmul_args *args);

@@ -78,3 +78,9 @@ enum status cpu_convert(struct backend *backend, const struct convert_args *args
     elementwise_convert(cpu_state(backend), args);
     return OK;
 }
+
+enum status cpu_hadamard(struct backend *backend, const struct hadamard_args *args) {
+    const struct cpu_state *state = cpu_state(backend);
+    RUN_ROWS(state, state->elementwise->hadamard, args, args->n_row, args->n_col);
+    return OK;
+}

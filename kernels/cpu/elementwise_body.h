@@ -178,6 +178,24 @@ static void convert_rows(const struct convert_args *args, int64_t begin, int64_t
     }
 }
 
+static void hadamard_rows(const struct hadamard_args *args, int64_t begin, int64_t end) {
+    int n = args->n_col;
+    float scale = 1.0f / sqrtf((float)n);
+    for (int64_t row = begin; row < end; row++) {
+        float *restrict x = args->x + row * n;
+        for (int half = 1; half < n; half *= 2)
+            for (int pair = 0; pair < n; pair += 2 * half) {
+#pragma omp simd
+                for (int i = pair; i < pair + half; i++) {
+                    float a = x[i], b = x[i + half];
+                    x[i] = a + b;
+                    x[i + half] = a - b;
+                }
+            }
+        for (int i = 0; i < n; i++) x[i] *= scale;
+    }
+}
+
 static float row_max(const float *x, int64_t n) {
     float max = -INFINITY;
 #pragma omp simd reduction(max : max)
@@ -197,6 +215,7 @@ const struct elementwise_ops ELEMENTWISE_OPS = {
     .rope = rope_rows,
     .gate = gate_rows,
     .convert = convert_rows,
+    .hadamard = hadamard_rows,
     .max = row_max,
     .exp_sum = row_exp_sum,
 };
