@@ -1,4 +1,5 @@
 // argv -> struct options: the verb, its job file or path, shorthand flags and --set.
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -39,20 +40,23 @@ static enum status set_assignment(struct options *options, const char *text) {
     return status;
 }
 
-static bool *find_switch(struct options *options, const char *flag) {
-    const struct {
+// Whether the flag is one without a value; sets it in *options where that is given.
+static bool find_switch(const char *flag, struct options *options) {
+    static const struct {
         const char *flag;
-        bool *value;
-    } switches[] = {{"--help", &options->help},
-                    {"-h", &options->help},
-                    {"--version", &options->version},
-                    {"--verbose", &options->verbose},
-                    {"--check-config", &options->check_config},
-                    {"--overwrite", &options->overwrite}};
+        size_t offset; // in struct options
+    } switches[] = {{"--help", offsetof(struct options, help)},
+                    {"-h", offsetof(struct options, help)},
+                    {"--version", offsetof(struct options, version)},
+                    {"--verbose", offsetof(struct options, verbose)},
+                    {"--check-config", offsetof(struct options, check_config)},
+                    {"--overwrite", offsetof(struct options, overwrite)}};
     for (size_t i = 0; i < sizeof switches / sizeof *switches; i++) {
-        if (strcmp(flag, switches[i].flag) == 0) return switches[i].value;
+        if (strcmp(flag, switches[i].flag) != 0) continue;
+        if (options) *(bool *)((char *)options + switches[i].offset) = true;
+        return true;
     }
-    return NULL;
+    return false;
 }
 
 static const struct option *find_flag(const char *flag) {
@@ -65,12 +69,8 @@ static const struct option *find_flag(const char *flag) {
 
 // A flag and its value, in the next argument or after '='. Returns by *used how many it took.
 static enum status parse_flag(struct options *options, int n_left, char **argument, int *used) {
-    bool *on = find_switch(options, *argument);
     *used = 1;
-    if (on) {
-        *on = true;
-        return OK;
-    }
+    if (find_switch(*argument, options)) return OK;
     char flag[64];
     size_t n = strcspn(*argument, "=");
     snprintf(flag, sizeof flag, "%.*s", (int)(n < sizeof flag ? n : sizeof flag - 1), *argument);
@@ -107,7 +107,7 @@ static enum status parse_arguments(int argc, char **argv, struct options *option
         if (argv[i][0] == '-' && argv[i][1]) {
             if (flags) {
                 TRY(parse_flag(options, argc - i, argv + i, &used));
-            } else if (!strchr(argv[i], '=') && !find_switch(options, argv[i]) && i + 1 < argc) {
+            } else if (!strchr(argv[i], '=') && !find_switch(argv[i], NULL) && i + 1 < argc) {
                 used = 2;
             }
         } else if (!flags) {

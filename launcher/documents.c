@@ -216,11 +216,10 @@ enum status document_set_share(struct document_set *set, struct comm *comm) {
     if (!counts) FAIL(ERR_MEMORY, "no memory for the sizes of %lld documents", (long long)n);
     for (int i = 0; i < set->n; i++) counts[i] = set->items[i].n_token;
     enum status status = comm->ops->broadcast(comm, counts, n * (int64_t)sizeof *counts, 0);
-    if (comm->rank != 0) set->items = calloc((size_t)n, sizeof *set->items);
-    if (status == OK && !set->items) {
+    if (!set->items) set->items = calloc((size_t)n, sizeof *set->items);
+    if (!set->items) {
         status = status_fail(ERR_MEMORY, __FILE__, "no memory for %lld documents", (long long)n);
-    }
-    if (status == OK) {
+    } else if (status == OK) {
         set->n = (int)n;
         for (int i = 0; i < set->n; i++) set->items[i].n_token = counts[i];
     }

@@ -1,5 +1,6 @@
 #include "launcher/report.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -94,7 +95,7 @@ static enum status write_json(const struct job *job, const struct rank_record *r
 
 // One row of the table: least, mean and most over the ranks, and the share of the whole time.
 static void print_row(FILE *out, const char *name, const double *values, int n, double wall) {
-    double least = values[0], most = values[0], sum = 0;
+    double least = INFINITY, most = -INFINITY, sum = 0;
     for (int i = 0; i < n; i++) {
         if (values[i] < least) least = values[i];
         if (values[i] > most) most = values[i];

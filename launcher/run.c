@@ -1,6 +1,5 @@
 // `halka run`: every document, every task, then the report.
 #include <stdlib.h>
-#include <string.h>
 
 #include "launcher/report.h"
 #include "launcher/task.h"
@@ -65,6 +64,13 @@ static void close_work(struct work *work) {
     free(work->ids);
 }
 
+static bool task_is_finished(const struct task *task) {
+    for (int line = 0; line < task->n_line; line++) {
+        if (!task->finished[line]) return false;
+    }
+    return true;
+}
+
 static enum status read_documents(struct job *job, struct work *work) {
     for (int document = 0; document < job->documents.n; document++) {
         int first = document * work->n_line_each;
@@ -74,7 +80,7 @@ static enum status read_documents(struct job *job, struct work *work) {
                             .ids = work->ids ? work->ids + first : NULL,
                             .finished = work->finished + first,
                             .n_line = work->n_line_each};
-        if (!memchr(task.finished, false, (size_t)task.n_line)) continue;
+        if (task_is_finished(&task)) continue;
         if (job->options->task == TASK_SCORE) {
             TRY(score_document(&task));
         } else {
