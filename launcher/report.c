@@ -149,12 +149,12 @@ static enum status write_text(const struct job *job, const struct rank_record *r
     session_get_facts(job->session, &facts);
     FILE *out = open_memstream(&text, &bytes);
     if (!out) FAIL(ERR_MEMORY, "no memory for report.txt");
-    fprintf(out, "Halka read %lld tokens of %d documents and generated %lld in %.2f s\n",
-            (long long)job->tokens_read, job->documents.n, (long long)job->tokens_generated,
-            totals.wall);
+    fprintf(out, "Halka read %lld tokens of %d document%s and generated %lld in %.2f s\n",
+            (long long)job->tokens_read, job->documents.n, job->documents.n == 1 ? "" : "s",
+            (long long)job->tokens_generated, totals.wall);
     fprintf(out, "  %.1f tokens/s read and generated, without loading and tokenising (%.2f s)\n",
             (double)(job->tokens_read + job->tokens_generated) / totals.work, totals.work);
-    fprintf(out, "  products %s, K/V %s, layout %s, last prefill by pass-%s, %d threads a rank\n",
+    fprintf(out, "  products %s, K/V %s, layout %s, last prefill by pass-%s, threads per rank %d\n",
             precision_name(facts.precision), precision_name(facts.kv_precision),
             job->session_options.layout == LAYOUT_ZIGZAG ? "zigzag" : "contiguous",
             facts.last_pass == PASS_Q ? "Q" : "KV", job->cluster->n_thread);
