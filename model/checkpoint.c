@@ -59,14 +59,8 @@ enum status checkpoint_read_gguf(struct checkpoint *out, struct tensor_list *ten
     return spec_draft_read_gguf(out->gguf, out->path, draft);
 }
 
-static int compare_to_name(const void *key, const void *tensor) {
-    return strcmp(key, ((const struct tensor *)tensor)->name);
-}
-
 const struct tensor *checkpoint_find(const struct checkpoint *checkpoint, const char *name) {
-    if (checkpoint->n_tensor == 0) return NULL;
-    return bsearch(name, checkpoint->tensors, (size_t)checkpoint->n_tensor,
-                   sizeof *checkpoint->tensors, compare_to_name);
+    return tensor_find(checkpoint->tensors, checkpoint->n_tensor, name);
 }
 
 enum status checkpoint_require(const struct checkpoint *checkpoint, enum tensor_role role,

@@ -59,17 +59,12 @@ static enum status list_shards(const json_t *map, const char *path, const char *
     return OK;
 }
 
-static int compare_to_name(const void *key, const void *tensor) {
-    return strcmp(key, ((const struct tensor *)tensor)->name);
-}
-
 static enum status check_map(const json_t *map, const char *path,
                              const struct tensor_list *tensors) {
     const char *name;
     json_t *value;
     json_object_foreach((json_t *)map, name, value) {
-        if (tensors->n == 0 || !bsearch(name, tensors->tensors, (size_t)tensors->n,
-                                        sizeof *tensors->tensors, compare_to_name))
+        if (!tensor_find(tensors->tensors, tensors->n, name))
             FAIL(ERR_INPUT, "%s: tensor %.200s is not in %.200s", path, name,
                  json_string_value(value));
     }

@@ -38,6 +38,14 @@ void tensor_list_close(struct tensor_list *list) {
     *list = (struct tensor_list){0};
 }
 
+static int compare_to_name(const void *key, const void *tensor) {
+    return strcmp(key, ((const struct tensor *)tensor)->name);
+}
+
+const struct tensor *tensor_find(const struct tensor *tensors, int64_t n, const char *name) {
+    return n ? bsearch(name, tensors, (size_t)n, sizeof *tensors, compare_to_name) : NULL;
+}
+
 int64_t tensor_elements(const struct tensor *tensor) {
     int64_t n = 1;
     for (int i = 0; i < tensor->n_dim; ++i) n *= tensor->shape[i];

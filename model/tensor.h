@@ -25,6 +25,8 @@ enum status tensor_list_add(struct tensor_list *list, struct tensor tensor);
 // Sorts by name; ERR_INPUT when a name occurs twice. `path` is for messages.
 enum status tensor_list_sort(struct tensor_list *list, const char *path);
 void tensor_list_close(struct tensor_list *list); // accepts a zeroed struct
+// In tensors[n] sorted by name; NULL when absent.
+const struct tensor *tensor_find(const struct tensor *tensors, int64_t n, const char *name);
 
 int64_t tensor_elements(const struct tensor *tensor);
 // The dtype whose name equals `format`; N_DTYPE when weights of it cannot be used.
