@@ -69,7 +69,7 @@ struct bpe_work {
     int64_t n_heap, heap_capacity;
 };
 void bpe_work_close(struct bpe_work *work); // accepts a zeroed struct
-// Tokens of one piece of text into work->symbol. O(n log n); pieces of 2 GiB at most.
+// Tokens of one piece of text into work->symbol. O(n log n); pieces of 1 GiB at most.
 enum status bpe_encode(const struct bpe *bpe, const char *data, size_t bytes,
                        struct bpe_work *work);
 
