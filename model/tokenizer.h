@@ -30,7 +30,7 @@ void tokenizer_close(struct tokenizer **tokenizer);
 enum {
     ENCODE_ADD_SPECIALS = 1,   // BOS/EOS as the tokenizer's post-processor says
     ENCODE_PARSE_SPECIALS = 2, // "<|im_end|>" in the text is that token; otherwise plain text
-    ENCODE_CONTINUE = 4, // text continues what came before: no SentencePiece space prefix
+    ENCODE_CONTINUE = 4,       // text continues what came before: no SentencePiece space prefix
 };
 // ERR_INPUT with the byte offset when the text is not valid UTF-8. Offsets added are relative to
 // the text. Memory and time are linear in the text's length.
