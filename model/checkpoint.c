@@ -90,37 +90,13 @@ enum status checkpoint_require(const struct checkpoint *checkpoint, enum tensor_
 }
 
 // The whole list of what the forward pass will ask for, so that a bad file fails at once.
-static enum status check_layer(const struct checkpoint *checkpoint, int i) {
-    const struct layer_spec *layer = &checkpoint->spec.layers[i];
-    int64_t hidden = checkpoint->spec.n_hidden, inner = layer->n_feed_forward;
-    int64_t q = (int64_t)layer->n_head * layer->head_dim;
-    int64_t kv = (int64_t)layer->n_kv_head * layer->head_dim;
-    const struct {
-        enum tensor_role role;
-        bool needed;
-        int64_t n_row, n_col;
-    } list[] = {
-        {TENSOR_ATTENTION_NORM, true, hidden, 0},
-        {TENSOR_QUERY, true, q, hidden},
-        {TENSOR_KEY, true, kv, hidden},
-        {TENSOR_VALUE, true, kv, hidden},
-        {TENSOR_OUTPUT, true, hidden, q},
-        {TENSOR_QUERY_BIAS, layer->attention_bias, q, 0},
-        {TENSOR_KEY_BIAS, layer->attention_bias, kv, 0},
-        {TENSOR_VALUE_BIAS, layer->attention_bias, kv, 0},
-        {TENSOR_OUTPUT_BIAS, layer->output_bias, hidden, 0},
-        {TENSOR_QUERY_NORM, layer->query_key_norm, layer->head_dim, 0},
-        {TENSOR_KEY_NORM, layer->query_key_norm, layer->head_dim, 0},
-        {TENSOR_FEED_FORWARD_NORM, true, hidden, 0},
-        {TENSOR_GATE, true, inner, hidden},
-        {TENSOR_UP, true, inner, hidden},
-        {TENSOR_DOWN, true, hidden, inner},
-    };
+static enum status check_layer(const struct checkpoint *checkpoint, int layer) {
+    struct tensor_need needs[LAYER_TENSORS];
+    int n = tensor_layer_needs(&checkpoint->spec, layer, needs);
     const struct tensor *tensor;
-    for (size_t k = 0; k < sizeof list / sizeof list[0]; ++k)
-        if (list[k].needed)
-            TRY(checkpoint_require(checkpoint, list[k].role, i, list[k].n_row, list[k].n_col,
-                                   &tensor));
+    for (int i = 0; i < n; ++i)
+        TRY(checkpoint_require(checkpoint, needs[i].role, layer, needs[i].n_row, needs[i].n_col,
+                               &tensor));
     return OK;
 }
 

@@ -37,3 +37,34 @@ const char *tensor_name(enum tensor_role role, int layer, bool gguf, char out[TE
         snprintf(out, TENSOR_NAME_BYTES, "model.layers.%d.%s", layer, part);
     return out;
 }
+
+int tensor_layer_needs(const struct model_spec *spec, int layer,
+                       struct tensor_need out[LAYER_TENSORS]) {
+    const struct layer_spec *l = &spec->layers[layer];
+    int64_t hidden = spec->n_hidden, inner = l->n_feed_forward;
+    int64_t q = (int64_t)l->n_head * l->head_dim, kv = (int64_t)l->n_kv_head * l->head_dim;
+    const struct {
+        struct tensor_need need;
+        bool present;
+    } list[LAYER_TENSORS] = {
+        {{TENSOR_ATTENTION_NORM, hidden, 0}, true},
+        {{TENSOR_QUERY, q, hidden}, true},
+        {{TENSOR_KEY, kv, hidden}, true},
+        {{TENSOR_VALUE, kv, hidden}, true},
+        {{TENSOR_OUTPUT, hidden, q}, true},
+        {{TENSOR_QUERY_BIAS, q, 0}, l->attention_bias},
+        {{TENSOR_KEY_BIAS, kv, 0}, l->attention_bias},
+        {{TENSOR_VALUE_BIAS, kv, 0}, l->attention_bias},
+        {{TENSOR_OUTPUT_BIAS, hidden, 0}, l->output_bias},
+        {{TENSOR_QUERY_NORM, l->head_dim, 0}, l->query_key_norm},
+        {{TENSOR_KEY_NORM, l->head_dim, 0}, l->query_key_norm},
+        {{TENSOR_FEED_FORWARD_NORM, hidden, 0}, true},
+        {{TENSOR_GATE, inner, hidden}, true},
+        {{TENSOR_UP, inner, hidden}, true},
+        {{TENSOR_DOWN, hidden, inner}, true},
+    };
+    int n = 0;
+    for (int i = 0; i < LAYER_TENSORS; i++)
+        if (list[i].present) out[n++] = list[i].need;
+    return n;
+}

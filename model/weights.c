@@ -2,42 +2,27 @@
 
 #include <stdlib.h>
 
-// One row per tensor of a layer: its role, where it goes, its shape, and when it exists.
-struct slot {
-    enum tensor_role role;
-    size_t offset;        // in struct layer_weights
-    int64_t n_row, n_col; // n_col 0: a vector
-    bool present;
+#include "model/tensor_names.h"
+
+// Where a layer's tensor goes in struct layer_weights: a float * for vectors, else a struct weight.
+#define FIELD(role, field) [TENSOR_##role] = offsetof(struct layer_weights, field)
+static const size_t field_offset[N_TENSOR_ROLE] = {
+    FIELD(ATTENTION_NORM, attention_norm),
+    FIELD(QUERY, query),
+    FIELD(KEY, key),
+    FIELD(VALUE, value),
+    FIELD(OUTPUT, output),
+    FIELD(QUERY_BIAS, query_bias),
+    FIELD(KEY_BIAS, key_bias),
+    FIELD(VALUE_BIAS, value_bias),
+    FIELD(OUTPUT_BIAS, output_bias),
+    FIELD(QUERY_NORM, query_norm),
+    FIELD(KEY_NORM, key_norm),
+    FIELD(FEED_FORWARD_NORM, feed_forward_norm),
+    FIELD(GATE, gate),
+    FIELD(UP, up),
+    FIELD(DOWN, down),
 };
-
-enum { N_SLOT = 15 };
-
-#define SLOT(role, field, rows, columns, present)                                                  \
-    { TENSOR_##role, offsetof(struct layer_weights, field), rows, columns, present }
-
-static void layer_slots(const struct model_spec *spec, int layer, struct slot slots[N_SLOT]) {
-    const struct layer_spec *l = &spec->layers[layer];
-    int64_t hidden = spec->n_hidden, ff = l->n_feed_forward;
-    int64_t q = (int64_t)l->n_head * l->head_dim, kv = (int64_t)l->n_kv_head * l->head_dim;
-    const struct slot table[N_SLOT] = {
-        SLOT(ATTENTION_NORM, attention_norm, hidden, 0, true),
-        SLOT(QUERY, query, q, hidden, true),
-        SLOT(KEY, key, kv, hidden, true),
-        SLOT(VALUE, value, kv, hidden, true),
-        SLOT(OUTPUT, output, hidden, q, true),
-        SLOT(QUERY_BIAS, query_bias, q, 0, l->attention_bias),
-        SLOT(KEY_BIAS, key_bias, kv, 0, l->attention_bias),
-        SLOT(VALUE_BIAS, value_bias, kv, 0, l->attention_bias),
-        SLOT(OUTPUT_BIAS, output_bias, hidden, 0, l->output_bias),
-        SLOT(QUERY_NORM, query_norm, l->head_dim, 0, l->query_key_norm),
-        SLOT(KEY_NORM, key_norm, l->head_dim, 0, l->query_key_norm),
-        SLOT(FEED_FORWARD_NORM, feed_forward_norm, hidden, 0, true),
-        SLOT(GATE, gate, ff, hidden, true),
-        SLOT(UP, up, ff, hidden, true),
-        SLOT(DOWN, down, hidden, ff, true),
-    };
-    for (int i = 0; i < N_SLOT; i++) slots[i] = table[i];
-}
 
 static enum status load_vector(struct backend *backend, const struct tensor *tensor, float **out) {
     int64_t n = tensor->shape[0];
@@ -75,17 +60,17 @@ static enum status load_matrix(const struct checkpoint *checkpoint, struct backe
 
 static enum status load_layer(const struct checkpoint *checkpoint, struct backend *backend,
                               int layer, struct layer_weights *out) {
-    struct slot slots[N_SLOT];
-    layer_slots(&checkpoint->spec, layer, slots);
-    for (int i = 0; i < N_SLOT; i++) {
-        const struct slot *s = &slots[i];
-        if (!s->present) continue;
-        void *field = (char *)out + s->offset;
-        if (s->n_col) {
-            TRY(load_matrix(checkpoint, backend, s->role, layer, s->n_row, s->n_col, field));
+    struct tensor_need needs[LAYER_TENSORS];
+    int n = tensor_layer_needs(&checkpoint->spec, layer, needs);
+    for (int i = 0; i < n; i++) {
+        const struct tensor_need *need = &needs[i];
+        void *field = (char *)out + field_offset[need->role];
+        if (need->n_col) {
+            TRY(load_matrix(checkpoint, backend, need->role, layer, need->n_row, need->n_col,
+                            field));
         } else {
             const struct tensor *tensor = NULL;
-            TRY(checkpoint_require(checkpoint, s->role, layer, s->n_row, 0, &tensor));
+            TRY(checkpoint_require(checkpoint, need->role, layer, need->n_row, 0, &tensor));
             TRY(load_vector(backend, tensor, field));
         }
     }
@@ -164,11 +149,10 @@ enum status weights_measure(const struct checkpoint *checkpoint, struct weights_
         measure_tensor(out, tensor);
     }
     for (int layer = 0; layer < spec->n_layer; layer++) {
-        struct slot slots[N_SLOT];
-        layer_slots(spec, layer, slots);
-        for (int i = 0; i < N_SLOT; i++) {
-            if (!slots[i].present) continue;
-            TRY(checkpoint_require(checkpoint, slots[i].role, layer, slots[i].n_row, slots[i].n_col,
+        struct tensor_need needs[LAYER_TENSORS];
+        int n = tensor_layer_needs(spec, layer, needs);
+        for (int i = 0; i < n; i++) {
+            TRY(checkpoint_require(checkpoint, needs[i].role, layer, needs[i].n_row, needs[i].n_col,
                                    &tensor));
             measure_tensor(out, tensor);
         }
