@@ -155,6 +155,14 @@ struct logprob_args {
     float *logprob;        // [n_token]
 };
 
+struct scratch_shape {
+    int64_t n_token, n_key; // most tokens of one product or attention, most keys of one attention
+    int64_t n_hidden;       // columns of the vocabulary's matrices
+    int64_t widest_row;     // columns of the layers' matrices, and the elements of the largest
+    int64_t largest_weight;
+    int n_head, head_dim;
+};
+
 struct hadamard_args; // DeepSeek Sparse Attention: kernels/sparse.h
 struct quantize_args;
 struct index_args;
@@ -188,8 +196,7 @@ struct kernel_ops {
     enum status (*index_top_k)(struct backend *, const struct index_args *);
     enum status (*sparse_attention)(struct backend *, const struct sparse_attention_args *);
     // Bytes the backend itself needs at most for these sizes (expanded panels, tiles): for `plan`.
-    int64_t (*scratch_bytes)(const struct backend *, int64_t n_token, int64_t widest_row,
-                             int64_t largest_weight);
+    int64_t (*scratch_bytes)(const struct backend *, const struct scratch_shape *);
 };
 
 enum backend_kind { BACKEND_AUTO, BACKEND_REFERENCE, BACKEND_CPU, BACKEND_CUDA };

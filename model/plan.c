@@ -4,7 +4,7 @@
 
 // A process with MPI, oneDNN and a tokenizer before any model buffer, measured with `halka run` on
 // one token (proportional set size).
-enum { BASE_BYTES = 40 << 20 };
+enum { BASE_BYTES = 14 << 20 };
 
 static int64_t ceil_div(int64_t a, int64_t b) {
     return (a + b - 1) / b;
@@ -56,8 +56,9 @@ enum status session_measure(const struct checkpoint *checkpoint, const struct ba
                                .activation = activation,
                                .query = query};
     s.attention = widest_attention(spec, query, s.kv_dtype);
-    struct forward_buffers unused;
-    s.buffer_bytes = forward_buffers_carve(spec, &s.forward, NULL, &unused);
+    struct forward_buffers buffers;
+    s.buffer_bytes = forward_buffers_carve(spec, &s.forward, NULL, &buffers);
+    s.tile = buffers.tile;
     s.kv_bytes = kv_store_bytes(spec, s.kv_dtype, s.forward.n_row);
     int64_t pass_q = s.chunk < PASS_Q_MAX_QUERIES ? s.chunk : PASS_Q_MAX_QUERIES;
     s.ring_bytes = ring_attention_workspace_bytes(&s.attention, size, s.forward.n_row,
@@ -73,14 +74,21 @@ enum status session_plan(const struct checkpoint *checkpoint, const struct backe
     struct weights_extent weights;
     TRY(session_measure(checkpoint, backend, size, options, &sizes));
     TRY(weights_measure(checkpoint, &weights));
-    int64_t tile = sizes.forward.n_token < 2048 ? sizes.forward.n_token : 2048;
+    const struct scratch_shape scratch = {
+        .n_token = sizes.tile,
+        .n_key = sizes.forward.n_row,
+        .n_hidden = checkpoint->spec.n_hidden,
+        .widest_row = weights.widest_row,
+        .largest_weight = weights.largest_elements,
+        .n_head = sizes.attention.n_head,
+        .head_dim = sizes.attention.head_dim,
+    };
     *out = (struct memory_plan){
         .weights = weights.bytes / local_size,
         .kv = sizes.kv_bytes,
         .activations = sizes.buffer_bytes,
         .ring = sizes.ring_bytes,
-        .scratch = backend->ops->scratch_bytes(backend, tile, weights.widest_row,
-                                               weights.largest_elements),
+        .scratch = backend->ops->scratch_bytes(backend, &scratch),
         .base = BASE_BYTES,
     };
     out->total = out->weights + out->kv + out->activations + out->ring + out->scratch + out->base;

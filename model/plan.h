@@ -10,6 +10,7 @@ struct session_sizes {
     enum precision precision, kv_precision; // resolved: FP32 or BF16
     enum dtype kv_dtype;
     int64_t chunk; // tokens of one prefill chunk
+    int64_t tile;  // tokens of one product
     struct forward_shape forward;
     struct attention_shape attention; // of the widest layer
     int64_t buffer_bytes, kv_bytes, ring_bytes;

@@ -143,10 +143,10 @@ enum status weights_measure(const struct checkpoint *checkpoint, struct weights_
     *out = (struct weights_extent){0};
     TRY(checkpoint_require(checkpoint, TENSOR_EMBEDDING, 0, spec->n_vocab, spec->n_hidden,
                            &tensor));
-    measure_tensor(out, tensor);
+    out->bytes += tensor->bytes; // the vocabulary's matrices never pass through a product whole
     if (!spec->tied_head) {
         TRY(checkpoint_require(checkpoint, TENSOR_HEAD, 0, spec->n_vocab, spec->n_hidden, &tensor));
-        measure_tensor(out, tensor);
+        out->bytes += tensor->bytes;
     }
     for (int layer = 0; layer < spec->n_layer; layer++) {
         struct tensor_need needs[LAYER_TENSORS];

@@ -28,7 +28,8 @@ enum status weights_open(const struct checkpoint *checkpoint, struct backend *ba
                          struct weights *out);
 void weights_close(struct weights *weights); // accepts a zeroed struct
 
-// Bytes of all matrices as stored, of the largest one, and the widest row: for the memory plan.
+// Bytes of all tensors as stored; elements of the largest matrix of a layer and its widest row: for
+// the memory plan.
 struct weights_extent {
     int64_t bytes, largest_elements, widest_row;
 };

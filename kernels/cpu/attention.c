@@ -323,18 +323,21 @@ enum status cpu_attention_mass(struct backend *backend, const struct attention_m
 }
 
 // Both dimensions 256 need most: the tiles of keys and values grow with them, the rows do not.
-int64_t cpu_attention_scratch_bytes(const struct cpu_state *state) {
+int64_t cpu_attention_scratch_bytes(const struct cpu_state *state,
+                                    const struct scratch_shape *shape) {
+    int dim = shape->head_dim;
     struct shape s = {.tile = state->tile->fp32,
-                      .unit_dim = MAX_DIM,
-                      .unit_pad = MAX_DIM,
-                      .value_width = MAX_DIM,
-                      .n_task_row = MAX_HEADS_ROW,
+                      .unit_dim = dim,
+                      .unit_pad = dim,
+                      .value_width = dim,
+                      .n_task_row = task_rows(dim, dim),
                       .n_task_head = 1};
     shape_slices(&s);
-    int64_t rows_bytes = ROW_FLOATS * 4 + MAX_ROW * (int64_t)(s.tile->vec_width * 4 + 32);
-    int64_t thread_bytes = s.bytes + rows_bytes;
-    // Fewer than 2 * MIN_TASK tasks when keys are split, each with the partial of its rows.
-    return state->n_thread * thread_bytes + 2 * MIN_TASK * rows_bytes;
+    // Keys are split into ranges until there are MIN_TASK tasks; each range but the first keeps the
+    // partial of its rows.
+    int64_t n_row = min64(shape->n_token * shape->n_head * (shape->n_key / MIN_SPLIT_KEY),
+                          MIN_TASK * (int64_t)s.n_task_row);
+    return state->n_thread * s.bytes + n_row * (dim + 1) * (int64_t)sizeof(float);
 }
 
 const struct attention_tile *cpu_attention_tile_choose(enum isa isa) {

@@ -42,11 +42,10 @@ static int64_t max64(int64_t a, int64_t b) {
     return a > b ? a : b;
 }
 
-static int64_t cpu_scratch_bytes(const struct backend *backend, int64_t n_token, int64_t widest_row,
-                                 int64_t largest_weight) {
-    int64_t bytes = cpu_matmul_scratch_bytes(backend, n_token, widest_row, largest_weight);
-    bytes = max64(bytes, cpu_logprob_scratch_bytes(n_token, widest_row));
-    return max64(bytes, cpu_attention_scratch_bytes(cpu_state(backend)));
+static int64_t cpu_scratch_bytes(const struct backend *backend, const struct scratch_shape *shape) {
+    int64_t bytes = cpu_matmul_scratch_bytes(backend, shape);
+    bytes = max64(bytes, cpu_logprob_scratch_bytes(shape));
+    return max64(bytes, cpu_attention_scratch_bytes(cpu_state(backend), shape));
 }
 
 static const struct kernel_ops cpu_ops = {

@@ -42,13 +42,13 @@ enum status cpu_hadamard(struct backend *backend, const struct hadamard_args *ar
 // matmul.c, logprob.c. The sizes are those of kernel_ops.scratch_bytes.
 enum status cpu_matmul(struct backend *backend, const struct matmul_args *args);
 enum status cpu_logprob(struct backend *backend, const struct logprob_args *args);
-int64_t cpu_matmul_scratch_bytes(const struct backend *backend, int64_t n_token, int64_t widest_row,
-                                 int64_t largest_weight);
-int64_t cpu_logprob_scratch_bytes(int64_t n_token, int64_t widest_row);
+int64_t cpu_matmul_scratch_bytes(const struct backend *backend, const struct scratch_shape *shape);
+int64_t cpu_logprob_scratch_bytes(const struct scratch_shape *shape);
 
 // attention.c
 const struct attention_tile *cpu_attention_tile_choose(enum isa isa);
-int64_t cpu_attention_scratch_bytes(const struct cpu_state *state);
+int64_t cpu_attention_scratch_bytes(const struct cpu_state *state,
+                                    const struct scratch_shape *shape);
 enum status cpu_attention(struct backend *backend, const struct attention_args *args);
 enum status cpu_merge_partials(struct backend *backend, const struct merge_args *args);
 enum status cpu_attention_mass(struct backend *backend, const struct attention_mass_args *args);

@@ -36,8 +36,8 @@ static struct room plan_room(int64_t n_token, int64_t n_col) {
     return room;
 }
 
-int64_t cpu_logprob_scratch_bytes(int64_t n_token, int64_t widest_row) {
-    return plan_room(n_token, widest_row).bytes;
+int64_t cpu_logprob_scratch_bytes(const struct scratch_shape *shape) {
+    return plan_room(shape->n_token, shape->n_hidden).bytes;
 }
 
 // Takes the logits of one token against vocabulary rows [first, first + n) into its running sum.

@@ -211,16 +211,15 @@ enum status cpu_matmul(struct backend *backend, const struct matmul_args *args) 
     return OK;
 }
 
-// The worst case: bf16 activations without bf16 products, quantised weights.
-int64_t cpu_matmul_scratch_bytes(const struct backend *backend, int64_t n_token, int64_t widest_row,
-                                 int64_t largest_weight) {
+// Layers ask for fp32 results; quantised weights are expanded.
+int64_t cpu_matmul_scratch_bytes(const struct backend *backend, const struct scratch_shape *shape) {
     const struct matmul_args worst = {
-        .x_dtype = DTYPE_BF16,
-        .n_token = n_token,
+        .x_dtype = backend->bf16_products ? DTYPE_F32 : DTYPE_BF16,
+        .n_token = shape->n_token,
         .weight = {.dtype = DTYPE_Q8_0,
-                   .n_row = (largest_weight + widest_row - 1) / widest_row,
-                   .n_col = widest_row},
-        .out_dtype = DTYPE_BF16,
+                   .n_row = (shape->largest_weight + shape->widest_row - 1) / shape->widest_row,
+                   .n_col = shape->widest_row},
+        .out_dtype = DTYPE_F32,
     };
     return plan_room(backend, &worst).bytes;
 }

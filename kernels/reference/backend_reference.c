@@ -7,10 +7,10 @@ static void reference_close(struct backend *backend) {
 }
 
 // Two fp32 rows: an expanded row of weights and a row of inputs.
-static int64_t reference_scratch_bytes(const struct backend *backend, int64_t n_token,
-                                       int64_t widest_row, int64_t largest_weight) {
-    (void)backend, (void)n_token, (void)largest_weight;
-    return 2 * widest_row * (int64_t)sizeof(float);
+static int64_t reference_scratch_bytes(const struct backend *backend,
+                                       const struct scratch_shape *shape) {
+    (void)backend;
+    return 2 * shape->widest_row * (int64_t)sizeof(float);
 }
 
 static const struct kernel_ops reference_ops = {
