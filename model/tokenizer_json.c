@@ -1,10 +1,10 @@
 // tokenizer.json of Hugging Face: vocabulary, merges and added tokens. Its rules (normaliser,
 // pre-tokenizer, post-processor, decoder): tokenizer_rules.c.
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "model/mapping.h"
 #include "model/tokenizer_rules.h"
 #include "model/unicode.h"
 
@@ -199,13 +199,24 @@ static char *beside(const char *path, const char *name) {
     return out;
 }
 
-static char *read_text(const char *path) {
-    enum { MAX_TEMPLATE = 1 << 20 };
-    FILE *file = fopen(path, "rb");
-    char *text = file ? calloc(1, MAX_TEMPLATE + 1) : NULL;
-    if (text && fread(text, 1, MAX_TEMPLATE, file) == 0) text[0] = 0;
-    if (file) fclose(file);
-    return text;
+// Through a mapping, which refuses pipes and folders in place of files.
+static enum status load_json(const char *path, size_t flags, json_t **out) {
+    struct mapping text;
+    json_error_t error;
+    TRY(mapping_open(path, &text));
+    *out = json_loadb(text.data ? text.data : "", text.bytes, flags, &error);
+    mapping_close(&text);
+    if (!*out) FAIL(ERR_INPUT, "%s, line %d: %s", path, error.line, error.text);
+    return OK;
+}
+
+static enum status load_text(const char *path, char **out) {
+    struct mapping text;
+    TRY(mapping_open(path, &text));
+    *out = strndup(text.data ? text.data : "", text.bytes);
+    mapping_close(&text);
+    if (!*out) FAIL(ERR_MEMORY, "no memory for %s", path);
+    return OK;
 }
 
 // The template called "default" of a list of named ones, or the string itself.
@@ -226,12 +237,10 @@ static enum status read_companions(const char *path, struct tokenizer *t) {
     char *template_path = beside(path, "chat_template.jinja");
     enum status status = OK;
     json_t *config = NULL;
-    json_error_t error;
     if (!config_path || !template_path) FAIL_OR(done, ERR_MEMORY, "no memory for a path");
-    t->chat_template = read_text(template_path);
+    if (access(template_path, F_OK) == 0) TRY_OR(done, load_text(template_path, &t->chat_template));
     if (access(config_path, F_OK) != 0) goto done;
-    config = json_load_file(config_path, 0, &error);
-    if (!config) FAIL_OR(done, ERR_INPUT, "%s, line %d: %s", config_path, error.line, error.text);
+    TRY_OR(done, load_json(config_path, 0, &config));
     json_t *eos = json_object_get(config, "eos_token");
     const char *name =
         json_string_value(json_is_object(eos) ? json_object_get(eos, "content") : eos);
@@ -247,10 +256,8 @@ done:
 
 enum status tokenizer_open_json(const char *path, struct tokenizer **out) {
     *out = NULL;
-    if (access(path, R_OK) != 0) FAIL(ERR_NO_INPUT, "cannot read %s", path);
-    json_error_t error;
-    json_t *root = json_load_file(path, JSON_ALLOW_NUL, &error);
-    if (!root) FAIL(ERR_INPUT, "%s, line %d: %s", path, error.line, error.text);
+    json_t *root = NULL;
+    TRY(load_json(path, JSON_ALLOW_NUL, &root));
     enum status status = read_root(root, out);
     if (status == OK) status = read_companions(path, *out);
     json_decref(root);

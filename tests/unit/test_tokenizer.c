@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -423,6 +424,9 @@ static void test_refusals(void **state) {
     unlink(path);
     struct tokenizer *t = NULL;
     assert_int_equal(tokenizer_open_json(path, &t), ERR_NO_INPUT);
+    assert_int_equal(mkfifo(path, 0600), 0); // a pipe without a writer: no waiting for one
+    assert_int_equal(tokenizer_open_json(path, &t), ERR_NO_INPUT);
+    unlink(path);
     must(tokenizer_open("/nonexistent", NULL, &t));
     assert_null(t);
 }
