@@ -33,10 +33,7 @@ static int64_t divide_up(int64_t n, int64_t by) {
     return (n + by - 1) / by;
 }
 static int64_t at_line(int64_t bytes) {
-    return divide_up(bytes, 64) * 64;
-}
-static int64_t min64(int64_t a, int64_t b) {
-    return a < b ? a : b;
+    return round_up64(bytes, 64);
 }
 
 static int task_rows(int head_dim, int value_width) {
@@ -68,8 +65,8 @@ static enum status shape_of(const struct cpu_state *state, const struct attentio
     s->group = a->n_head / a->n_kv_head;
     s->n_row = a->n_query * s->group;
     s->unit_dim = a->head_dim / s->tile->unit;
-    s->unit_pad = (int)divide_up(s->unit_dim, width) * width;
-    s->value_width = (int)divide_up(a->value_dim, width) * width;
+    s->unit_pad = (int)round_up64(s->unit_dim, width);
+    s->value_width = (int)round_up64(a->value_dim, width);
     s->n_task_row = (int)min64(task_rows(a->head_dim, s->value_width), s->n_row);
     s->n_row_tile = s->n_task_row ? divide_up(s->n_row, s->n_task_row) : 0;
     // Few rows are bound by memory: a task then takes all heads of a key, which lie side by side.
@@ -80,8 +77,7 @@ static enum status shape_of(const struct cpu_state *state, const struct attentio
         int64_t n = min64(divide_up(MIN_TASK, n_task), a->n_key / MIN_SPLIT_KEY);
         s->n_split = n > 1 ? (int)n : 1;
     }
-    s->split_key =
-        divide_up(divide_up(a->n_key, s->n_split), ATTENTION_KEY_TILE) * ATTENTION_KEY_TILE;
+    s->split_key = round_up64(divide_up(a->n_key, s->n_split), ATTENTION_KEY_TILE);
     shape_slices(s);
     return OK;
 }

@@ -38,10 +38,6 @@ enum status cpu_scratch(struct backend *backend, int64_t bytes, void **out) {
     return OK;
 }
 
-static int64_t max64(int64_t a, int64_t b) {
-    return a > b ? a : b;
-}
-
 static int64_t cpu_scratch_bytes(const struct backend *backend, const struct scratch_shape *shape) {
     int64_t bytes = cpu_matmul_scratch_bytes(backend, shape);
     bytes = max64(bytes, cpu_logprob_scratch_bytes(shape));

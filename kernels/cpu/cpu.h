@@ -31,6 +31,16 @@ static inline void *cpu_scratch_at(void *scratch, int64_t offset) {
     return (uint8_t *)scratch + offset;
 }
 
+static inline int64_t min64(int64_t a, int64_t b) {
+    return a < b ? a : b;
+}
+static inline int64_t max64(int64_t a, int64_t b) {
+    return a > b ? a : b;
+}
+static inline int64_t round_up64(int64_t n, int64_t multiple) {
+    return (n + multiple - 1) / multiple * multiple;
+}
+
 // elementwise.c
 enum status cpu_embed(struct backend *backend, const struct embed_args *args);
 enum status cpu_norm(struct backend *backend, const struct norm_args *args);

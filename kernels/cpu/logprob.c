@@ -27,11 +27,11 @@ struct room {
 
 static struct room plan_room(int64_t n_token, int64_t n_col) {
     const int64_t float_bytes = sizeof(float);
-    int64_t n_tile = n_token < TILE_TOKENS ? n_token : TILE_TOKENS;
+    int64_t n_tile = min64(n_token, TILE_TOKENS);
     struct room room = {0};
-    room.logits = (n_token * (int64_t)sizeof(struct running) + 63) / 64 * 64;
+    room.logits = round_up64(n_token * (int64_t)sizeof(struct running), 64);
     room.x = room.logits + n_tile * TILE_ROWS * float_bytes;
-    room.panel = room.x + (n_tile * n_col * float_bytes + 63) / 64 * 64;
+    room.panel = room.x + round_up64(n_tile * n_col * float_bytes, 64);
     room.bytes = room.panel + TILE_ROWS * n_col * float_bytes;
     return room;
 }
@@ -96,12 +96,12 @@ static enum status sum_logits(struct backend *backend, const struct logprob_args
     struct running *running = cpu_scratch_at(scratch, room->running);
     float *logits = cpu_scratch_at(scratch, room->logits);
     for (int64_t r = 0; r < args->head.n_row; r += TILE_ROWS) {
-        int64_t n_row = args->head.n_row - r < TILE_ROWS ? args->head.n_row - r : TILE_ROWS;
+        int64_t n_row = min64(args->head.n_row - r, TILE_ROWS);
         struct weight panel = weight_rows(args->head, r, n_row);
         if (!blocks)
             panel = product_expand(state, panel, product, cpu_scratch_at(scratch, room->panel));
         for (int64_t t = 0; t < args->n_token; t += TILE_TOKENS) {
-            int64_t n = args->n_token - t < TILE_TOKENS ? args->n_token - t : TILE_TOKENS;
+            int64_t n = min64(args->n_token - t, TILE_TOKENS);
             TRY(multiply_tile(backend, args, t, n, panel, product, cpu_scratch_at(scratch, room->x),
                               logits));
 #pragma omp parallel for num_threads(state->n_thread) schedule(static) if (n * n_row > 16384)

@@ -10,14 +10,6 @@
 #define PARALLEL_ELEMENTS 16384 // less work than this is not worth waking the threads
 #define ROWS_AT_ONCE 16         // a thread's share of rows is a multiple of this
 
-static int64_t min64(int64_t a, int64_t b) {
-    return a < b ? a : b;
-}
-
-static int64_t round_up(int64_t n, int64_t multiple) {
-    return (n + multiple - 1) / multiple * multiple;
-}
-
 enum dtype product_dtype(const struct backend *backend, enum dtype x_dtype) {
     return x_dtype == DTYPE_BF16 && backend->bf16_products ? DTYPE_BF16 : DTYPE_F32;
 }
@@ -117,8 +109,8 @@ static struct room plan_room(const struct backend *backend, const struct matmul_
     int64_t x_elements = args->x_dtype != product ? room.n_token * args->weight.n_col : 0;
     int64_t panel_elements = expands ? room.n_row * args->weight.n_col : 0;
     int64_t out_elements = rounds ? room.n_token * room.n_row : 0;
-    room.panel = round_up(x_elements * (int64_t)sizeof(float), 64);
-    room.out = room.panel + round_up(panel_elements * dtype_info[product].block_bytes, 64);
+    room.panel = round_up64(x_elements * (int64_t)sizeof(float), 64);
+    room.out = room.panel + round_up64(panel_elements * dtype_info[product].block_bytes, 64);
     room.bytes = room.out + out_elements * (int64_t)sizeof(float);
     return room;
 }
