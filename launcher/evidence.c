@@ -1,5 +1,6 @@
 #include "launcher/evidence.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -126,14 +127,15 @@ enum status evidence_take_answer(struct evidence *e, struct session *session, in
         baseline_total += e->passages[i].baseline;
         n_token += e->passages[i].token_end - e->passages[i].token_begin;
     }
-    // Relative to the share of the document that the passage receives without a question, or to
-    // its length when there is no baseline.
+    // The geometric mean of the passage's share of the mass and of that share relative to the one
+    // it has without a question (or by its length). The plain ratio loses passages that are
+    // remarkable by themselves: 42 of the 50 in tests/cli/evidence_planted.sh, against 48.
     for (int64_t i = 0; i < e->n_passage; i++) {
         struct passage *p = &e->passages[i];
         double length_share = (double)(p->token_end - p->token_begin) / (double)n_token;
         double share = total > 0 ? p->mass / total : 0;
         double usual = baseline_total > 0 ? p->baseline / baseline_total : length_share;
-        p->weight = usual > 0 ? share / usual : 0;
+        p->weight = usual > 0 ? share / sqrt(usual) : 0;
     }
     return OK;
 }

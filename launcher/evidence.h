@@ -1,5 +1,5 @@
 // Which passages an answer was read from: the attention mass of the answer's queries on each
-// passage, relative to the mass the same passage receives under an empty question. Passages are
+// passage, weighed against the mass that the passage receives under an empty question. Passages are
 // paragraphs (blank lines part them) of at most PASSAGE_TOKENS; longer ones are cut, at the end of
 // a line or sentence where there is one.
 #ifndef HALKA_LAUNCHER_EVIDENCE_H
