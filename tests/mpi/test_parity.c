@@ -8,12 +8,9 @@
 
 #include <cmocka.h>
 
-#include "dist/cluster.h"
+#include "tests/common/mpi_test.h"
 #include "tests/common/parity.h"
 #include "tests/common/tolerance.h"
-
-static struct cluster cluster;
-static struct comm comm;
 
 static void check_model(const char *name, enum backend_kind kind, int64_t chunk) {
     char path[256];
@@ -29,7 +26,7 @@ static void check_model(const char *name, enum backend_kind kind, int64_t chunk)
     }
     struct parity_model model = {.checkpoint = &checkpoint,
                                  .backend = &backend,
-                                 .comm = &comm,
+                                 .comm = &mpi_test_comm,
                                  .precision = PRECISION_FP32,
                                  .chunk = chunk};
     for (int i = 0; i < fixture.n_case; i++) {
@@ -67,18 +64,11 @@ static void test_reference_backend(void **state) {
 }
 
 int main(int argc, char **argv) {
-    if (cluster_start(&argc, &argv, 1, &cluster) != OK || comm_mpi_open(&comm, 60) != OK) {
-        fprintf(stderr, "%s\n", status_message());
-        return 1;
-    }
-    if (cluster.rank != 0) cmocka_set_message_output(CM_OUTPUT_TAP);
+    mpi_test_start(&argc, &argv);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_whole),
         cmocka_unit_test(test_chunks),
         cmocka_unit_test(test_reference_backend),
     };
-    int n_failed = cmocka_run_group_tests(tests, NULL, NULL);
-    comm_close(&comm);
-    cluster_stop(&cluster);
-    return n_failed != 0;
+    return mpi_test_stop(cmocka_run_group_tests(tests, NULL, NULL));
 }

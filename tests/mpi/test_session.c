@@ -12,14 +12,12 @@
 
 #include <cmocka.h>
 
-#include "dist/cluster.h"
 #include "model/session.h"
+#include "tests/common/mpi_test.h"
 
 enum { N_TOKEN = 53 };
 static const double tolerance = 2e-5; // fp32 sums of other order over three layers
 
-static struct cluster cluster;
-static struct comm comm;
 static struct backend backend;
 static struct checkpoint checkpoint;
 static struct profile profile;
@@ -31,7 +29,8 @@ static struct session *open_session(enum layout layout, int64_t chunk) {
     struct session *session = NULL;
     struct session_options options = {
         .precision = PRECISION_FP32, .layout = layout, .max_tokens = N_TOKEN, .chunk = chunk};
-    enum status status = session_open(&checkpoint, &backend, &comm, &profile, &options, &session);
+    enum status status =
+        session_open(&checkpoint, &backend, &mpi_test_comm, &profile, &options, &session);
     if (status != OK) print_error("%s\n", status_message());
     assert_int_equal(status, OK);
     return session;
@@ -143,14 +142,13 @@ static void test_refusals(void **state) {
 }
 
 int main(int argc, char **argv) {
-    if (cluster_start(&argc, &argv, 1, &cluster) != OK) return 1;
+    mpi_test_start(&argc, &argv);
     const char *folder = "tests/fixtures/tiny-llama";
-    if (comm_mpi_open(&comm, 60) != OK ||
-        backend_open(&(struct backend_options){.kind = BACKEND_CPU, .n_thread = 1}, &backend) !=
+    if (backend_open(&(struct backend_options){.kind = BACKEND_CPU, .n_thread = 1}, &backend) !=
             OK ||
         checkpoint_open(folder, &checkpoint) != OK) {
         fprintf(stderr, "%s\n", status_message());
-        cluster_abort(&cluster, 1);
+        return mpi_test_stop(1);
     }
     for (int i = 0; i < N_TOKEN; i++)
         token[i] = (int32_t)((i * 131 + 17) % checkpoint.spec.n_vocab);
@@ -167,7 +165,5 @@ int main(int argc, char **argv) {
     free(expected_logits);
     checkpoint_close(&checkpoint);
     backend_close(&backend);
-    comm_close(&comm);
-    cluster_stop(&cluster);
-    return failed ? 1 : 0;
+    return mpi_test_stop(failed);
 }
