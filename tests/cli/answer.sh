@@ -2,8 +2,8 @@
 # Answers and real text with the demo model: questions that share one reading, evidence, raw
 # continuation, sampling, standard input, byte order marks, the context's limit.
 set -uo pipefail
-# shellcheck source=tests/cli/lib.bash
-source tests/cli/lib.bash
+# shellcheck source=tests/common/cli.sh
+source tests/common/cli.sh
 if [ ! -r "$model" ]; then
     echo "no demo model at $model"
     exit 77

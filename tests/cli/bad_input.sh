@@ -1,8 +1,8 @@
 #!/bin/bash
 # Inputs that cannot be read and outputs that cannot be written: exit code and message of each.
 set -uo pipefail
-# shellcheck source=tests/cli/lib.bash
-source tests/cli/lib.bash
+# shellcheck source=tests/common/cli.sh
+source tests/common/cli.sh
 
 printf 'One line of text.\n' >"$work/good.txt"
 score() { # NAME CODE TEXT ARGUMENT...: with the tiny model and an output of its own

@@ -3,8 +3,8 @@
 # planted sentence and a question about it; the sentence is to be in one of the three best passages
 # in at least 80 % of them. One run for each kind of question, five documents each.
 set -uo pipefail
-# shellcheck source=tests/cli/lib.bash
-source tests/cli/lib.bash
+# shellcheck source=tests/common/cli.sh
+source tests/common/cli.sh
 if [ ! -r "$model" ]; then
     echo "no demo model at $model"
     exit 77

@@ -1,8 +1,8 @@
 #!/bin/bash
 # The command line and the job file: help, checks, and what is said about mistakes.
 set -uo pipefail
-# shellcheck source=tests/cli/lib.bash
-source tests/cli/lib.bash
+# shellcheck source=tests/common/cli.sh
+source tests/common/cli.sh
 
 expect "help" 0 "inspect" --help
 expect "help of run" 0 "task.max_tokens" run --help

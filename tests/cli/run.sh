@@ -2,8 +2,8 @@
 # What runs write: documents of all kinds, windows, continued and refused jobs, reports, plan,
 # verify and inspect, on one and more ranks.
 set -uo pipefail
-# shellcheck source=tests/cli/lib.bash
-source tests/cli/lib.bash
+# shellcheck source=tests/common/cli.sh
+source tests/common/cli.sh
 
 for i in $(seq 0 299); do echo $((i * 37 % 101)); done >"$work/ids"
 tiny() { # NAME OUTPUT ARGUMENT...
