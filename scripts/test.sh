@@ -17,7 +17,7 @@ trap 'rm -rf "$work"' EXIT
 if [ "$(id -u)" -eq 0 ]; then
     export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 fi
-# Threads that wait give their core to other ranks and programs: several times faster on busy machines.
+# Threads that wait give their core to other ranks and programs.
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
 export HALKA=$PWD/$build/halka MPIRUN=$PWD/scripts/mpirun.sh HALKA_BUILD=$build
 # Tests that need the demo model are skipped without it.
