@@ -137,6 +137,7 @@ enum status cluster_start(int *argc, char ***argv, int n_thread, struct cluster 
 }
 
 void cluster_pin_threads(const struct cluster *cluster) {
+    omp_set_num_threads(cluster->n_thread); // also of loops that name no count
     if (!cluster->share) return;
 #pragma omp parallel num_threads(cluster->n_thread)
     hwloc_set_cpubind(cluster->topology, cluster->share, HWLOC_CPUBIND_THREAD);

@@ -125,8 +125,9 @@ enum status document_parse_tokens(const char *text, size_t bytes, const char *na
         errno = 0;
         long long id = strtoll(at, &after, 10);
         if (after == at || errno || (after < end && !isspace((unsigned char)*after))) {
+            size_t shown = strcspn(at, " \t\r\n\v\f");
             FAIL(ERR_INPUT, "%s: '%.*s' at byte %td is not a token id", name,
-                 (int)strcspn(at, " \t\r\n\v\f") % 40, at, at - text);
+                 (int)(shown < 40 ? shown : 40), at, at - text);
         }
         if (id < 0 || id >= n_vocab) {
             FAIL(ERR_INPUT, "%s: token id %lld at byte %td is outside the vocabulary of %lld", name,
@@ -213,16 +214,17 @@ enum status document_set_share(struct document_set *set, struct comm *comm) {
     int64_t n = set->n;
     TRY(comm->ops->broadcast(comm, &n, sizeof n, 0));
     int64_t *counts = calloc((size_t)n, sizeof *counts);
-    if (!counts) FAIL(ERR_MEMORY, "no memory for the sizes of %lld documents", (long long)n);
-    for (int i = 0; i < set->n; i++) counts[i] = set->items[i].n_token;
-    enum status status = comm->ops->broadcast(comm, counts, n * (int64_t)sizeof *counts, 0);
     if (!set->items) set->items = calloc((size_t)n, sizeof *set->items);
-    if (!set->items) {
+    enum status status = OK;
+    if (!counts || !set->items) {
         status = status_fail(ERR_MEMORY, __FILE__, "no memory for %lld documents", (long long)n);
-    } else if (status == OK) {
-        set->n = (int)n;
-        for (int i = 0; i < set->n; i++) set->items[i].n_token = counts[i];
     }
+    TRY_OR(done, comm_agree(comm, status));
+    for (int i = 0; i < set->n; i++) counts[i] = set->items[i].n_token;
+    TRY_OR(done, comm->ops->broadcast(comm, counts, n * (int64_t)sizeof *counts, 0));
+    set->n = (int)n;
+    for (int i = 0; i < set->n; i++) set->items[i].n_token = counts[i];
+done:
     free(counts);
     return status;
 }

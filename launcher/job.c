@@ -116,7 +116,7 @@ static enum status measure_documents(struct job *job, int64_t *longest) {
     return OK;
 }
 
-enum status job_plan_memory(struct job *job) {
+static enum status job_plan_memory(struct job *job) {
     TRY(session_plan(&job->checkpoint, &job->backend, job->comm.size, job->cluster->local_size,
                      &job->session_options, &job->plan));
     int64_t node = job->plan.total * job->cluster->local_size;

@@ -51,7 +51,8 @@ int main(int argc, char **argv) {
     enum status status = cluster_start(&argc, &argv, (int)options.threads, &cluster);
     if (status == OK) status = job_open_ranks(&job, parsed);
     if (status == OK) status = do_verb(&job);
-    if (status != OK && job.working) {
+    // A rank that failed alone, or lost the others, must not wait for them in MPI_Finalize.
+    if (status != OK && (job.working || status == ERR_RANK)) {
         status_context(status, "rank %d (%s)", cluster.rank, cluster.host);
         print_error(&options);
         cluster_abort(&cluster, status);

@@ -95,7 +95,7 @@ void option_format(const struct options *options, const struct option *option, c
         snprintf(text, bytes, "%lld", (long long)*(const int64_t *)field);
         break;
     case OPTION_REAL:
-        snprintf(text, bytes, "%g", *(const double *)field);
+        snprintf(text, bytes, "%.9g", *(const double *)field);
         break;
     case OPTION_BOOL:
         snprintf(text, bytes, "%s", *(const bool *)field ? "true" : "false");

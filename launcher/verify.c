@@ -52,8 +52,8 @@ enum status verify_exact(struct verify *v, const char *name, const char *shape, 
 enum status verb_verify(struct job *job) {
     struct verify verify = {.job = job};
     enum status status = OK;
-    TRY(backend_open(&(struct backend_options){.kind = BACKEND_REFERENCE, .n_thread = 1},
-                     &verify.reference));
+    const struct backend_options options = {.kind = BACKEND_REFERENCE, .n_thread = 1};
+    TRY(comm_agree(&job->comm, backend_open(&options, &verify.reference)));
     job->working = true;
     if (job->comm.rank == 0) {
         printf("Backend %s against the reference, transport %s, %d ranks of %d threads\n",

@@ -55,9 +55,8 @@ struct forward {
     struct comm *comm;
     struct profile *profile;
     enum dtype activation, query_dtype;
-    enum pass pass;        // of the last prefill chunk, for the report
-    float *zeros;          // host, [widest row]: clears decode inputs
-    int64_t *key_position; // host, [n_row] scratch
+    enum pass pass; // of the last prefill chunk, for the report
+    float *zeros;   // host, [widest row]: clears decode inputs
 };
 
 struct forward_chunk {

@@ -110,12 +110,11 @@ static enum status add_attention_mass(struct forward *f, int layer,
                                       const struct forward_chunk *chunk) {
     const struct layer_spec *l = &f->spec->layers[layer];
     int n_layer = f->spec->n_layer;
-    int64_t position = chunk->end - 1, n_key = chunk->first_row + chunk->n_token;
+    // Every key held is at or before the token: no mask.
+    int64_t n_key = chunk->first_row + chunk->n_token;
     int64_t width = (int64_t)l->n_kv_head * l->head_dim;
     if (n_key == 0) return OK;
     double begun = profile_begin();
-    int64_t *key_position = f->key_position;
-    sequence_positions(chunk->sequence, f->comm->rank, 0, chunk->end, key_position);
     struct attention_args attention = {.n_query = 1,
                                        .n_key = n_key,
                                        .n_head = l->n_head,
@@ -123,7 +122,6 @@ static enum status add_attention_mass(struct forward *f, int layer,
                                        .head_dim = l->head_dim,
                                        .value_dim = l->head_dim,
                                        .scale = l->attention_scale,
-                                       .causal = true,
                                        .query = f->buffers.query,
                                        .query_dtype = f->query_dtype,
                                        .query_stride = (int64_t)l->n_head * l->head_dim,
@@ -132,8 +130,6 @@ static enum status add_attention_mass(struct forward *f, int layer,
                                        .kv_dtype = f->kv.dtype,
                                        .key_stride = width,
                                        .value_stride = width,
-                                       .query_position = &position,
-                                       .key_position = key_position,
                                        .lse = f->buffers.lse};
     float factor = 1.0f / (float)(l->n_head * (n_layer - n_layer / 2));
     TRY(OPS(f)->attention_mass(f->backend, &(struct attention_mass_args){

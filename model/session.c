@@ -44,11 +44,10 @@ enum status session_open(const struct checkpoint *checkpoint, struct backend *ba
     if (f->spec->n_hidden > widest) widest = f->spec->n_hidden;
     s->n_zero = widest;
     f->zeros = calloc((size_t)widest, sizeof *f->zeros);
-    f->key_position = malloc((size_t)sizes->forward.n_row * sizeof *f->key_position);
     s->position = malloc((size_t)sizes->forward.n_row * sizeof *s->position);
     s->token = malloc((size_t)sizes->forward.n_token * sizeof *s->token);
     s->gathered = malloc((size_t)sizes->forward.n_all * sizeof *s->gathered);
-    if (!f->zeros || !f->key_position || !s->position || !s->token || !s->gathered) {
+    if (!f->zeros || !s->position || !s->token || !s->gathered) {
         FAIL_OR(failed, ERR_MEMORY, "no memory for the tables of %lld tokens",
                 (long long)sizes->forward.n_all);
     }
@@ -75,7 +74,6 @@ void session_close(struct session **session) {
     free(s->gathered);
     free(s->token);
     free(s->position);
-    free(s->forward.key_position);
     free(s->forward.zeros);
     free(s);
     *session = NULL;
