@@ -215,11 +215,12 @@ enum status document_set_share(struct document_set *set, struct comm *comm) {
     TRY(comm->ops->broadcast(comm, &n, sizeof n, 0));
     int64_t *counts = calloc((size_t)n, sizeof *counts);
     if (!set->items) set->items = calloc((size_t)n, sizeof *set->items);
-    enum status status = OK;
-    if (!counts || !set->items) {
-        status = status_fail(ERR_MEMORY, __FILE__, "no memory for %lld documents", (long long)n);
-    }
-    TRY_OR(done, comm_agree(comm, status));
+    bool room = counts && set->items;
+    enum status status =
+        comm_agree(comm, room ? OK
+                              : status_fail(ERR_MEMORY, __FILE__, "no memory for %lld documents",
+                                            (long long)n));
+    if (status != OK || !room) goto done;
     for (int i = 0; i < set->n; i++) counts[i] = set->items[i].n_token;
     TRY_OR(done, comm->ops->broadcast(comm, counts, n * (int64_t)sizeof *counts, 0));
     set->n = (int)n;
