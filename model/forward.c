@@ -151,26 +151,31 @@ static enum status project_tile(struct forward *f, int layer, const struct forwa
                                                    .out_stride = w->value.n_row});
 }
 
-static enum status attend(struct forward *f, int layer, const struct forward_chunk *chunk) {
+struct ring_attention_args forward_attention_args(const struct forward *f, int layer,
+                                                  const struct forward_chunk *chunk) {
     const struct layer_spec *l = &f->spec->layers[layer];
-    return ring_attention_run(&f->ring,
-                              &(struct ring_attention_args){.sequence = chunk->sequence,
-                                                            .query_begin = chunk->begin,
-                                                            .query_end = chunk->end,
-                                                            .n_head = l->n_head,
-                                                            .n_kv_head = l->n_kv_head,
-                                                            .head_dim = l->head_dim,
-                                                            .value_dim = l->head_dim,
-                                                            .scale = l->attention_scale,
-                                                            .causal = true,
-                                                            .pass = f->pass,
-                                                            .query = f->buffers.query,
-                                                            .query_dtype = f->query_dtype,
-                                                            .key = f->kv.layers[layer].key,
-                                                            .value = f->kv.layers[layer].value,
-                                                            .kv_dtype = f->kv.dtype,
-                                                            .out = f->buffers.attended,
-                                                            .lse = f->buffers.lse});
+    return (struct ring_attention_args){.sequence = chunk->sequence,
+                                        .query_begin = chunk->begin,
+                                        .query_end = chunk->end,
+                                        .n_head = l->n_head,
+                                        .n_kv_head = l->n_kv_head,
+                                        .head_dim = l->head_dim,
+                                        .value_dim = l->head_dim,
+                                        .scale = l->attention_scale,
+                                        .causal = true,
+                                        .query = f->buffers.query,
+                                        .query_dtype = f->query_dtype,
+                                        .key = f->kv.layers[layer].key,
+                                        .value = f->kv.layers[layer].value,
+                                        .kv_dtype = f->kv.dtype};
+}
+
+static enum status attend(struct forward *f, int layer, const struct forward_chunk *chunk) {
+    struct ring_attention_args args = forward_attention_args(f, layer, chunk);
+    args.pass = f->pass;
+    args.out = f->buffers.attended;
+    args.lse = f->buffers.lse;
+    return ring_attention_run(&f->ring, &args);
 }
 
 // x += output(attended) for tokens [row, row + n).

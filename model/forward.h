@@ -84,6 +84,10 @@ enum status forward_final_norm(struct forward *forward, int64_t row, int64_t n, 
 // ranks.
 enum status forward_logits(struct forward *forward, const void *normed);
 
+// What prefill and decode tell the ring of a layer's attention; prefill adds pass, out and lse.
+struct ring_attention_args forward_attention_args(const struct forward *forward, int layer,
+                                                  const struct forward_chunk *chunk);
+
 // Operations timed into the profile, shared by prefill and decode.
 enum status forward_norm(struct forward *forward, const float *x, int64_t n, int64_t n_col,
                          const float *weight, void *out, enum dtype out_dtype);

@@ -143,24 +143,10 @@ static enum status add_attention_mass(struct forward *f, int layer,
 
 static enum status attend_token(struct forward *f, int layer, const struct forward_chunk *chunk,
                                 bool add_mass) {
-    const struct layer_spec *l = &f->spec->layers[layer];
+    struct ring_attention_args args = forward_attention_args(f, layer, chunk);
     bool upper = layer >= f->spec->n_layer / 2;
-    TRY(decode_attention_run(&f->ring,
-                             &(struct ring_attention_args){.sequence = chunk->sequence,
-                                                           .query_begin = chunk->begin,
-                                                           .query_end = chunk->end,
-                                                           .n_head = l->n_head,
-                                                           .n_kv_head = l->n_kv_head,
-                                                           .head_dim = l->head_dim,
-                                                           .value_dim = l->head_dim,
-                                                           .scale = l->attention_scale,
-                                                           .causal = true,
-                                                           .query = f->buffers.query,
-                                                           .query_dtype = f->query_dtype,
-                                                           .key = f->kv.layers[layer].key,
-                                                           .value = f->kv.layers[layer].value,
-                                                           .kv_dtype = f->kv.dtype},
-                             f->buffers.attended, add_mass && upper ? f->buffers.lse : NULL));
+    TRY(decode_attention_run(&f->ring, &args, f->buffers.attended,
+                             add_mass && upper ? f->buffers.lse : NULL));
     return add_mass && upper ? add_attention_mass(f, layer, chunk) : OK;
 }
 
