@@ -9,6 +9,7 @@ enum phase {
     PHASE_TOKENIZE,
     PHASE_MATMUL,
     PHASE_ATTENTION,
+    PHASE_INDEX,     // sparse attention: scores, top-k and the lists of selected rows
     PHASE_RING_WAIT, // exposed: time in waits for K/V, queries or partials
     PHASE_MERGE,
     PHASE_OTHER, // norms, rope, activations, embedding

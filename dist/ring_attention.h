@@ -23,7 +23,7 @@ struct ring_attention_args {
     const void *query; // [n_query of this rank, n_head, head_dim]
     enum dtype query_dtype;
     const void *key;   // [n_key of this rank in [0, query_end), n_kv_head, head_dim]
-    const void *value; // [n_key, n_kv_head, value_dim]
+    const void *value; // [n_key, n_kv_head, value_dim]; NULL: the first value_dim elements of keys
     enum dtype kv_dtype;
     float *out; // [n_query, n_head, value_dim]
     float *lse; // [n_query, n_head]

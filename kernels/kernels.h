@@ -33,7 +33,13 @@ struct weight {
     enum dtype dtype;
     int64_t n_row, n_col;
     int64_t row_bytes; // from one row to the next
+    // F8_E4M3 only, else NULL: a factor for each 128 x 128 block of the whole matrix, of which this
+    // may be a view that begins at (first_row, first_col): element (r, c) times
+    // scale[(first_row + r) / 128 * scale_stride + (first_col + c) / 128].
+    const float *scale;
+    int64_t scale_stride, first_row, first_col;
 };
+enum { WEIGHT_SCALE_BLOCK = 128 };
 
 // Views; begin and n must be multiples of the format's block for columns.
 struct weight weight_rows(struct weight w, int64_t begin, int64_t n);
@@ -72,13 +78,14 @@ struct matmul_args {
     int64_t out_stride;
 };
 
-// Rotates the first rope_dim elements of each head by the angle whose cosine and sine are given.
+// Rotates elements [first, first + rope_dim) of each head by the angle whose cosine and sine are
+// given; the others are copied.
 struct rope_args {
     const float *x; // [n_token, n_head, head_dim], x_stride between tokens
     int64_t x_stride;
     int64_t n_token;
-    int n_head, head_dim, rope_dim;
-    bool interleaved;       // pairs (2i, 2i+1); otherwise (i, i + rope_dim/2)
+    int n_head, head_dim, first, rope_dim;
+    bool interleaved;       // pairs (2i, 2i+1); otherwise (i, i + rope_dim/2), from `first`
     const float *cos, *sin; // [n_token, rope_dim/2]
     void *out;              // [n_token, n_head, head_dim]; may be x when out_dtype is F32
     enum dtype out_dtype;   // F32 or BF16
@@ -111,14 +118,15 @@ struct convert_args {
 // key/value head h / (n_head / n_kv_head). Masks come from positions, never from offsets.
 struct attention_args {
     int64_t n_query, n_key;                     // either may be 0
-    int n_head, n_kv_head, head_dim, value_dim; // dims 16..256, multiples of 8
+    int n_head, n_kv_head, head_dim, value_dim; // dims 16..576, multiples of 8
     float scale;                                // of the scores, e.g. head_dim^-0.5
     bool causal;            // key visible iff key_position <= query_position; else all visible
     const void *query;      // [n_query, n_head, head_dim]
     enum dtype query_dtype; // F32: fp32 products (K/V may still be BF16); BF16: bf16 products
     int64_t query_stride;
-    const void *key;     // [n_key, n_kv_head, head_dim]
-    const void *value;   // [n_key, n_kv_head, value_dim]
+    const void *key;   // [n_key, n_kv_head, head_dim]
+    const void *value; // [n_key, n_kv_head, value_dim]; may be key itself with its stride, where a
+                       // value is the first value_dim elements of its key (latent attention)
     enum dtype kv_dtype; // F32 or BF16
     int64_t key_stride, value_stride;
     const int64_t *query_position; // [n_query] host, ascending
@@ -167,6 +175,12 @@ struct hadamard_args; // DeepSeek Sparse Attention: kernels/sparse.h
 struct quantize_args;
 struct index_args;
 struct sparse_attention_args;
+struct index_merge_args;
+struct index_filter_args;
+struct select_rows_args;
+struct expert_gate_args; // mixture of experts: kernels/experts.h
+struct grouped_matmul_args;
+struct expert_combine_args;
 
 struct kernel_ops {
     const char *name; // "reference", "cpu", "cuda"
@@ -194,7 +208,13 @@ struct kernel_ops {
     enum status (*hadamard)(struct backend *, const struct hadamard_args *);
     enum status (*quantize)(struct backend *, const struct quantize_args *);
     enum status (*index_top_k)(struct backend *, const struct index_args *);
+    enum status (*index_merge)(struct backend *, const struct index_merge_args *);
+    enum status (*index_filter)(struct backend *, const struct index_filter_args *);
+    enum status (*select_rows)(struct backend *, const struct select_rows_args *);
     enum status (*sparse_attention)(struct backend *, const struct sparse_attention_args *);
+    enum status (*expert_gate)(struct backend *, const struct expert_gate_args *);
+    enum status (*grouped_matmul)(struct backend *, const struct grouped_matmul_args *);
+    enum status (*expert_combine)(struct backend *, const struct expert_combine_args *);
     // Bytes the backend itself needs at most for these sizes (expanded panels, tiles): for `plan`.
     int64_t (*scratch_bytes)(const struct backend *, const struct scratch_shape *);
 };

@@ -46,6 +46,46 @@ struct index_args {
     int32_t *n_candidate; // [n_query] in and out, at most k
 };
 
+// Adds candidates found elsewhere: each query keeps the k best of its own and the others'.
+// Afterwards threshold[t] is the k-th best, 0 when there are fewer: exactly the candidates at or
+// above it are selected, wherever they lie.
+struct index_merge_args {
+    int64_t n_query;
+    int k;
+    uint64_t *candidate;    // [n_query, k] in and out, unordered
+    int32_t *n_candidate;   // [n_query] in and out
+    const uint64_t *other;  // [n_query, k]; NULL: only the thresholds are wanted
+    const int32_t *n_other; // [n_query]
+    uint64_t *threshold;    // [n_query] or NULL
+};
+
+// Drops the candidates below each query's threshold.
+struct index_filter_args {
+    int64_t n_query;
+    int k;
+    uint64_t *candidate;       // [n_query, k] in and out, unordered
+    int32_t *n_candidate;      // [n_query] in and out
+    const uint64_t *threshold; // [n_query]
+};
+
+// A block's keys by position: run i holds `count` keys at start, start + stride, ... in the block's
+// rows from first_row on. Runs ascend and do not overlap.
+struct key_run {
+    int64_t start, stride, count, first_row;
+};
+// Which rows of a block each query selected: candidates whose position the runs hold.
+struct select_rows_args {
+    int64_t n_query;
+    int k;
+    const uint64_t *candidate;  // [n_query, k], unordered
+    const int32_t *n_candidate; // [n_query]
+    const struct key_run *run;  // [n_run] host
+    int n_run;
+    int64_t n_row;       // of the block: above every row of the runs
+    int32_t *row;        // [n_query, k] ascending
+    int32_t *n_selected; // [n_query]
+};
+
 // Attention of each query over its selected keys of one block, shared by all heads.
 struct sparse_attention_args {
     struct attention_args attention; // causal and the positions are not read: selection is explicit

@@ -45,8 +45,8 @@ static void ring_case_close(struct ring_case *c) {
 
 static enum status ring_case_open(struct verify *v, struct ring_case *c) {
     struct comm *comm = &v->job->comm;
-    struct attention_shape shape = {N_HEAD,   N_KV_HEAD,     HEAD_DIM,
-                                    HEAD_DIM, sizeof(float), sizeof(float)};
+    struct attention_shape shape = {N_HEAD,        N_KV_HEAD,     HEAD_DIM, HEAD_DIM,
+                                    sizeof(float), sizeof(float), false};
     *c = (struct ring_case){.verify = v};
     sequence_open(&c->sequence, comm->size);
     TRY(allocate(c));

@@ -23,11 +23,12 @@ struct forward_shape {
 // through projections and feed-forward together, which bounds the fp32 intermediates.
 struct forward_buffers {
     int64_t tile;
-    float *x;                              // [n_token, n_hidden] residual
-    void *query;                           // [n_token, n_head * head_dim] query dtype
-    float *attended;                       // [n_token, n_head * head_dim]
-    float *lse;                            // [n_token, n_head]
-    float *cos[2], *sin[2];                // [n_token, rope dim / 2] for each rope of the spec
+    float *x;        // [n_token, n_hidden] residual
+    void *query;     // [n_token, n_head * head_dim] query dtype
+    float *attended; // [n_token, n_head * head_dim]
+    float *lse;      // [n_token, n_head]
+    float *cos[MODEL_MAX_ROPE],
+        *sin[MODEL_MAX_ROPE];              // [n_token, rope dim / 2] for each rope of the spec
     int32_t *token;                        // [n_token] ids, or targets of the log-probabilities
     float *logprob;                        // [n_token]
     void *normed;                          // [tile, n_hidden] activation dtype

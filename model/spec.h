@@ -8,7 +8,7 @@
 
 #include "kernels/kernels.h"
 
-enum { MODEL_MAX_STOP = 16, ROPE_MAX_FACTORS = 256 };
+enum { MODEL_MAX_STOP = 16, MODEL_MAX_ROPE = 4, ROPE_MAX_FACTORS = 256 };
 
 enum rope_method { ROPE_DEFAULT, ROPE_LINEAR, ROPE_YARN, ROPE_LLAMA3 };
 struct rope_spec {
@@ -25,21 +25,61 @@ struct rope_spec {
     float divisor[ROPE_MAX_FACTORS];
 };
 
-enum attention_kind { ATTENTION_FULL };
-enum feed_forward_kind { FEED_FORWARD_GATED };
+// FULL: keys and values of heads are kept. LATENT (MLA): one latent row and one rotated key part
+// are kept for all heads; attention runs in the absorbed form, queries against latents.
+enum attention_kind { ATTENTION_FULL, ATTENTION_LATENT };
+enum feed_forward_kind { FEED_FORWARD_GATED, FEED_FORWARD_EXPERTS };
+
+struct latent_spec {        // DeepSeek-V2 technical report, section 2.1
+    int query_rank;         // q_lora_rank; 0: queries come straight from the hidden state
+    int rank;               // kv_lora_rank: elements of the latent, also of an absorbed value
+    int nope_dim, rope_dim; // of a query head, in this order
+    int value_dim;          // of a head's output
+};
+
+enum index_layout {
+    INDEX_NONE,   // dense attention
+    INDEX_FULL,   // this layer scores and selects
+    INDEX_SHARED, // reuses the selection of the last layer before it that is INDEX_FULL
+};
+struct index_spec { // DeepSeek Sparse Attention's lightning indexer
+    enum index_layout layout;
+    int n_head, head_dim;
+    int k;            // tokens selected for a query
+    int rope;         // index into model_spec.ropes: the first ropes[rope].dim elements rotate
+    bool from_latent; // queries come from the query latent (DeepSeek), else from the hidden state
+    float scale;      // of the head weights: n_head^-0.5 head_dim^-0.5
+    float norm_eps;   // of the key's LayerNorm
+};
+
+struct expert_spec {
+    int n_expert, n_used, n_group, n_group_used;
+    int n_feed_forward; // of one expert
+    int n_shared;       // experts that every token passes, as one of n_shared times the width
+    bool softmax;       // scores by softmax, else sigmoid
+    bool bias;          // the choice (not the weight) adds a bias
+    bool normalise;
+    float scale;
+};
 
 struct layer_spec {
     enum attention_kind attention;
     enum feed_forward_kind feed_forward;
     enum norm_kind norm;
     enum activation activation;
-    int n_head, n_kv_head, head_dim;
+    int n_head;
+    int n_kv_head, head_dim; // FULL; of LATENT 1 and latent.rank + latent.rope_dim, as kept
+    int value_dim;           // of what attention returns for a head: head_dim, or latent.rank
     int n_feed_forward;
-    bool attention_bias;   // q, k, v (qwen2)
-    bool output_bias;      // o_proj (llama with attention_bias)
-    bool query_key_norm;   // RMS norm of each q and k head (qwen3)
-    float attention_scale; // head_dim^-0.5 unless the checkpoint says otherwise
-    int rope;              // index into model_spec.ropes
+    bool attention_bias;       // q, k, v (qwen2)
+    bool output_bias;          // o_proj (llama with attention_bias)
+    bool query_key_norm;       // RMS norm of each q and k head (qwen3)
+    float attention_scale;     // head_dim^-0.5 unless the checkpoint says otherwise
+    int rope;                  // index into model_spec.ropes
+    struct latent_spec latent; // ATTENTION_LATENT
+    struct index_spec index;   // layout NONE: dense
+    struct expert_spec
+        experts; // FEED_FORWARD_EXPERTS; n_feed_forward is then the shared ones' width
 };
 
 struct model_spec {
@@ -47,7 +87,7 @@ struct model_spec {
     int n_layer;
     struct layer_spec *layers; // [n_layer] owned
     int n_rope;
-    struct rope_spec ropes[2];
+    struct rope_spec ropes[MODEL_MAX_ROPE];
     int64_t n_vocab;
     int n_hidden;
     float norm_eps;

@@ -12,6 +12,22 @@ struct layer_weights {
     float *query_norm, *key_norm;              // [head_dim] or NULL
     struct weight query, key, value, output;   // [rows, n_hidden]; [n_hidden, heads]
     struct weight gate, up, down;              // [n_feed_forward, n_hidden]; transposed
+    // Latent attention. query is then [n_head * (nope + rope), query_rank or n_hidden], key the
+    // projection to latent and rotated part [rank + rope, n_hidden]; value is not used.
+    struct weight query_down;             // [query_rank, n_hidden]
+    float *query_down_norm, *latent_norm; // [query_rank], [rank]
+    struct weight *absorb_key;            // [n_head] each [rank, nope_dim]: q_nope to latent
+    struct weight *absorb_value;          // [n_head] each [value_dim, rank]
+    // Indexer.
+    struct weight index_query;              // [index heads * dim, query_rank or n_hidden]
+    struct weight index_key;                // [dim, n_hidden]
+    float *index_key_norm, *index_key_bias; // [dim]
+    struct weight index_weight;             // [index heads, n_hidden]
+    // Experts. gate, up, down above are the shared ones'.
+    struct weight router;                                 // [n_expert, n_hidden]
+    float *router_bias;                                   // [n_expert] or NULL
+    int first_expert, n_owned;                            // of this rank
+    struct weight *expert_gate, *expert_up, *expert_down; // [n_owned], for grouped_matmul
 };
 
 struct weights {

@@ -32,6 +32,13 @@ struct sequence {
     int64_t length;         // positions in all
 };
 
+// What a rank owns, as ascending arithmetic progressions that do not overlap: start, start +
+// stride,
+// ... The first belongs to row first_row of the rank's positions.
+struct position_run {
+    int64_t start, stride, count, first_row;
+};
+
 // Zeroes and sets the rank count. close accepts a zeroed struct.
 void sequence_open(struct sequence *sequence, int size);
 void sequence_close(struct sequence *sequence);
@@ -47,6 +54,11 @@ void sequence_positions(const struct sequence *sequence, int rank, int64_t begin
                         int64_t *out);
 // Rank that owns a position of the sequence, and (unless NULL) how many it owns before it.
 int sequence_owner(const struct sequence *sequence, int64_t position, int64_t *offset);
+
+// The runs of `rank` in [begin, end), none empty, into out[sequence_max_runs]; returns how many.
+int sequence_runs(const struct sequence *sequence, int rank, int64_t begin, int64_t end,
+                  struct position_run *out);
+int sequence_max_runs(const struct sequence *sequence);
 
 // Visible (query, key) pairs under a causal mask: queries of `query_rank` in [begin, end) against
 // keys of `key_rank` in [0, end). With size 1 this is the whole triangle.

@@ -66,6 +66,26 @@ void sequence_positions(const struct sequence *sequence, int rank, int64_t begin
     }
 }
 
+int sequence_max_runs(const struct sequence *sequence) {
+    return RUNS_PER_EXTENT * sequence->n_extent;
+}
+
+int sequence_runs(const struct sequence *sequence, int rank, int64_t begin, int64_t end,
+                  struct position_run *out) {
+    int n = 0;
+    int64_t row = 0;
+    for (int e = 0; e < sequence->n_extent && sequence->extents[e].start < end; e++) {
+        struct run runs[RUNS_PER_EXTENT];
+        run_of_extent(&sequence->extents[e], sequence->size, rank, begin, end, runs);
+        for (int i = 0; i < RUNS_PER_EXTENT; i++) {
+            if (runs[i].count == 0) continue;
+            out[n++] = (struct position_run){runs[i].start, runs[i].stride, runs[i].count, row};
+            row += runs[i].count;
+        }
+    }
+    return n;
+}
+
 int sequence_owner(const struct sequence *sequence, int64_t position, int64_t *offset) {
     int low = 0, high = sequence->n_extent - 1; // the last extent that starts at or before it
     while (low < high) {

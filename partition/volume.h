@@ -8,8 +8,9 @@
 
 struct attention_shape {
     int n_head, n_kv_head, head_dim, value_dim;
-    int query_bytes; // of one element of a travelling query: 4 or 2
-    int kv_bytes;    // of one element of K or V: 4 or 2
+    int query_bytes;   // of one element of a travelling query: 4 or 2
+    int kv_bytes;      // of one element of K or V: 4 or 2
+    bool value_in_key; // a value is the first value_dim elements of its key: nothing more travels
 };
 
 // Bytes that `rank` receives (it sends as many as its successor receives) in one layer:
@@ -28,5 +29,29 @@ enum pass { PASS_KV, PASS_Q };
 // sequence.
 enum pass volume_choose_pass(const struct sequence *sequence, const struct attention_shape *shape,
                              int64_t begin, int64_t end);
+
+// DeepSeek Sparse Attention: what the lightning indexer adds to attention's shape.
+struct index_shape {
+    int n_head, head_dim, k;
+    int element_bytes; // of an index query or key: 1, 2 or 4
+    int scale_bytes;   // of an index key's scale: 4 or 0
+};
+// keys:   index keys travel the ring (pass A), then K/V (pass B); every rank selects for its own
+//         queries.
+// scores: index queries go to every rank, each rank's best candidates to the row's owner, the
+//         thresholds and attention's queries to every rank, the partials home.
+enum exchange { EXCHANGE_AUTO, EXCHANGE_KEYS, EXCHANGE_SCORES };
+// Bytes that `rank` receives in one layer for queries [begin, end) of the sequence.
+int64_t volume_sparse_keys(const struct sequence *sequence, const struct attention_shape *shape,
+                           const struct index_shape *index, int rank, int64_t end);
+int64_t volume_sparse_scores(const struct sequence *sequence, const struct attention_shape *shape,
+                             const struct index_shape *index, int rank, int64_t begin, int64_t end);
+// Decode: every rank has the queries; candidates go to all, partials of its heads to each rank.
+int64_t volume_sparse_decode(const struct sequence *sequence, const struct attention_shape *shape,
+                             const struct index_shape *index, int rank, int64_t begin, int64_t end);
+// The exchange with fewer bytes over all ranks (keys when equal).
+enum exchange volume_choose_exchange(const struct sequence *sequence,
+                                     const struct attention_shape *shape,
+                                     const struct index_shape *index, int64_t begin, int64_t end);
 
 #endif

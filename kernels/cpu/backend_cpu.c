@@ -67,7 +67,13 @@ static const struct kernel_ops cpu_ops = {
     .hadamard = cpu_hadamard,
     .quantize = reference_quantize,
     .index_top_k = reference_index_top_k,
+    .index_merge = reference_index_merge,
+    .index_filter = reference_index_filter,
+    .select_rows = reference_select_rows,
     .sparse_attention = reference_sparse_attention,
+    .expert_gate = reference_expert_gate,
+    .grouped_matmul = reference_grouped_matmul,
+    .expert_combine = reference_expert_combine,
     .scratch_bytes = cpu_scratch_bytes,
 };
 

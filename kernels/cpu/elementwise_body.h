@@ -121,11 +121,13 @@ static void rope_rows(const struct rope_args *args, int64_t begin, int64_t end) 
             int64_t at = t * args->out_stride + (int64_t)h * args->head_dim;
             float *y = args->out_dtype == DTYPE_F32 ? (float *)args->out + at : head;
             const float *cosine = args->cos + t * n_pair, *sine = args->sin + t * n_pair;
+            int first = args->first;
+            for (int i = 0; i < first; i++) y[i] = x[i];
             if (args->interleaved)
-                rotate_pairs(x, cosine, sine, n_pair, y);
+                rotate_pairs(x + first, cosine, sine, n_pair, y + first);
             else
-                rotate_halves(x, cosine, sine, n_pair, y);
-            for (int i = args->rope_dim; i < args->head_dim; i++) y[i] = x[i];
+                rotate_halves(x + first, cosine, sine, n_pair, y + first);
+            for (int i = first + args->rope_dim; i < args->head_dim; i++) y[i] = x[i];
             if (args->out_dtype == DTYPE_BF16)
                 round_row(head, args->head_dim, (bf16 *)args->out + at);
         }

@@ -51,15 +51,16 @@ enum status reference_norm(struct backend *backend, const struct norm_args *args
 static void rotate_head(const struct rope_args *args, int64_t t, int64_t x_at, int64_t out_at) {
     int n_pair = args->rope_dim / 2;
     for (int i = 0; i < n_pair; i++) {
-        int first = args->interleaved ? 2 * i : i;
-        int second = args->interleaved ? 2 * i + 1 : i + n_pair;
+        int first = args->first + (args->interleaved ? 2 * i : i);
+        int second = args->interleaved ? first + 1 : first + n_pair;
         float a = args->x[x_at + first], b = args->x[x_at + second];
         float cosine = args->cos[t * n_pair + i], sine = args->sin[t * n_pair + i];
         store(args->out, args->out_dtype, out_at + first, a * cosine - b * sine);
         store(args->out, args->out_dtype, out_at + second, b * cosine + a * sine);
     }
-    for (int i = args->rope_dim; i < args->head_dim; i++)
-        store(args->out, args->out_dtype, out_at + i, args->x[x_at + i]);
+    for (int i = 0; i < args->head_dim; i++)
+        if (i < args->first || i >= args->first + args->rope_dim)
+            store(args->out, args->out_dtype, out_at + i, args->x[x_at + i]);
 }
 
 enum status reference_rope(struct backend *backend, const struct rope_args *args) {

@@ -2,6 +2,7 @@
 #ifndef HALKA_KERNELS_REFERENCE_REFERENCE_H
 #define HALKA_KERNELS_REFERENCE_REFERENCE_H
 
+#include "kernels/experts.h"
 #include "kernels/sparse.h"
 
 enum status reference_open(const struct backend_options *options, struct backend *out);
@@ -23,5 +24,14 @@ enum status reference_quantize(struct backend *backend, const struct quantize_ar
 enum status reference_index_top_k(struct backend *backend, const struct index_args *args);
 enum status reference_sparse_attention(struct backend *backend,
                                        const struct sparse_attention_args *args);
+enum status reference_index_merge(struct backend *backend, const struct index_merge_args *args);
+enum status reference_index_filter(struct backend *backend, const struct index_filter_args *args);
+enum status reference_select_rows(struct backend *backend, const struct select_rows_args *args);
+
+enum status reference_expert_gate(struct backend *backend, const struct expert_gate_args *args);
+enum status reference_grouped_matmul(struct backend *backend,
+                                     const struct grouped_matmul_args *args);
+enum status reference_expert_combine(struct backend *backend,
+                                     const struct expert_combine_args *args);
 
 #endif

@@ -87,6 +87,67 @@ enum status reference_index_top_k(struct backend *backend, const struct index_ar
     return OK;
 }
 
+enum status reference_index_merge(struct backend *backend, const struct index_merge_args *args) {
+    (void)backend;
+    uint64_t *all = malloc(2 * (size_t)args->k * sizeof *all);
+    if (!all) FAIL(ERR_MEMORY, "no memory for %d candidates", 2 * args->k);
+    for (int64_t t = 0; t < args->n_query; t++) {
+        uint64_t *kept = args->candidate + t * args->k;
+        int32_t n = args->n_candidate[t], n_other = args->other ? args->n_other[t] : 0;
+        memcpy(all, kept, (size_t)n * sizeof *all);
+        if (n_other > 0) memcpy(all + n, args->other + t * args->k, (size_t)n_other * sizeof *all);
+        n += n_other;
+        qsort(all, (size_t)n, sizeof *all, best_first);
+        if (n > args->k) n = args->k;
+        memcpy(kept, all, (size_t)n * sizeof *all);
+        args->n_candidate[t] = n;
+        if (args->threshold) args->threshold[t] = n == args->k ? all[n - 1] : 0;
+    }
+    free(all);
+    return OK;
+}
+
+enum status reference_index_filter(struct backend *backend, const struct index_filter_args *args) {
+    (void)backend;
+    for (int64_t t = 0; t < args->n_query; t++) {
+        uint64_t *kept = args->candidate + t * args->k;
+        int32_t n = 0;
+        for (int32_t i = 0; i < args->n_candidate[t]; i++)
+            if (kept[i] >= args->threshold[t]) kept[n++] = kept[i];
+        args->n_candidate[t] = n;
+    }
+    return OK;
+}
+
+static int64_t row_of(const struct select_rows_args *args, int64_t position) {
+    for (int i = 0; i < args->n_run; i++) {
+        const struct key_run *run = &args->run[i];
+        int64_t offset = position - run->start;
+        if (offset >= 0 && offset % run->stride == 0 && offset / run->stride < run->count)
+            return run->first_row + offset / run->stride;
+    }
+    return -1;
+}
+
+static int ascending(const void *a, const void *b) {
+    int32_t x = *(const int32_t *)a, y = *(const int32_t *)b;
+    return (x > y) - (x < y);
+}
+
+enum status reference_select_rows(struct backend *backend, const struct select_rows_args *args) {
+    (void)backend;
+    for (int64_t t = 0; t < args->n_query; t++) {
+        int32_t *row = args->row + t * args->k, n = 0;
+        for (int32_t i = 0; i < args->n_candidate[t]; i++) {
+            int64_t at = row_of(args, candidate_position(args->candidate[t * args->k + i]));
+            if (at >= 0) row[n++] = (int32_t)at;
+        }
+        qsort(row, (size_t)n, sizeof *row, ascending);
+        args->n_selected[t] = n;
+    }
+    return OK;
+}
+
 // The selected rows, copied side by side, are attended like any block of keys.
 enum status reference_sparse_attention(struct backend *backend,
                                        const struct sparse_attention_args *args) {

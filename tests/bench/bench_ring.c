@@ -95,7 +95,7 @@ static struct run attend(struct backend *backend, int64_t n_query, enum dtype dt
     int64_t n_key = sequence_count(&sequence, comm.rank, 0, N_TOKEN);
     int64_t n_own = sequence_count(&sequence, comm.rank, N_TOKEN - n_query, N_TOKEN);
     struct attention_shape shape = {
-        N_HEAD, N_KV_HEAD, HEAD_DIM, HEAD_DIM, (int)dtype_bytes(dtype, 1), 2};
+        N_HEAD, N_KV_HEAD, HEAD_DIM, HEAD_DIM, (int)dtype_bytes(dtype, 1), 2, false};
     struct run best = {.seconds = INFINITY};
     struct profile profile;
     struct ring_attention ring;
@@ -159,7 +159,7 @@ static void print_crossover(struct backend *backend, enum dtype dtype) {
         if (!sequence_append(&sequence, LAYOUT_ZIGZAG, N_TOKEN))
             require(status_fail(ERR_MEMORY, "", "no memory for a sequence"));
         struct attention_shape shape = {
-            N_HEAD, N_KV_HEAD, HEAD_DIM, HEAD_DIM, (int)dtype_bytes(dtype, 1), 2};
+            N_HEAD, N_KV_HEAD, HEAD_DIM, HEAD_DIM, (int)dtype_bytes(dtype, 1), 2, false};
         enum pass chosen = volume_choose_pass(&sequence, &shape, N_TOKEN - n_query, N_TOKEN);
         if (comm.rank == 0)
             printf("%4d queries after %4d tokens: pass-KV %7.2f ms, pass-Q %7.2f ms, "

@@ -79,7 +79,8 @@ struct weight random_weight(enum dtype dtype, int64_t n_row, int64_t n_col, int6
                 dtype_from_float(dtype, &value, 1, data + at);
             }
         }
-    return (struct weight){data, dtype, n_row, n_col, row_bytes};
+    return (struct weight){
+        .data = data, .dtype = dtype, .n_row = n_row, .n_col = n_col, .row_bytes = row_bytes};
 }
 
 bool is_close(enum dtype dtype, const void *got, const void *expected, int64_t n,

@@ -121,7 +121,8 @@ static struct attention_shape volume_shape(const struct shape *s) {
                                     s->head_dim,
                                     s->value_dim,
                                     (int)dtype_bytes(s->query_dtype, 1),
-                                    (int)dtype_bytes(s->kv_dtype, 1)};
+                                    (int)dtype_bytes(s->kv_dtype, 1),
+                                    false};
 }
 
 static int64_t expected_flop(const struct problem *p, enum pass pass) {
