@@ -102,6 +102,14 @@ struct gate_args { // out = activation(gate) * up
     enum dtype out_dtype; // F32 or BF16
 };
 
+// x[i] *= factor * by[i].
+struct multiply_args {
+    float *x; // [n] in place
+    int64_t n;
+    const float *by; // [n], or NULL for ones
+    float factor;
+};
+
 // out[i] = convert(x[row ? row[i] : i]): changes format, gathers rows, or both.
 struct convert_args {
     const void *x;      // [*, n_col]
@@ -200,6 +208,7 @@ struct kernel_ops {
     enum status (*matmul)(struct backend *, const struct matmul_args *);
     enum status (*rope)(struct backend *, const struct rope_args *);
     enum status (*gate)(struct backend *, const struct gate_args *);
+    enum status (*multiply)(struct backend *, const struct multiply_args *);
     enum status (*convert)(struct backend *, const struct convert_args *);
     enum status (*attention)(struct backend *, const struct attention_args *);
     enum status (*merge_partials)(struct backend *, const struct merge_args *);

@@ -59,6 +59,7 @@ static const struct kernel_ops cpu_ops = {
     .matmul = cpu_matmul,
     .rope = cpu_rope,
     .gate = cpu_gate,
+    .multiply = reference_multiply,
     .convert = cpu_convert,
     .attention = cpu_attention,
     .merge_partials = cpu_merge_partials,

@@ -28,6 +28,7 @@ static const struct kernel_ops reference_ops = {
     .matmul = reference_matmul,
     .rope = reference_rope,
     .gate = reference_gate,
+    .multiply = reference_multiply,
     .convert = reference_convert,
     .attention = reference_attention,
     .merge_partials = reference_merge_partials,

@@ -95,6 +95,12 @@ enum status reference_gate(struct backend *backend, const struct gate_args *args
     return OK;
 }
 
+enum status reference_multiply(struct backend *backend, const struct multiply_args *args) {
+    (void)backend;
+    for (int64_t i = 0; i < args->n; i++) args->x[i] *= args->factor * (args->by ? args->by[i] : 1);
+    return OK;
+}
+
 enum status reference_convert(struct backend *backend, const struct convert_args *args) {
     (void)backend;
     for (int64_t r = 0; r < args->n_row; r++) {
