@@ -63,4 +63,16 @@ enum status cpu_attention(struct backend *backend, const struct attention_args *
 enum status cpu_merge_partials(struct backend *backend, const struct merge_args *args);
 enum status cpu_attention_mass(struct backend *backend, const struct attention_mass_args *args);
 
+// index_candidates.c
+enum status cpu_index_merge(struct backend *backend, const struct index_merge_args *args);
+enum status cpu_index_filter(struct backend *backend, const struct index_filter_args *args);
+enum status cpu_select_rows(struct backend *backend, const struct select_rows_args *args);
+// Scratch of one thread.
+static inline int64_t cpu_index_merge_thread_bytes(int64_t k) {
+    return round_up64(2 * k * (int64_t)sizeof(uint64_t), 64);
+}
+static inline int64_t cpu_select_rows_thread_bytes(int64_t n_row) {
+    return round_up64(n_row / 8 + 1, 64);
+}
+
 #endif
