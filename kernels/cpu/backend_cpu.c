@@ -41,6 +41,7 @@ enum status cpu_scratch(struct backend *backend, int64_t bytes, void **out) {
 static int64_t cpu_scratch_bytes(const struct backend *backend, const struct scratch_shape *shape) {
     int64_t bytes = cpu_matmul_scratch_bytes(backend, shape);
     bytes = max64(bytes, cpu_logprob_scratch_bytes(shape));
+    bytes = max64(bytes, cpu_index_scratch_bytes(cpu_state(backend), shape));
     return max64(bytes, cpu_attention_scratch_bytes(cpu_state(backend), shape));
 }
 
@@ -67,7 +68,7 @@ static const struct kernel_ops cpu_ops = {
     .logprob = cpu_logprob,
     .hadamard = cpu_hadamard,
     .quantize = reference_quantize,
-    .index_top_k = reference_index_top_k,
+    .index_top_k = cpu_index_top_k,
     .index_merge = cpu_index_merge,
     .index_filter = cpu_index_filter,
     .select_rows = cpu_select_rows,

@@ -63,6 +63,10 @@ enum status cpu_attention(struct backend *backend, const struct attention_args *
 enum status cpu_merge_partials(struct backend *backend, const struct merge_args *args);
 enum status cpu_attention_mass(struct backend *backend, const struct attention_mass_args *args);
 
+// index.c. The scratch is that of all four operations.
+enum status cpu_index_top_k(struct backend *backend, const struct index_args *args);
+int64_t cpu_index_scratch_bytes(const struct cpu_state *state, const struct scratch_shape *shape);
+
 // index_candidates.c
 enum status cpu_index_merge(struct backend *backend, const struct index_merge_args *args);
 enum status cpu_index_filter(struct backend *backend, const struct index_filter_args *args);

@@ -1,0 +1,20 @@
+// Vectors, then products, then the loops over them.
+#include "kernels/cpu/attention_vec_avx2.h"
+
+#include "kernels/cpu/attention_product_fp32.h"
+
+enum { INDEX_VECS = 3, HEAD_BLOCK = 4 };
+#include "kernels/cpu/index_body.h"
+#include "kernels/cpu/index_fp8.h"
+
+const struct index_tile index_tile_avx2 = {
+    .fp32 = &index_tile_avx2,
+    .fp8_as = DTYPE_F32,
+    .unit = UNIT,
+    .vec_width = VEC_WIDTH,
+    .head_block = HEAD_BLOCK,
+    .expand_fp8 = expand_fp8,
+    .pack_keys = pack_keys,
+    .pack_query = pack_query,
+    .score = score_tile,
+};
