@@ -10,25 +10,34 @@
 #define KEY(name) "tokenizer.ggml." name
 enum token_type { TYPE_NORMAL = 1, TYPE_UNKNOWN, TYPE_CONTROL, TYPE_USER, TYPE_UNUSED, TYPE_BYTE };
 
-// Llama 3 and Qwen 2 differ in how many digits go together.
+// Llama 3, Qwen 2 and GLM 4 differ in how many digits go together.
 #define CONTRACTIONS "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|"
 #define REST "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
 
+#define DEEPSEEK                                                                                   \
+    "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|"                                       \
+    "[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\\r\\n]*|"                      \
+    "\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
+
+enum { MAX_SPLIT = 3 };
+
 static const struct family {
     const char *name;
-    const char *first; // a split before the pattern, or NULL
-    const char *pattern;
+    const char *split[MAX_SPLIT]; // one after the other, as long as there are any
     bool whole_pieces, nfc, add_bos;
 } families[] = {
-    {.name = "smollm", .first = "\\p{N}", .pattern = tokenizer_gpt2_pattern},
+    {.name = "smollm", .split = {"\\p{N}", tokenizer_gpt2_pattern}},
     {.name = "llama-bpe",
-     .pattern = CONTRACTIONS "\\p{N}{1,3}" REST,
+     .split = {CONTRACTIONS "\\p{N}{1,3}" REST},
      .whole_pieces = true,
      .add_bos = true},
-    {.name = "qwen2", .pattern = CONTRACTIONS "\\p{N}" REST, .nfc = true},
-    {.name = "gpt-2", .pattern = tokenizer_gpt2_pattern},
-    {.name = "gpt2", .pattern = tokenizer_gpt2_pattern},
-    {.name = "default", .pattern = tokenizer_gpt2_pattern},
+    {.name = "qwen2", .split = {CONTRACTIONS "\\p{N}" REST}, .nfc = true},
+    {.name = "deepseek-v3", .split = {"\\p{N}{1,3}", "[一-龥぀-ゟ゠-ヿ]+", DEEPSEEK}},
+    {.name = "glm4", .split = {CONTRACTIONS "\\p{N}{1,3}" REST}},
+    {.name = "chatglm-bpe", .split = {CONTRACTIONS "\\p{N}{1,3}" REST}},
+    {.name = "gpt-2", .split = {tokenizer_gpt2_pattern}},
+    {.name = "gpt2", .split = {tokenizer_gpt2_pattern}},
+    {.name = "default", .split = {tokenizer_gpt2_pattern}},
 };
 
 static bool string_is(struct gguf_string string, const char *text) {
@@ -127,12 +136,12 @@ static enum status read_byte_level(struct tokenizer *t, const struct gguf *gguf,
     if (!family)
         FAIL(ERR_INPUT,
              "the GGUF file's pre-tokenizer '%.*s' is not supported (smollm, llama-bpe, qwen2, "
-             "gpt-2 and default are)",
+             "deepseek-v3, glm4, chatglm-bpe, gpt-2 and default are)",
              (int)(pre.bytes > 40 ? 40 : pre.bytes), pre.data);
     if (family->nfc)
         t->normal[t->n_normal++] = (struct normal_step){.kind = NORMAL_FORM, .form = UNICODE_NFC};
-    if (family->first) TRY(tokenizer_add_stage(t, family->first, false, SPLIT_ISOLATED, false));
-    TRY(tokenizer_add_stage(t, family->pattern, false, SPLIT_ISOLATED, false));
+    for (int i = 0; i < MAX_SPLIT && family->split[i]; i++)
+        TRY(tokenizer_add_stage(t, family->split[i], false, SPLIT_ISOLATED, false));
     t->bpe.whole_pieces = family->whole_pieces;
     *add_bos = family->add_bos;
 

@@ -7,6 +7,7 @@ Needs the Python packages tokenizers, gguf and (with a model file as argument) n
 
 corpus.txt: one text per line, with \\n \\r \\t \\\\ escaped. NAME.expect: per corpus line the CRC-32 of
     ids with specials parsed and added, ids as plain text, decoded text; on every 20th line the ids.
+turns.txt, NAME.turns: the same for texts with the chat markers of DeepSeek and GLM.
 """
 import json
 import os
@@ -25,6 +26,10 @@ MARK = "\u2581"
 LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
           r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
 QWEN2 = LLAMA3.replace("{1,3}", "")
+DEEPSEEK = (r"\p{N}{1,3}", "[一-龥\u3040-ゟ゠-ヿ]+",
+            r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+|"""
+            r" ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+BEGIN, END = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"
 
 SENTENCES = """
 The ring passes every block of keys to its neighbour, and nobody waits longer than needed.
@@ -140,6 +145,24 @@ def corpus():
     return [line for line in lines if nfc.normalize_str(line) == unicodedata.normalize("NFC", line)]
 
 
+def turns():
+    """Chat markers of DeepSeek and GLM, whole, cut and among text that looks like them."""
+    marks = [BEGIN, END, "<｜User｜>", "<｜Assistant｜>", "<think>", "</think>", "[gMASK]", "<sop>",
+             "<|system|>", "<|user|>", "<|assistant|>", "/nothink", "<|endoftext|>"]
+    for mark in marks:
+        for text in (mark, f"a{mark}b", f" {mark} ", f"12345{mark}漢字かな{mark}\n", mark * 2,
+                     mark[:-1], mark[1:], mark.replace("｜", "|"), mark.replace("|", "｜"),
+                     mark.replace("▁", "_"), mark.lower(), f"é{mark}\u0301x"):
+            yield text
+    yield f"{BEGIN}Du bist hilfreich.<｜User｜>Was ist 1234567 + 89?\n\n漢字カナかな<｜Assistant｜></think>"
+    yield "[gMASK]<sop><|system|>\nBe brief.<|user|>\nWhat is 2+2? 12345/nothink<|assistant|>\n<think></think>"
+    yield "[gMASK]<sop><|user|>你好，世界！ 3.14159<|assistant|></think>"
+    yield "漢字123漢字かな4567カナー・ヽ ゠ァ ぀ゟ 龥龦 一丁"
+    yield "#include<a> .method() _name @user \\alpha {key} ~x `y` !z \"quoted\" 'it's' a.b.c"
+    yield "$x+y=z ± × ÷ ≠ €5 £100 ^_^ ~~ ||| <<>> ==> +++\r\n--- \r\n\r\n x"
+    yield "e\u0301te\u0301 \u0301\u0301 \u0e33\u0e48 \u094d\u0915 1\u0301 ١٢٣٤٥ Ⅷ½①²"
+
+
 def special(*names, **flags):
     return [AddedToken(name, special=True, normalized=False, **flags) for name in names]
 
@@ -219,6 +242,16 @@ def make_tokenizers(lines):
         pre = pre_tokenizers.Sequence([split(Regex(pattern), "isolated"),
                                        byte(add_prefix_space=False, use_regex=False)])
         out[name] = byte_level(lines, 1000, normalizer, pre, names, bos, whole=name == "llama3")
+    pre = pre_tokenizers.Sequence([split(Regex(p), "isolated") for p in DEEPSEEK]
+                                  + [byte(add_prefix_space=False, use_regex=False)])
+    out["deepseek"] = byte_level(lines, 1000, normalizers.Sequence([]), pre, [BEGIN, END])
+    out["deepseek"].add_tokens([AddedToken(t, normalized=False) for t in
+                                ["<｜User｜>", "<｜Assistant｜>", "<think>", "</think>"]])
+    pre = pre_tokenizers.Sequence([split(Regex(LLAMA3), "isolated"),
+                                   byte(add_prefix_space=False, use_regex=False)])
+    out["glm"] = byte_level(lines, 1000, None, pre, [
+        "<|endoftext|>", "[gMASK]", "<sop>", "<|system|>", "<|user|>", "<|assistant|>", "<|observation|>"])
+    out["glm"].add_tokens([AddedToken(t, normalized=False) for t in ["<think>", "</think>", "/nothink"]])
     # Every behaviour of a split, compatibility forms, prefix spaces, grouped digits.
     out["mixed"] = byte_level(
         lines, 700, normalizers.Sequence([normalizers.NFKC(), normalizers.Replace(Regex(" {3,}"), " _ ")]),
@@ -255,6 +288,7 @@ def make_tokenizers(lines):
 
 
 GGUF = {"smollm": ("gpt2", "smollm", None), "gpt2": ("gpt2", "gpt-2", None),
+        "deepseek": ("gpt2", "deepseek-v3", None), "glm": ("gpt2", "glm4", None),
         "llama3": ("gpt2", "llama-bpe", "<|begin_of_text|>"), "qwen2": ("gpt2", "qwen2", None),
         "llama2": ("llama", None, "<s>"), "gemma": ("llama", None, "<bos>")}
 
@@ -331,10 +365,15 @@ def main():
     lines = corpus()
     with open(os.path.join(OUT, "corpus.txt"), "w") as f:
         f.write("".join(escape(line) + "\n" for line in lines))
+    marked = list(turns())
+    with open(os.path.join(OUT, "turns.txt"), "w") as f:
+        f.write("".join(escape(line) + "\n" for line in marked))
     for name, tokenizer in make_tokenizers(lines).items():
         with open(os.path.join(OUT, name + ".json"), "w") as f:
             f.write(tokenizer.to_str(pretty=False))
         expect(os.path.join(OUT, name + ".expect"), tokenizer, lines)
+        if name in ("deepseek", "glm"):
+            expect(os.path.join(OUT, name + ".turns"), tokenizer, marked)
         if name in GGUF:
             write_gguf(name, tokenizer)
     if len(sys.argv) > 1:
