@@ -184,8 +184,7 @@ static enum status read_root(json_t *root, struct tokenizer **out) {
     TRY(bpe_index(&t->bpe));
     TRY(read_merges(&t->bpe, merges));
     TRY(tokenizer_read_post_processor(t, json_object_get(root, "post_processor")));
-    TRY(tokenizer_read_decoder(t, json_object_get(root, "decoder")));
-    return tokenizer_finish(t);
+    return tokenizer_read_decoder(t, json_object_get(root, "decoder"));
 }
 
 // The path of a file beside `path`; malloc'd.
@@ -231,6 +230,26 @@ static const char *template_text(json_t *value) {
     return json_string_value(value);
 }
 
+// The id of the token that the configuration names under this key; -1: none.
+static int32_t named_token(const struct tokenizer *t, json_t *config, const char *key) {
+    json_t *value = json_object_get(config, key);
+    const char *name =
+        json_string_value(json_is_object(value) ? json_object_get(value, "content") : value);
+    return name ? tokenizer_find(t, name) : -1;
+}
+
+// Where the configuration says whether texts get BOS or EOS, that replaces the post-processor.
+static void read_added_specials(struct tokenizer *t, json_t *config) {
+    json_t *add_bos = json_object_get(config, "add_bos_token");
+    json_t *add_eos = json_object_get(config, "add_eos_token");
+    int32_t bos = named_token(t, config, "bos_token");
+    t->eos = named_token(t, config, "eos_token");
+    if (!json_is_boolean(add_bos) && !json_is_boolean(add_eos)) return;
+    t->n_prefix = t->n_suffix = 0;
+    if (json_is_true(add_bos) && bos >= 0) t->prefix[t->n_prefix++] = bos;
+    if (json_is_true(add_eos) && t->eos >= 0) t->suffix[t->n_suffix++] = t->eos;
+}
+
 // tokenizer_config.json and chat_template.jinja are optional; only a damaged one is an error.
 static enum status read_companions(const char *path, struct tokenizer *t) {
     char *config_path = beside(path, "tokenizer_config.json");
@@ -241,10 +260,7 @@ static enum status read_companions(const char *path, struct tokenizer *t) {
     if (access(template_path, F_OK) == 0) TRY_OR(done, load_text(template_path, &t->chat_template));
     if (access(config_path, F_OK) != 0) goto done;
     TRY_OR(done, load_json(config_path, 0, &config));
-    json_t *eos = json_object_get(config, "eos_token");
-    const char *name =
-        json_string_value(json_is_object(eos) ? json_object_get(eos, "content") : eos);
-    if (name) t->eos = tokenizer_find(t, name);
+    read_added_specials(t, config);
     const char *text = template_text(json_object_get(config, "chat_template"));
     if (!t->chat_template && text) t->chat_template = strdup(text);
 done:
@@ -260,6 +276,7 @@ enum status tokenizer_open_json(const char *path, struct tokenizer **out) {
     TRY(load_json(path, JSON_ALLOW_NUL, &root));
     enum status status = read_root(root, out);
     if (status == OK) status = read_companions(path, *out);
+    if (status == OK) status = tokenizer_finish(*out);
     json_decref(root);
     if (status != OK) {
         tokenizer_close(out);
