@@ -238,16 +238,17 @@ static int32_t named_token(const struct tokenizer *t, json_t *config, const char
     return name ? tokenizer_find(t, name) : -1;
 }
 
-// Where the configuration says whether texts get BOS or EOS, that replaces the post-processor.
+// DeepSeek's tokenizer.json adds nothing: its models get the BOS that they were trained with from
+// add_bos_token (honoured by transformers 4, passed over by 5). A post-processor that adds
+// specials stands above it.
 static void read_added_specials(struct tokenizer *t, json_t *config) {
-    json_t *add_bos = json_object_get(config, "add_bos_token");
-    json_t *add_eos = json_object_get(config, "add_eos_token");
     int32_t bos = named_token(t, config, "bos_token");
     t->eos = named_token(t, config, "eos_token");
-    if (!json_is_boolean(add_bos) && !json_is_boolean(add_eos)) return;
-    t->n_prefix = t->n_suffix = 0;
-    if (json_is_true(add_bos) && bos >= 0) t->prefix[t->n_prefix++] = bos;
-    if (json_is_true(add_eos) && t->eos >= 0) t->suffix[t->n_suffix++] = t->eos;
+    if (t->n_prefix + t->n_suffix > 0) return;
+    if (json_is_true(json_object_get(config, "add_bos_token")) && bos >= 0)
+        t->prefix[t->n_prefix++] = bos;
+    if (json_is_true(json_object_get(config, "add_eos_token")) && t->eos >= 0)
+        t->suffix[t->n_suffix++] = t->eos;
 }
 
 // tokenizer_config.json and chat_template.jinja are optional; only a damaged one is an error.
