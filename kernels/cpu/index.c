@@ -147,6 +147,17 @@ static void add_scores(struct task *t, int64_t query, int64_t first_key, int64_t
     }
 }
 
+// A query alone is done with a tile sooner than memory brings the next one, unless it is asked for
+// bit by bit in the meantime.
+static void set_ahead(const struct task *t, int64_t first_key, int64_t end_key,
+                      struct index_work *work) {
+    const struct index_args *a = t->args;
+    int head_block = t->shape->tile->head_block;
+    int64_t bytes = dtype_bytes(a->dtype, min64(INDEX_KEY_TILE, end_key - first_key) * a->head_dim);
+    work->ahead = (const char *)a->key + dtype_bytes(a->dtype, first_key * a->head_dim);
+    work->ahead_bytes = bytes / ((a->n_head + head_block - 1) / head_block);
+}
+
 static void score_tile(struct task *t, int64_t first_key, int64_t end_key) {
     const struct index_args *a = t->args;
     const struct shape *s = t->shape;
@@ -159,6 +170,7 @@ static void score_tile(struct task *t, int64_t first_key, int64_t end_key) {
                               .key = t->key,
                               .key_scale = t->key_scale,
                               .score = t->score};
+    set_ahead(t, first_key + n_key, end_key, &work);
     for (int64_t i = 0; i < t->n_query; i++) {
         int64_t n_visible = min64(n_key, t->visible[i] - first_key);
         if (n_visible <= 0) continue;
@@ -166,6 +178,7 @@ static void score_tile(struct task *t, int64_t first_key, int64_t end_key) {
         work.weight = a->weight + (t->first_query + i) * a->n_head;
         work.threshold = t->list[i].score;
         if (s->tile->score(&work)) add_scores(t, i, first_key, n_visible);
+        work.ahead_bytes = 0;
     }
 }
 

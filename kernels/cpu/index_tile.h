@@ -15,6 +15,8 @@ struct index_work {
     const float *weight;    // [n_head]
     const void *key;        // packed by pack_keys
     const float *key_scale; // [INDEX_KEY_TILE]
+    const char *ahead;      // memory to bring near in the meantime: so many bytes for each
+    int64_t ahead_bytes;    // head_block of heads; 0: none
     float threshold;        // scores below it are of no interest
     float *score;           // [INDEX_KEY_TILE] out; of absent keys: anything
 };
