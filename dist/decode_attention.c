@@ -50,22 +50,31 @@ static enum status copy_columns(struct backend *backend, const float *x, int64_t
 }
 
 static enum status attend_shard(struct ring_attention *ring, const struct ring_attention_args *args,
-                                float *out, float *lse) {
+                                const struct ring_selection *selection, float *out, float *lse) {
     const struct comm *comm = ring->comm;
     int64_t n_query = args->query_end - args->query_begin;
     // One query at the end sees every key: then no positions of a long shard need be listed.
     struct ring_attention_args masked = *args;
-    masked.causal = args->causal && n_query > 1;
+    masked.causal = args->causal && n_query > 1 && !selection;
     if (masked.causal)
         TRY(ring_list_positions(&ring->key_position, args->sequence, comm->rank, 0,
                                 args->query_end));
-    struct ring_block own = {sequence_count(args->sequence, comm->rank, 0, args->query_end),
-                             args->key, args->value, ring->key_position.at};
+    struct ring_block own = {.n_key =
+                                 sequence_count(args->sequence, comm->rank, 0, args->query_end),
+                             .key = args->key,
+                             .value = args->value,
+                             .position = ring->key_position.at};
+    if (selection) TRY(ring_list_runs(ring, args->sequence, comm->rank, args->query_end, &own));
     int64_t pairs = 0; // every rank's queries against the own keys
     for (int rank = 0; rank < comm->size; rank++) pairs += ring_pairs(args, rank, comm->rank);
     TRY(ring_reserve_positions(&ring->query_position, n_query));
     for (int64_t i = 0; i < n_query; i++) ring->query_position.at[i] = args->query_begin + i;
-    struct ring_queries queries = {n_query, args->query, ring->query_position.at, out, lse};
+    struct ring_queries queries = {.n = n_query,
+                                   .query = args->query,
+                                   .position = ring->query_position.at,
+                                   .out = out,
+                                   .lse = lse};
+    if (selection) queries.selection = *selection;
     return ring_attend(ring, &masked, &queries, &own, NULL, pairs);
 }
 
@@ -144,14 +153,20 @@ static enum status gather_lse(struct ring_attention *ring, const struct ring_att
 enum status decode_attention_run(struct ring_attention *ring,
                                  const struct ring_attention_args *args, float *head_out,
                                  float *all_lse) {
+    return ring_decode_run(ring, args, NULL, head_out, all_lse);
+}
+
+enum status ring_decode_run(struct ring_attention *ring, const struct ring_attention_args *args,
+                            const struct ring_selection *selection, float *head_out,
+                            float *all_lse) {
     struct attention_shape shape = ring_shape(args);
-    struct ring_room space = {.base = ring->workspace};
+    struct ring_room space = {.base = ring->workspace, .used = ring->reserved};
     struct decode_room room =
         carve(&space, &shape, ring->comm->size, args->query_end - args->query_begin);
     TRY(ring_check_room(ring, &space));
     if (ring->comm->size == 1)
-        return attend_shard(ring, args, head_out, all_lse ? all_lse : room.lse);
-    TRY(attend_shard(ring, args, room.out, room.lse));
+        return attend_shard(ring, args, selection, head_out, all_lse ? all_lse : room.lse);
+    TRY(attend_shard(ring, args, selection, room.out, room.lse));
     TRY(exchange_heads(ring, args, &room));
     TRY(merge_heads(ring, args, &room, head_out));
     return all_lse ? gather_lse(ring, args, &room, all_lse) : OK;

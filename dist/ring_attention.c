@@ -17,7 +17,8 @@ struct attention_shape ring_shape(const struct ring_attention_args *args) {
                                     .head_dim = args->head_dim,
                                     .value_dim = args->value_dim,
                                     .query_bytes = (int)dtype_bytes(args->query_dtype, 1),
-                                    .kv_bytes = (int)dtype_bytes(args->kv_dtype, 1)};
+                                    .kv_bytes = (int)dtype_bytes(args->kv_dtype, 1),
+                                    .value_in_key = !args->value};
 }
 
 int64_t ring_query_row_bytes(const struct attention_shape *shape) {
@@ -29,7 +30,7 @@ int64_t ring_key_row_bytes(const struct attention_shape *shape) {
 }
 
 int64_t ring_value_row_bytes(const struct attention_shape *shape) {
-    return (int64_t)shape->n_kv_head * shape->value_dim * shape->kv_bytes;
+    return shape->value_in_key ? 0 : (int64_t)shape->n_kv_head * shape->value_dim * shape->kv_bytes;
 }
 
 int64_t ring_partial_bytes(const struct attention_shape *shape, int64_t n_row) {
@@ -60,12 +61,53 @@ enum status ring_list_positions(struct position_list *list, const struct sequenc
     return OK;
 }
 
+enum status ring_list_runs(struct ring_attention *ring, const struct sequence *sequence, int rank,
+                           int64_t end, struct ring_block *block) {
+    int most = sequence_max_runs(sequence);
+    if (most > ring->runs_capacity) {
+        struct position_run *runs = realloc(ring->runs, (size_t)most * sizeof *runs);
+        if (runs) ring->runs = runs;
+        struct key_run *key_runs = realloc(ring->key_runs, (size_t)most * sizeof *key_runs);
+        if (key_runs) ring->key_runs = key_runs;
+        if (!runs || !key_runs) FAIL(ERR_MEMORY, "no memory for %d runs of positions", most);
+        ring->runs_capacity = most;
+    }
+    block->n_run = sequence_runs(sequence, rank, 0, end, ring->runs);
+    for (int i = 0; i < block->n_run; i++) {
+        const struct position_run *run = &ring->runs[i];
+        ring->key_runs[i] = (struct key_run){run->start, run->stride, run->count, run->first_row};
+    }
+    block->run = ring->key_runs;
+    return OK;
+}
+
 int64_t ring_pairs(const struct ring_attention_args *args, int query_rank, int key_rank) {
     if (args->causal)
         return sequence_causal_pairs(args->sequence, query_rank, key_rank, args->query_begin,
                                      args->query_end);
     return sequence_count(args->sequence, query_rank, args->query_begin, args->query_end) *
            sequence_count(args->sequence, key_rank, 0, args->query_end);
+}
+
+static enum status attend_selected(struct ring_attention *ring, const struct ring_queries *slice,
+                                   const struct ring_block *block,
+                                   const struct attention_args *attention) {
+    const struct ring_selection *selection = &slice->selection;
+    const struct select_rows_args rows = {.n_query = slice->n,
+                                          .k = selection->k,
+                                          .candidate = selection->candidate,
+                                          .n_candidate = selection->n_candidate,
+                                          .run = block->run,
+                                          .n_run = block->n_run,
+                                          .n_row = block->n_key,
+                                          .row = selection->row,
+                                          .n_selected = selection->n_selected};
+    const struct sparse_attention_args sparse = {.attention = *attention,
+                                                 .row = selection->row,
+                                                 .n_selected = selection->n_selected,
+                                                 .k = selection->k};
+    TRY(ring->backend->ops->select_rows(ring->backend, &rows));
+    return ring->backend->ops->sparse_attention(ring->backend, &sparse);
 }
 
 static enum status attend_slice(struct ring_attention *ring, const struct ring_attention_args *args,
@@ -85,16 +127,20 @@ static enum status attend_slice(struct ring_attention *ring, const struct ring_a
         .query_dtype = args->query_dtype,
         .query_stride = (int64_t)shape.n_head * shape.head_dim,
         .key = block->key,
-        .value = block->value,
+        .value = block->value ? block->value : block->key,
         .kv_dtype = args->kv_dtype,
         .key_stride = (int64_t)shape.n_kv_head * shape.head_dim,
-        .value_stride = (int64_t)shape.n_kv_head * shape.value_dim,
+        .value_stride =
+            (int64_t)shape.n_kv_head * (block->value ? shape.value_dim : shape.head_dim),
         .query_position = slice->position,
         .key_position = block->position,
         .out = slice->out,
         .lse = slice->lse,
     };
-    TRY(ring->backend->ops->attention(ring->backend, &attention));
+    if (slice->selection.k)
+        TRY(attend_selected(ring, slice, block, &attention));
+    else
+        TRY(ring->backend->ops->attention(ring->backend, &attention));
     TRY(ring->backend->ops->sync(ring->backend));
     profile_end(ring->profile, PHASE_ATTENTION, begun);
     return OK;
@@ -121,7 +167,8 @@ enum status ring_attend(struct ring_attention *ring, const struct ring_attention
                         const struct ring_partial *partial, int64_t pairs) {
     if (partial && pairs == 0) return OK;
     struct attention_shape shape = ring_shape(args);
-    bool sliced = partial || ring->comm->needs_progress;
+    int k = queries->selection.k;
+    bool sliced = partial || ring->comm->needs_progress || k;
     int64_t step = sliced ? RING_SLICE : queries->n;
     for (int64_t first = 0; first < queries->n; first += step) {
         int64_t head_row = first * args->n_head;
@@ -131,7 +178,12 @@ enum status ring_attend(struct ring_attention *ring, const struct ring_attention
             .position = queries->position + first,
             .out = queries->out + head_row * args->value_dim,
             .lse = queries->lse + head_row,
+            .selection = queries->selection,
         };
+        if (k) {
+            slice.selection.candidate += first * k;
+            slice.selection.n_candidate += first;
+        }
         struct ring_queries target = slice;
         if (partial) target.out = partial->out, target.lse = partial->lse;
         TRY(attend_slice(ring, args, &target, block));
@@ -140,7 +192,9 @@ enum status ring_attend(struct ring_attention *ring, const struct ring_attention
         if (ring->comm->needs_progress) TRY(ring->comm->ops->progress(ring->comm));
         profile_end(ring->profile, PHASE_RING_WAIT, begun);
     }
-    ring->profile->attention_flop += 2 * pairs * args->n_head * (args->head_dim + args->value_dim);
+    if (!k)
+        ring->profile->attention_flop +=
+            2 * pairs * args->n_head * (args->head_dim + args->value_dim);
     return OK;
 }
 
@@ -197,6 +251,8 @@ enum status ring_attention_open(struct ring_attention *out, struct backend *back
 }
 
 void ring_attention_close(struct ring_attention *ring) {
+    free(ring->key_runs);
+    free(ring->runs);
     free(ring->rank_bytes);
     free(ring->key_position.at);
     free(ring->query_position.at);
@@ -206,6 +262,6 @@ void ring_attention_close(struct ring_attention *ring) {
 
 enum status ring_attention_run(struct ring_attention *ring,
                                const struct ring_attention_args *args) {
-    if (args->pass == PASS_Q && ring->comm->size > 1) return ring_pass_q_run(ring, args);
-    return ring_pass_kv_run(ring, args);
+    if (args->pass == PASS_Q && ring->comm->size > 1) return ring_pass_q_run(ring, args, NULL);
+    return ring_pass_kv_run(ring, args, NULL);
 }

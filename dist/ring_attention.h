@@ -11,6 +11,7 @@
 
 #include "dist/comm.h"
 #include "dist/profile.h"
+#include "kernels/sparse.h"
 #include "partition/volume.h"
 
 struct ring_attention_args {
@@ -47,7 +48,11 @@ struct ring_attention {
     struct profile *profile; // seconds and FLOP are added here
     void *workspace;         // backend memory, owned
     int64_t workspace_bytes;
+    int64_t reserved; // bytes of the workspace that sparse attention keeps while a pass runs
     struct position_list query_position, key_position;
+    struct position_run *runs; // host, owned: of the block that queries select from
+    struct key_run *key_runs;  // the same, as kernels take them
+    int runs_capacity;
     int64_t *rank_bytes; // [2 * size] host, owned: counts of one exchange, sent then received
 };
 enum status ring_attention_open(struct ring_attention *out, struct backend *backend,

@@ -4,6 +4,7 @@
 #define HALKA_DIST_RING_INTERNAL_H
 
 #include "dist/ring_attention.h"
+#include "kernels/sparse.h"
 
 // Queries attended between two calls of progress(); also the rows of a partial before its merge.
 enum { RING_SLICE = 256 };
@@ -14,17 +15,28 @@ struct ring_room { // cursor over the workspace; with base NULL it only measures
 };
 void *ring_take(struct ring_room *room, int64_t bytes);
 
+// Sparse attention: what each query selected, and room for its rows of one block.
+struct ring_selection {
+    int k;
+    const uint64_t *candidate;  // [n, k]
+    const int32_t *n_candidate; // [n]
+    int32_t *row, *n_selected;  // [RING_SLICE, k], [RING_SLICE]
+};
+
 struct ring_queries {
     int64_t n;
-    const void *query;       // [n, n_head, head_dim]
-    const int64_t *position; // [n]
-    float *out;              // [n, n_head, value_dim]
-    float *lse;              // [n, n_head]
+    const void *query;               // [n, n_head, head_dim]
+    const int64_t *position;         // [n]
+    float *out;                      // [n, n_head, value_dim]
+    float *lse;                      // [n, n_head]
+    struct ring_selection selection; // k 0: every visible key
 };
 struct ring_block {
     int64_t n_key;
-    const void *key, *value;
-    const int64_t *position; // [n_key]
+    const void *key, *value;   // value NULL: in the keys
+    const int64_t *position;   // [n_key]; not read where queries select
+    const struct key_run *run; // [n_run] the same positions; read only where queries select
+    int n_run;
 };
 struct ring_partial { // what one slice sees in one block, [RING_SLICE, n_head, ...]
     float *out, *lse;
@@ -41,6 +53,10 @@ enum status ring_check_room(const struct ring_attention *ring, const struct ring
 enum status ring_reserve_positions(struct position_list *list, int64_t n);
 enum status ring_list_positions(struct position_list *list, const struct sequence *sequence,
                                 int rank, int64_t begin, int64_t end);
+
+// The runs of a rank's positions in [0, end), into ring->runs, for the block.
+enum status ring_list_runs(struct ring_attention *ring, const struct sequence *sequence, int rank,
+                           int64_t end, struct ring_block *block);
 
 // Visible pairs of one rank's queries and one rank's keys.
 int64_t ring_pairs(const struct ring_attention_args *args, int query_rank, int key_rank);
@@ -63,7 +79,14 @@ int64_t ring_pass_kv_bytes(const struct attention_shape *shape, int size, int64_
 int64_t ring_pass_q_bytes(const struct attention_shape *shape, int size, int64_t n_own,
                           int64_t n_all);
 int64_t decode_attention_bytes(const struct attention_shape *shape, int size, int64_t n_query);
-enum status ring_pass_kv_run(struct ring_attention *ring, const struct ring_attention_args *args);
-enum status ring_pass_q_run(struct ring_attention *ring, const struct ring_attention_args *args);
+// `selection` is that of the own queries (pass-KV, decode) or of all ranks' in rank order (pass-Q);
+// NULL: dense. The workspace is used from ring->reserved on.
+enum status ring_pass_kv_run(struct ring_attention *ring, const struct ring_attention_args *args,
+                             const struct ring_selection *selection);
+enum status ring_pass_q_run(struct ring_attention *ring, const struct ring_attention_args *args,
+                            const struct ring_selection *selection);
+enum status ring_decode_run(struct ring_attention *ring, const struct ring_attention_args *args,
+                            const struct ring_selection *selection, float *head_out,
+                            float *all_lse);
 
 #endif

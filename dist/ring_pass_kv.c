@@ -49,7 +49,7 @@ static enum status start_shift(struct ring_attention *ring, const struct ring_at
     struct shift_args shift = {
         .destination = (comm->rank + 1) % comm->size,
         .source = (comm->rank + comm->size - 1) % comm->size,
-        .n_buffer = 2,
+        .n_buffer = shape.value_in_key ? 1 : 2,
         .send = {{(void *)held->key, held->n_key * key_bytes},
                  {(void *)held->value, held->n_key * value_bytes}},
         .receive = {{room->key[step % 2], n_next * key_bytes},
@@ -58,18 +58,23 @@ static enum status start_shift(struct ring_attention *ring, const struct ring_at
     return ring_shift_start(ring, &shift);
 }
 
-enum status ring_pass_kv_run(struct ring_attention *ring, const struct ring_attention_args *args) {
+enum status ring_pass_kv_run(struct ring_attention *ring, const struct ring_attention_args *args,
+                             const struct ring_selection *selection) {
     const struct comm *comm = ring->comm;
     const struct sequence *sequence = args->sequence;
     struct attention_shape shape = ring_shape(args);
     int64_t n_query = sequence_count(sequence, comm->rank, args->query_begin, args->query_end);
-    struct ring_room space = {.base = ring->workspace};
+    struct ring_room space = {.base = ring->workspace, .used = ring->reserved};
     struct pass_kv_room room = carve(&space, &shape, comm->size, largest_shard(args), n_query);
     TRY(ring_check_room(ring, &space));
     TRY(ring_list_positions(&ring->query_position, sequence, comm->rank, args->query_begin,
                             args->query_end));
-    struct ring_queries queries = {n_query, args->query, ring->query_position.at, args->out,
-                                   args->lse};
+    struct ring_queries queries = {.n = n_query,
+                                   .query = args->query,
+                                   .position = ring->query_position.at,
+                                   .out = args->out,
+                                   .lse = args->lse};
+    if (selection) queries.selection = *selection;
     struct ring_block held = {.key = args->key, .value = args->value};
     for (int step = 0; step < comm->size; step++) {
         int holder = (comm->rank - step + comm->size) % comm->size;
@@ -77,14 +82,18 @@ enum status ring_pass_kv_run(struct ring_attention *ring, const struct ring_atte
         bool last = step == comm->size - 1;
         held.n_key = sequence_count(sequence, holder, 0, args->query_end);
         if (!last) TRY(start_shift(ring, args, &room, &held, step, next));
-        TRY(ring_list_positions(&ring->key_position, sequence, holder, 0, args->query_end));
-        held.position = ring->key_position.at;
+        if (selection) {
+            TRY(ring_list_runs(ring, sequence, holder, args->query_end, &held));
+        } else {
+            TRY(ring_list_positions(&ring->key_position, sequence, holder, 0, args->query_end));
+            held.position = ring->key_position.at;
+        }
         TRY(ring_attend(ring, args, &queries, &held, step ? &room.partial : NULL,
                         ring_pairs(args, comm->rank, holder)));
         if (last) break;
         TRY(ring_shift_wait(ring));
         held.key = room.key[step % 2];
-        held.value = room.value[step % 2];
+        if (args->value) held.value = room.value[step % 2];
     }
     return OK;
 }

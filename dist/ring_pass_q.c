@@ -56,18 +56,39 @@ static char *block_for(const struct ring_attention *ring, const struct ring_atte
     return send;
 }
 
+// The part of all ranks' selection that belongs to a rank's queries.
+static struct ring_selection selection_of(const struct ring_attention_args *args,
+                                          const struct ring_selection *all, int rank) {
+    struct ring_selection selection = *all;
+    for (int i = 0; i < rank; i++) {
+        selection.candidate += queries_of(args, i) * all->k;
+        selection.n_candidate += queries_of(args, i);
+    }
+    return selection;
+}
+
 static enum status attend_all(struct ring_attention *ring, const struct ring_attention_args *args,
+                              const struct ring_selection *selection,
                               const struct pass_q_room *room) {
     const struct comm *comm = ring->comm;
-    TRY(ring_list_positions(&ring->key_position, args->sequence, comm->rank, 0, args->query_end));
-    struct ring_block own = {sequence_count(args->sequence, comm->rank, 0, args->query_end),
-                             args->key, args->value, ring->key_position.at};
+    struct ring_block own = {.n_key =
+                                 sequence_count(args->sequence, comm->rank, 0, args->query_end),
+                             .key = args->key,
+                             .value = args->value};
+    if (selection) {
+        TRY(ring_list_runs(ring, args->sequence, comm->rank, args->query_end, &own));
+    } else {
+        TRY(ring_list_positions(&ring->key_position, args->sequence, comm->rank, 0,
+                                args->query_end));
+        own.position = ring->key_position.at;
+    }
     struct ring_queries held = {.query = args->query, .out = args->out, .lse = args->lse};
     for (int step = 0; step < comm->size; step++) {
         int holder = (comm->rank - step + comm->size) % comm->size;
         int next = (holder - 1 + comm->size) % comm->size;
         bool last = step == comm->size - 1;
         held.n = queries_of(args, holder);
+        if (selection) held.selection = selection_of(args, selection, holder);
         if (step) {
             held.out = (float *)block_for(ring, args, room->send, holder);
             held.lse = held.out + held.n * args->n_head * args->value_dim;
@@ -104,7 +125,8 @@ static enum status merge_home(struct ring_attention *ring, const struct ring_att
     return OK;
 }
 
-enum status ring_pass_q_run(struct ring_attention *ring, const struct ring_attention_args *args) {
+enum status ring_pass_q_run(struct ring_attention *ring, const struct ring_attention_args *args,
+                            const struct ring_selection *selection) {
     const struct comm *comm = ring->comm;
     struct attention_shape shape = ring_shape(args);
     int64_t n_own = queries_of(args, comm->rank), n_holder = 0;
@@ -115,11 +137,11 @@ enum status ring_pass_q_run(struct ring_attention *ring, const struct ring_atten
         send_bytes[rank] = rank == comm->rank ? 0 : ring_partial_bytes(&shape, n);
         receive_bytes[rank] = rank == comm->rank ? 0 : ring_partial_bytes(&shape, n_own);
     }
-    struct ring_room space = {.base = ring->workspace};
+    struct ring_room space = {.base = ring->workspace, .used = ring->reserved};
     struct pass_q_room room =
         carve(&space, &shape, comm->size, n_holder, args->query_end - args->query_begin);
     TRY(ring_check_room(ring, &space));
-    TRY(attend_all(ring, args, &room));
+    TRY(attend_all(ring, args, selection, &room));
     TRY(ring_all_to_all(ring, room.send, send_bytes, room.receive, receive_bytes));
     return merge_home(ring, args, room.receive, n_own);
 }

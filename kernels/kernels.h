@@ -45,6 +45,9 @@ enum { WEIGHT_SCALE_BLOCK = 128 };
 struct weight weight_rows(struct weight w, int64_t begin, int64_t n);
 struct weight weight_columns(struct weight w, int64_t begin, int64_t n);
 
+// Expands a row of n_col elements, block scales applied. Host memory, plain C.
+void weight_row_to_float(const struct weight *w, int64_t row, float *out);
+
 struct embed_args {
     struct weight table;  // [n_vocab, n_col]
     const int32_t *token; // [n_token], each in [0, n_vocab)

@@ -13,3 +13,10 @@ struct weight weight_columns(struct weight w, int64_t begin, int64_t n) {
     w.n_col = n;
     return w;
 }
+
+void weight_row_to_float(const struct weight *w, int64_t row, float *out) {
+    dtype_to_float(w->dtype, (const uint8_t *)w->data + row * w->row_bytes, w->n_col, out);
+    if (!w->scale) return;
+    const float *scale = w->scale + (w->first_row + row) / WEIGHT_SCALE_BLOCK * w->scale_stride;
+    for (int64_t i = 0; i < w->n_col; i++) out[i] *= scale[(w->first_col + i) / WEIGHT_SCALE_BLOCK];
+}

@@ -38,7 +38,7 @@ struct index_shape {
 };
 // keys:   index keys travel the ring (pass A), then K/V (pass B); every rank selects for its own
 //         queries.
-// scores: index queries go to every rank, each rank's best candidates to the row's owner, the
+// scores: index queries go to every rank, each rank's k best candidates to the row's owner, the
 //         thresholds and attention's queries to every rank, the partials home.
 enum exchange { EXCHANGE_AUTO, EXCHANGE_KEYS, EXCHANGE_SCORES };
 // Bytes that `rank` receives in one layer for queries [begin, end) of the sequence.
@@ -47,8 +47,8 @@ int64_t volume_sparse_keys(const struct sequence *sequence, const struct attenti
 int64_t volume_sparse_scores(const struct sequence *sequence, const struct attention_shape *shape,
                              const struct index_shape *index, int rank, int64_t begin, int64_t end);
 // Decode: every rank has the queries; candidates go to all, partials of its heads to each rank.
-int64_t volume_sparse_decode(const struct sequence *sequence, const struct attention_shape *shape,
-                             const struct index_shape *index, int rank, int64_t begin, int64_t end);
+int64_t volume_sparse_decode(const struct attention_shape *shape, const struct index_shape *index,
+                             int size, int rank, int64_t n_query);
 // The exchange with fewer bytes over all ranks (keys when equal).
 enum exchange volume_choose_exchange(const struct sequence *sequence,
                                      const struct attention_shape *shape,
