@@ -13,7 +13,7 @@ BUILD    := build/asan
 OPT      := -O1 -g -fsanitize=address,undefined -fno-omit-frame-pointer -Wno-format-truncation
 endif
 
-PACKAGES := libconfig jansson libpcre2-8 libutf8proc libxxhash hwloc
+PACKAGES := libconfig jansson libpcre2-8 libutf8proc libxxhash libcrypto hwloc
 CFLAGS   += -std=c11 -D_GNU_SOURCE $(OPT) -g -fopenmp -Wall -Wextra -Werror -MMD -MP -I. \
             $(shell pkg-config --cflags $(PACKAGES))
 LDLIBS   += $(shell pkg-config --libs $(PACKAGES)) -ldnnl -lm

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "launcher/prompt.h"
+#include "model/indexer.h"
 
 static enum status open_comm(struct job *job) {
     const struct options *o = job->options;
@@ -39,9 +40,28 @@ enum status job_open_ranks(struct job *job, enum status parsed) {
     return comm_agree(&job->comm, open_backend(job));
 }
 
+// Which layers select, and how many tokens.
+static enum status open_indexer(struct job *job) {
+    const struct options *o = job->options;
+    struct model_spec *spec = &job->checkpoint.spec;
+    if (o->indexer_path)
+        TRY(indexer_attach(o->indexer_path, job->comm.rank == 0, &job->checkpoint));
+    bool has_indexer = model_spec_top_k(spec) > 0;
+    if (o->attention_kind == ATTENTION_WISH_DSA && !has_indexer)
+        FAIL(ERR_CONFIG,
+             "attention.kind = dsa needs an indexer, and %s has none: set model.indexer",
+             o->model_path);
+    if (o->top_k > 0 && !has_indexer)
+        FAIL(ERR_CONFIG, "dsa.top_k is set, but %s has no indexer: set model.indexer",
+             o->model_path);
+    if (o->top_k > 0) model_spec_set_top_k(spec, (int)o->top_k);
+    return OK;
+}
+
 static enum status open_model(struct job *job) {
     const char *path = job->options->model_path;
     TRY(checkpoint_open(path, &job->checkpoint));
+    TRY(open_indexer(job));
     TRY(tokenizer_open(job->checkpoint.folder, job->checkpoint.gguf, &job->tokenizer));
     if (job->tokenizer) {
         job->chat =
@@ -146,6 +166,10 @@ enum status job_plan(struct job *job) {
         .layout = o->layout == LAYOUT_WISH_CONTIGUOUS ? LAYOUT_CONTIGUOUS : LAYOUT_ZIGZAG,
         .max_tokens = longest,
         .chunk = o->chunk,
+        .dense = o->attention_kind == ATTENTION_WISH_DENSE,
+        .index_precision = (enum index_precision)o->index_precision,
+        .exchange = (enum exchange)o->exchange,
+        .study = o->study,
     };
     return comm_agree(&job->comm, job_plan_memory(job));
 }

@@ -21,6 +21,7 @@ void string_list_close(struct string_list *list); // accepts a zeroed struct
 enum verb { VERB_NONE, VERB_RUN, VERB_PLAN, VERB_VERIFY, VERB_INSPECT, N_VERB };
 enum task_kind { TASK_SCORE, TASK_ANSWER };
 enum layout_wish { LAYOUT_WISH_AUTO, LAYOUT_WISH_ZIGZAG, LAYOUT_WISH_CONTIGUOUS };
+enum attention_wish { ATTENTION_WISH_AUTO, ATTENTION_WISH_DENSE, ATTENTION_WISH_DSA };
 enum transport_wish { TRANSPORT_AUTO, TRANSPORT_SELF, TRANSPORT_MPI };
 
 // A choice holds the index of its word, which is the value of the enum named beside it.
@@ -32,6 +33,7 @@ struct options {
 
     char *model_path;
     int64_t model_context; // 0: the checkpoint's
+    char *indexer_path;    // NULL: none
 
     struct string_list documents; // paths, globs, "-"
     struct string_list token_files;
@@ -54,9 +56,14 @@ struct options {
     int transport;               // enum transport_wish
     int64_t threads;             // 0: this rank's share of the cores
     int64_t seed;
-    double deadline; // seconds
-    int layout;      // enum layout_wish
-    int64_t chunk;   // tokens; 0: the whole prompt
+    double deadline;     // seconds
+    int attention_kind;  // enum attention_wish
+    int64_t top_k;       // 0: the checkpoint's
+    int index_precision; // enum index_precision
+    int exchange;        // enum exchange
+    bool study;
+    int layout;    // enum layout_wish
+    int64_t chunk; // tokens; 0: the whole prompt
 
     unsigned char source[64]; // enum option_source, by row of the table
 };

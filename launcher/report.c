@@ -31,6 +31,23 @@ static const char *precision_name(enum precision precision) {
     return precision == PRECISION_BF16 ? "bf16" : precision == PRECISION_FP32 ? "fp32" : "auto";
 }
 
+static const char *index_precision_name(enum index_precision precision) {
+    return precision == INDEX_FP8 ? "fp8" : precision == INDEX_BF16 ? "bf16" : "fp32";
+}
+
+static const char *exchange_name(enum exchange exchange) {
+    return exchange == EXCHANGE_SCORES ? "scores" : exchange == EXCHANGE_KEYS ? "keys" : "none";
+}
+
+static json_t *describe_selection(const struct job *job, const struct session_facts *facts) {
+    json_t *object = json_object();
+    json_object_set_new(object, "top_k", json_integer(model_spec_top_k(&job->checkpoint.spec)));
+    json_object_set_new(object, "precision",
+                        json_string(index_precision_name(facts->index_precision)));
+    json_object_set_new(object, "last_exchange", json_string(exchange_name(facts->last_exchange)));
+    return object;
+}
+
 struct totals {
     double wall; // seconds of the whole job
     double work; // seconds of rank 0 in reading and answering: all but loading and tokenising
@@ -82,6 +99,7 @@ static enum status write_json(const struct job *job, const struct rank_record *r
     json_object_set_new(object, "kv_precision", json_string(precision_name(facts.kv_precision)));
     json_object_set_new(object, "layout", json_string(layout));
     json_object_set_new(object, "last_pass", json_string(facts.last_pass == PASS_Q ? "Q" : "KV"));
+    if (facts.indexed) json_object_set_new(object, "dsa", describe_selection(job, &facts));
     json_object_set_new(object, "backend", json_string(job->backend.ops->name));
     json_object_set_new(object, "transport", json_string(job->comm.ops->name));
     json_object_set_new(object, "ranks", ranks);

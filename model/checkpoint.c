@@ -13,15 +13,31 @@
 
 enum { N_SAMPLE = 4, SAMPLE_BYTES = 512 };
 
-enum status checkpoint_map(struct checkpoint *checkpoint, const char *path,
-                           const struct mapping **mapping) {
+static enum status add_mapping(struct checkpoint *checkpoint, struct mapping **out) {
     size_t n = (size_t)checkpoint->n_mapping;
     struct mapping *grown = realloc(checkpoint->mappings, (n + 1) * sizeof *grown);
-    if (!grown) FAIL(ERR_MEMORY, "no memory to map %s", path);
+    if (!grown) FAIL(ERR_MEMORY, "no memory for the files of %s", checkpoint->path);
     checkpoint->mappings = grown;
-    TRY(mapping_open(path, &grown[n]));
+    *out = &grown[n];
+    return OK;
+}
+
+enum status checkpoint_map(struct checkpoint *checkpoint, const char *path,
+                           const struct mapping **mapping) {
+    struct mapping *added;
+    TRY(add_mapping(checkpoint, &added));
+    TRY(mapping_open(path, added));
     checkpoint->n_mapping++;
-    *mapping = &grown[n];
+    *mapping = added;
+    return OK;
+}
+
+enum status checkpoint_keep_mapping(struct checkpoint *checkpoint, struct mapping *mapping) {
+    struct mapping *added;
+    TRY(add_mapping(checkpoint, &added));
+    *added = *mapping;
+    *mapping = (struct mapping){0};
+    checkpoint->n_mapping++;
     return OK;
 }
 
@@ -63,11 +79,10 @@ const struct tensor *checkpoint_find(const struct checkpoint *checkpoint, const 
     return tensor_find(checkpoint->tensors, checkpoint->n_tensor, name);
 }
 
-enum status checkpoint_require(const struct checkpoint *checkpoint, enum tensor_role role,
-                               int layer, int64_t n_row, int64_t n_col, const struct tensor **out) {
-    char name[TENSOR_NAME_BYTES], shape[96];
-    if (role == TENSOR_HEAD && checkpoint->spec.tied_head) role = TENSOR_EMBEDDING;
-    tensor_name(role, layer, checkpoint->gguf != NULL, name);
+// Demands a tensor by name and shape.
+static enum status require_named(const struct checkpoint *checkpoint, const char *name,
+                                 int64_t n_row, int64_t n_col, const struct tensor **out) {
+    char shape[96];
     const struct tensor *tensor = checkpoint_find(checkpoint, name);
     if (!tensor) FAIL(ERR_INPUT, "%s: tensor %s is missing", checkpoint->path, name);
     bool fits = tensor->shape[0] == n_row &&
@@ -80,13 +95,58 @@ enum status checkpoint_require(const struct checkpoint *checkpoint, enum tensor_
         FAIL(ERR_INPUT, "%s: tensor %s has format %s, which is not supported", checkpoint->path,
              name, tensor->format);
     // A block begins with 16-bit scales; plain formats need their own size.
-    if ((uintptr_t)tensor->data % (tensor->dtype == DTYPE_F32 ? 4 : 2))
+    int64_t alignment = tensor->dtype == DTYPE_F32 ? 4 : tensor->dtype == DTYPE_F8_E4M3 ? 1 : 2;
+    if ((uintptr_t)tensor->data % (uintptr_t)alignment)
         FAIL(ERR_INPUT,
              "%s: tensor %s is not aligned in its file; save the model again with a current "
              "safetensors",
              checkpoint->path, name);
     *out = tensor;
     return OK;
+}
+
+enum status checkpoint_require_scale(const struct checkpoint *checkpoint,
+                                     const struct tensor *tensor, const struct tensor **out) {
+    char name[TENSOR_NAME_BYTES + 16];
+    int64_t block = WEIGHT_SCALE_BLOCK;
+    snprintf(name, sizeof name, "%s_scale_inv", tensor->name);
+    TRY(require_named(checkpoint, name, (tensor->shape[0] + block - 1) / block,
+                      (tensor->shape[1] + block - 1) / block, out));
+    if ((*out)->dtype != DTYPE_F32)
+        FAIL(ERR_INPUT, "%s: tensor %s has format %s; scales are F32", checkpoint->path, name,
+             (*out)->format);
+    return OK;
+}
+
+// A matrix in fp8 is of use only with its scales.
+static enum status require_weight(const struct checkpoint *checkpoint, const char *name,
+                                  int64_t n_row, int64_t n_col, const struct tensor **out) {
+    const struct tensor *scale;
+    TRY(require_named(checkpoint, name, n_row, n_col, out));
+    if ((*out)->dtype != DTYPE_F8_E4M3) return OK;
+    if (!n_col)
+        FAIL(ERR_INPUT, "%s: vector %s has format F8_E4M3, which only matrices may have",
+             checkpoint->path, name);
+    return checkpoint_require_scale(checkpoint, *out, &scale);
+}
+
+enum status checkpoint_require(const struct checkpoint *checkpoint, enum tensor_role role,
+                               int layer, int64_t n_row, int64_t n_col, const struct tensor **out) {
+    char name[TENSOR_NAME_BYTES];
+    if (role == TENSOR_HEAD && checkpoint->spec.tied_head) role = TENSOR_EMBEDDING;
+    tensor_name(role, layer, checkpoint->gguf != NULL, name);
+    return require_weight(checkpoint, name, n_row, n_col, out);
+}
+
+enum status checkpoint_require_expert(const struct checkpoint *checkpoint,
+                                      enum expert_matrix matrix, int layer, int expert,
+                                      const struct tensor **out) {
+    char name[TENSOR_NAME_BYTES];
+    int64_t hidden = checkpoint->spec.n_hidden;
+    int64_t width = checkpoint->spec.layers[layer].experts.n_feed_forward;
+    bool down = matrix == EXPERT_DOWN;
+    tensor_expert_name(matrix, layer, expert, name);
+    return require_weight(checkpoint, name, down ? hidden : width, down ? width : hidden, out);
 }
 
 // The whole list of what the forward pass will ask for, so that a bad file fails at once.
@@ -97,10 +157,15 @@ static enum status check_layer(const struct checkpoint *checkpoint, int layer) {
     for (int i = 0; i < n; ++i)
         TRY(checkpoint_require(checkpoint, needs[i].role, layer, needs[i].n_row, needs[i].n_col,
                                &tensor));
+    const struct layer_spec *l = &checkpoint->spec.layers[layer];
+    int n_expert = l->feed_forward == FEED_FORWARD_EXPERTS ? l->experts.n_expert : 0;
+    for (int e = 0; e < n_expert; ++e)
+        for (int m = 0; m < N_EXPERT_MATRIX; ++m)
+            TRY(checkpoint_require_expert(checkpoint, (enum expert_matrix)m, layer, e, &tensor));
     return OK;
 }
 
-static enum status check_tensors(const struct checkpoint *checkpoint) {
+enum status checkpoint_check_tensors(const struct checkpoint *checkpoint) {
     const struct model_spec *spec = &checkpoint->spec;
     const struct tensor *tensor;
     TRY(checkpoint_require(checkpoint, TENSOR_EMBEDDING, 0, spec->n_vocab, spec->n_hidden,
@@ -133,6 +198,7 @@ static enum status compute_digest(struct checkpoint *checkpoint, const struct co
         XXH3_128bits_update(state, tensor->format, sizeof tensor->format);
         XXH3_128bits_update(state, tensor->shape, sizeof tensor->shape);
         XXH3_128bits_update(state, &tensor->bytes, sizeof tensor->bytes);
+        if (strstr(tensor->name, ".mlp.experts.")) continue; // each rank touches its own alone
         if (tensor->bytes <= N_SAMPLE * SAMPLE_BYTES) {
             XXH3_128bits_update(state, tensor->data, (size_t)tensor->bytes);
             continue;
@@ -171,7 +237,7 @@ static enum status open_parts(const char *path, struct checkpoint *out,
     *tensors = (struct tensor_list){0};
     complete_draft(out, &draft);
     TRY(spec_build(&draft, path, &out->spec));
-    TRY(check_tensors(out));
+    TRY(checkpoint_check_tensors(out));
     return compute_digest(out, &config);
 }
 

@@ -18,7 +18,8 @@ struct checkpoint {
     int n_mapping;
     struct model_spec spec;
     char digest[33]; // XXH3-128 (hex) of the configuration and of each tensor's name,
-                     // type, shape and a sample of its bytes: identifies the weights
+                     // type, shape and a sample of its bytes (of experts' none): identifies the
+                     // weights
 };
 
 // Opens a checkpoint, fills its spec and checks that every tensor the spec needs is there.
@@ -46,6 +47,22 @@ enum tensor_role {
     TENSOR_GATE,
     TENSOR_UP,
     TENSOR_DOWN,
+    TENSOR_QUERY_DOWN, // latent attention
+    TENSOR_QUERY_DOWN_NORM,
+    TENSOR_QUERY_UP,
+    TENSOR_LATENT,
+    TENSOR_LATENT_NORM,
+    TENSOR_LATENT_UP,
+    TENSOR_INDEX_QUERY, // lightning indexer
+    TENSOR_INDEX_KEY,
+    TENSOR_INDEX_KEY_NORM,
+    TENSOR_INDEX_KEY_BIAS,
+    TENSOR_INDEX_WEIGHT,
+    TENSOR_ROUTER, // mixture of experts; the experts' own matrices: tensor_expert_name
+    TENSOR_ROUTER_BIAS,
+    TENSOR_SHARED_GATE,
+    TENSOR_SHARED_UP,
+    TENSOR_SHARED_DOWN,
     N_TENSOR_ROLE,
 };
 
@@ -56,5 +73,13 @@ const struct tensor *checkpoint_find(const struct checkpoint *checkpoint, const 
 // TENSOR_HEAD of a checkpoint with a tied head is its embedding table.
 enum status checkpoint_require(const struct checkpoint *checkpoint, enum tensor_role role,
                                int layer, int64_t n_row, int64_t n_col, const struct tensor **out);
+// The fp32 factors of an F8_E4M3 matrix, one for each 128 x 128 block: NAME_scale_inv.
+enum status checkpoint_require_scale(const struct checkpoint *checkpoint,
+                                     const struct tensor *tensor, const struct tensor **out);
+// One matrix of one expert, in the shape that the layer's specification gives it.
+enum expert_matrix { EXPERT_GATE, EXPERT_UP, EXPERT_DOWN, N_EXPERT_MATRIX };
+enum status checkpoint_require_expert(const struct checkpoint *checkpoint,
+                                      enum expert_matrix matrix, int layer, int expert,
+                                      const struct tensor **out);
 
 #endif

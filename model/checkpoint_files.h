@@ -19,5 +19,9 @@ enum status checkpoint_read_gguf(struct checkpoint *out, struct tensor_list *ten
 // Maps one more file of the checkpoint; *mapping is valid until the next call.
 enum status checkpoint_map(struct checkpoint *checkpoint, const char *path,
                            const struct mapping **mapping);
+// Takes over a mapping and zeroes it: tensors of the checkpoint lie in it.
+enum status checkpoint_keep_mapping(struct checkpoint *checkpoint, struct mapping *mapping);
+// Demands every tensor that the spec needs.
+enum status checkpoint_check_tensors(const struct checkpoint *checkpoint);
 
 #endif

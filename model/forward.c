@@ -40,7 +40,7 @@ enum status forward_rope(struct forward *f, int layer, float *x, int64_t row, in
     const struct layer_spec *l = &f->spec->layers[layer];
     const struct rope_spec *rope = &f->spec->ropes[l->rope];
     int64_t width = (int64_t)n_head * l->head_dim, angles = row * (rope->dim / 2);
-    bool spread = f->kv.dtype == DTYPE_BF16 && is_power_of_two(l->head_dim);
+    bool spread = f->kv.shape.dtype == DTYPE_BF16 && is_power_of_two(l->head_dim);
     double begun = profile_begin();
     TRY(OPS(f)->rope(f->backend, &(struct rope_args){.x = x,
                                                      .x_stride = width,
@@ -126,7 +126,7 @@ static enum status project_heads(struct forward *f, int layer, int64_t row, int6
 }
 
 // Queries into buffers.query, keys and values into the store, for tokens [row, row + n).
-static enum status project_tile(struct forward *f, int layer, const struct forward_chunk *chunk,
+static enum status project_full(struct forward *f, int layer, const struct forward_chunk *chunk,
                                 int64_t row, int64_t n) {
     struct forward_buffers *b = &f->buffers;
     const struct layer_spec *l = &f->spec->layers[layer];
@@ -134,12 +134,10 @@ static enum status project_tile(struct forward *f, int layer, const struct forwa
     int64_t hidden = f->spec->n_hidden, query_width = (int64_t)l->n_head * l->head_dim;
     int64_t kv_row = chunk->first_row + row;
     void *query = (char *)b->query + dtype_bytes(f->query_dtype, row * query_width);
-    TRY(forward_norm(f, b->x + row * hidden, n, hidden, w->attention_norm, b->normed,
-                     f->activation));
     TRY(project_heads(f, layer, row, n, l->n_head, w->query, w->query_bias, w->query_norm, query,
                       f->query_dtype));
     TRY(project_heads(f, layer, row, n, l->n_kv_head, w->key, w->key_bias, w->key_norm,
-                      kv_store_key(&f->kv, layer, kv_row), f->kv.dtype));
+                      kv_store_key(&f->kv, layer, kv_row), f->kv.shape.dtype));
     return forward_matmul(f, &(struct matmul_args){.x = b->normed,
                                                    .x_dtype = f->activation,
                                                    .x_stride = hidden,
@@ -147,8 +145,20 @@ static enum status project_tile(struct forward *f, int layer, const struct forwa
                                                    .weight = w->value,
                                                    .bias = w->value_bias,
                                                    .out = kv_store_value(&f->kv, layer, kv_row),
-                                                   .out_dtype = f->kv.dtype,
+                                                   .out_dtype = f->kv.shape.dtype,
                                                    .out_stride = w->value.n_row});
+}
+
+static enum status project_tile(struct forward *f, int layer, const struct forward_chunk *chunk,
+                                int64_t row, int64_t n) {
+    int64_t hidden = f->spec->n_hidden;
+    TRY(forward_norm(f, f->buffers.x + row * hidden, n, hidden,
+                     f->weights.layers[layer].attention_norm, f->buffers.normed, f->activation));
+    if (f->spec->layers[layer].attention == ATTENTION_LATENT)
+        TRY(forward_latent_tile(f, layer, chunk, row, n));
+    else
+        TRY(project_full(f, layer, chunk, row, n));
+    return forward_index_tile(f, layer, chunk, row, n);
 }
 
 struct ring_attention_args forward_attention_args(const struct forward *f, int layer,
@@ -160,14 +170,14 @@ struct ring_attention_args forward_attention_args(const struct forward *f, int l
                                         .n_head = l->n_head,
                                         .n_kv_head = l->n_kv_head,
                                         .head_dim = l->head_dim,
-                                        .value_dim = l->head_dim,
+                                        .value_dim = l->value_dim,
                                         .scale = l->attention_scale,
                                         .causal = true,
                                         .query = f->buffers.query,
                                         .query_dtype = f->query_dtype,
                                         .key = f->kv.layers[layer].key,
                                         .value = f->kv.layers[layer].value,
-                                        .kv_dtype = f->kv.dtype};
+                                        .kv_dtype = f->kv.shape.dtype};
 }
 
 static enum status attend(struct forward *f, int layer, const struct forward_chunk *chunk) {
@@ -175,15 +185,27 @@ static enum status attend(struct forward *f, int layer, const struct forward_chu
     args.pass = f->pass;
     args.out = f->buffers.attended;
     args.lse = f->buffers.lse;
-    return ring_attention_run(&f->ring, &args);
+    if (!forward_selects(f, layer, chunk)) return ring_attention_run(&f->ring, &args);
+    struct sparse_ring_args sparse = forward_sparse_args(f, layer, &args);
+    TRY(sparse_attention_run(&f->ring, &sparse));
+    if (!f->study || sparse.reuse) return OK;
+    bool first = layer == 0 || !forward_selects(f, layer - 1, chunk);
+    return selection_study_add(f->study, layer, &sparse, first);
 }
 
 // x += output(attended) for tokens [row, row + n).
 static enum status project_back(struct forward *f, int layer, int64_t row, int64_t n) {
     struct forward_buffers *b = &f->buffers;
+    const struct layer_spec *l = &f->spec->layers[layer];
     const struct layer_weights *w = &f->weights.layers[layer];
     int64_t width = w->output.n_col, hidden = f->spec->n_hidden;
-    const void *input = b->attended + row * width;
+    const float *input = b->attended + row * l->n_head * l->value_dim;
+    if (l->attention == ATTENTION_LATENT) {
+        struct span all = {0, l->n_head};
+        TRY(forward_latent_values(f, layer, all, n, input, b->heads));
+        input = b->heads;
+    }
+    const void *rounded = input;
     if (f->activation != DTYPE_F32) {
         double begun = profile_begin();
         TRY(OPS(f)->convert(f->backend, &(struct convert_args){.x = input,
@@ -195,9 +217,9 @@ static enum status project_back(struct forward *f, int layer, int64_t row, int64
                                                                .out_dtype = f->activation,
                                                                .out_stride = width}));
         profile_end(f->profile, PHASE_OTHER, begun);
-        input = b->product_input;
+        rounded = b->product_input;
     }
-    return forward_matmul(f, &(struct matmul_args){.x = input,
+    return forward_matmul(f, &(struct matmul_args){.x = rounded,
                                                    .x_dtype = f->activation,
                                                    .x_stride = width,
                                                    .n_token = n,
@@ -209,14 +231,11 @@ static enum status project_back(struct forward *f, int layer, int64_t row, int64
                                                    .out_stride = hidden});
 }
 
-// x += down(activation(gate(normed)) * up(normed)) for tokens [row, row + n).
-static enum status feed_forward(struct forward *f, int layer, int64_t row, int64_t n) {
+enum status forward_gated(struct forward *f, int layer, int64_t row, int64_t n) {
     struct forward_buffers *b = &f->buffers;
     const struct layer_spec *l = &f->spec->layers[layer];
     const struct layer_weights *w = &f->weights.layers[layer];
     int64_t hidden = f->spec->n_hidden, width = l->n_feed_forward;
-    float *x = b->x + row * hidden;
-    TRY(forward_norm(f, x, n, hidden, w->feed_forward_norm, b->normed, f->activation));
     struct matmul_args gate = {.x = b->normed,
                                .x_dtype = f->activation,
                                .x_stride = hidden,
@@ -247,13 +266,14 @@ static enum status feed_forward(struct forward *f, int layer, int64_t row, int64
                                                    .n_token = n,
                                                    .weight = w->down,
                                                    .accumulate = true,
-                                                   .out = x,
+                                                   .out = b->x + row * hidden,
                                                    .out_dtype = DTYPE_F32,
                                                    .out_stride = hidden});
 }
 
 static enum status prefill_layer(struct forward *f, int layer, const struct forward_chunk *chunk) {
-    int64_t tile = f->buffers.tile, n = chunk->n_token;
+    int64_t tile = f->buffers.tile, n = chunk->n_token, hidden = f->spec->n_hidden;
+    bool experts = f->spec->layers[layer].feed_forward == FEED_FORWARD_EXPERTS;
     for (int64_t row = 0; row < n; row += tile) {
         TRY(project_tile(f, layer, chunk, row, n - row < tile ? n - row : tile));
     }
@@ -261,9 +281,13 @@ static enum status prefill_layer(struct forward *f, int layer, const struct forw
     for (int64_t row = 0; row < n; row += tile) {
         int64_t count = n - row < tile ? n - row : tile;
         TRY(project_back(f, layer, row, count));
-        TRY(feed_forward(f, layer, row, count));
+        if (experts) continue;
+        TRY(forward_norm(f, f->buffers.x + row * hidden, count, hidden,
+                         f->weights.layers[layer].feed_forward_norm, f->buffers.normed,
+                         f->activation));
+        TRY(forward_gated(f, layer, row, count));
     }
-    return OK;
+    return experts ? forward_experts(f, layer, chunk) : OK;
 }
 
 enum status forward_prefill(struct forward *f, const struct forward_chunk *chunk) {

@@ -6,8 +6,10 @@
 #ifndef HALKA_MODEL_FORWARD_H
 #define HALKA_MODEL_FORWARD_H
 
-#include "dist/ring_attention.h"
+#include "dist/expert_exchange.h"
+#include "dist/sparse_attention.h"
 #include "model/kv_store.h"
+#include "model/selection_study.h"
 #include "model/weights.h"
 
 struct forward_shape {
@@ -17,30 +19,58 @@ struct forward_shape {
     int size;              // ranks
     enum dtype activation; // of product inputs: F32 or BF16
     enum dtype query;      // of attention's queries: F32 or BF16
+    bool indexed;          // layers with an indexer select; otherwise they attend to every token
+    enum dtype index;      // of index queries and keys: F32, BF16 or F8_E4M3
 };
 
 // Backend memory, carved from one allocation by forward_buffers_carve. tile: tokens that pass
 // through projections and feed-forward together, which bounds the fp32 intermediates.
 struct forward_buffers {
     int64_t tile;
-    float *x;        // [n_token, n_hidden] residual
-    void *query;     // [n_token, n_head * head_dim] query dtype
-    float *attended; // [n_token, n_head * head_dim]
-    float *lse;      // [n_token, n_head]
-    float *cos[MODEL_MAX_ROPE],
-        *sin[MODEL_MAX_ROPE];              // [n_token, rope dim / 2] for each rope of the spec
-    int32_t *token;                        // [n_token] ids, or targets of the log-probabilities
-    float *logprob;                        // [n_token]
-    void *normed;                          // [tile, n_hidden] activation dtype
-    float *projected;                      // [tile, n_head * head_dim]
-    void *product_input;                   // [tile, n_head * head_dim] activation dtype
-    float *gate, *up;                      // [tile, n_feed_forward]
-    void *gated;                           // [tile, n_feed_forward] activation dtype
-    float *split, *gathered, *key, *value; // decode: this rank's rows of q|k|v, all ranks', k, v
-    float *logits_split, *logits;          // [n_vocab]
-    float *mass;                           // [n_row] attention mass of this rank's tokens
-    float *all_values;                     // [n_all] one value per token, gathered in rank order
-    void *last_hidden;                     // [n_hidden] normed, activation dtype
+    float *x;                   // [n_token, n_hidden] residual
+    void *query;                // [n_token, n_head * head_dim] query dtype
+    float *attended;            // [n_token, n_head * value_dim]
+    float *lse;                 // [n_token, n_head]
+    float *cos[MODEL_MAX_ROPE]; // [n_token, rope dim / 2] for each rope of the spec
+    float *sin[MODEL_MAX_ROPE];
+    int32_t *token;      // [n_token] ids, or targets of the log-probabilities
+    float *logprob;      // [n_token]
+    void *normed;        // [tile, n_hidden] activation dtype
+    float *projected;    // [tile, n_head * head_dim]
+    void *product_input; // [tile, columns of the output matrix] activation dtype
+    float *gate, *up;    // [tile, n_feed_forward]
+    void *gated;         // [tile, n_feed_forward] activation dtype
+    // Latent attention: the query's latent before and after its norm (activation dtype), the query
+    // heads or what attention returned for them, the key's latent and rotated part.
+    float *query_down;  // [tile, query_rank]
+    void *query_latent; // [tile, query_rank]
+    float *heads;       // [tile, n_head * (nope + rope or value dim)]
+    float *latent;      // [tile, rank]
+    float *rotated;     // [tile, rope_dim]
+    // Indexer: queries and head weights of the chunk, a tile of both before rounding, a tile of
+    // keys, and the selection of the last layer that scored.
+    void *index_query;    // [n_token, index heads * dim] index dtype
+    float *index_weight;  // [n_token, index heads]
+    float *index_heads;   // [tile, index heads * dim]
+    float *index_scale;   // [tile, index heads] of fp8 queries
+    float *index_row;     // [tile, dim]
+    uint64_t *candidate;  // [n_token, k]
+    int32_t *n_candidate; // [n_token]
+    // Experts: tokens in dispatch, then the rows that this rank's experts receive.
+    int64_t expert_tile;
+    float *router_input, *router, *expert_weight; // [expert_tile, n_hidden | n_expert | n_used]
+    int32_t *expert;                              // [expert_tile, n_used]
+    float *expert_gate, *expert_up;               // [rows, expert n_feed_forward]
+    void *expert_gated;                           // likewise, activation dtype
+    float *expert_out;                            // [rows, n_hidden]
+    void *expert_rows;                            // decode: [n_used, n_hidden] activation dtype
+    // Decode: this rank's share of a projection, and all ranks' shares.
+    float *split, *gathered;
+    float *key, *value;           // of the token
+    float *logits_split, *logits; // [n_vocab]
+    float *mass;                  // [n_row] attention mass of this rank's tokens
+    float *all_values;            // [n_all] one value per token, gathered in rank order
+    void *last_hidden;            // [n_hidden] normed, activation dtype
 };
 // Lays the buffers out from `base` (NULL: only measures) and returns the bytes used.
 int64_t forward_buffers_carve(const struct model_spec *spec, const struct forward_shape *shape,
@@ -56,8 +86,13 @@ struct forward {
     struct comm *comm;
     struct profile *profile;
     enum dtype activation, query_dtype;
-    enum pass pass; // of the last prefill chunk, for the report
-    float *zeros;   // host, [widest row]: clears decode inputs
+    bool indexed;
+    enum dtype index_dtype;
+    enum pass pass;                 // of the last prefill chunk, for the report
+    enum exchange exchange;         // likewise, where layers select
+    struct expert_exchange experts; // zeroed in networks without
+    struct selection_study *study;  // NULL: nobody asks
+    float *zeros;                   // host, [widest row]: clears decode inputs
 };
 
 struct forward_chunk {
@@ -85,6 +120,10 @@ enum status forward_final_norm(struct forward *forward, int64_t row, int64_t n, 
 // ranks.
 enum status forward_logits(struct forward *forward, const void *normed);
 
+// Whether this layer selects tokens in this chunk. While every query sees at most k tokens, all are
+// selected: dense attention.
+bool forward_selects(const struct forward *forward, int layer, const struct forward_chunk *chunk);
+
 // What prefill and decode tell the ring of a layer's attention; prefill adds pass, out and lse.
 struct ring_attention_args forward_attention_args(const struct forward *forward, int layer,
                                                   const struct forward_chunk *chunk);
@@ -98,5 +137,45 @@ enum status forward_matmul(struct forward *forward, const struct matmul_args *ar
 // the few large elements of a head, which rounding would hurt most.
 enum status forward_rope(struct forward *forward, int layer, float *x, int64_t row, int64_t n,
                          int n_head, void *out, enum dtype out_dtype);
+
+// forward_latent.c. Absorbed queries into buffers.query and latents into the store for tokens [row,
+// row + n) of buffers.normed.
+enum status forward_latent_tile(struct forward *forward, int layer,
+                                const struct forward_chunk *chunk, int64_t row, int64_t n);
+// The parts, which decode splits over the ranks: the norm of buffers.query_down into .query_latent;
+// absorbed queries of some heads, out [n, heads.length, rank + rope_dim]; buffers.latent and
+// .rotated into the store at kv_row; attended latents [n, heads.length, rank] to values [..,
+// value_dim].
+enum status forward_latent_norm(struct forward *forward, int layer, int64_t n);
+enum status forward_latent_queries(struct forward *forward, int layer, struct span heads,
+                                   int64_t row, int64_t n, float *out);
+enum status forward_latent_store(struct forward *forward, int layer, int64_t row, int64_t n,
+                                 int64_t kv_row);
+enum status forward_latent_values(struct forward *forward, int layer, struct span heads, int64_t n,
+                                  const float *attended, float *out);
+
+// forward_index.c. Index queries, weights and keys for tokens [row, row + n) of buffers.normed (and
+// .query_latent).
+enum status forward_index_tile(struct forward *forward, int layer,
+                               const struct forward_chunk *chunk, int64_t row, int64_t n);
+// The same from raw projections: keys in buffers.index_row, queries in .index_heads with weights in
+// .index_weight.
+enum status forward_index_keys(struct forward *forward, int layer, int64_t row, int64_t n,
+                               int64_t kv_row);
+enum status forward_index_queries(struct forward *forward, int layer, int64_t row, int64_t n);
+// What the ring is told of a layer that selects, on top of its attention.
+struct sparse_ring_args forward_sparse_args(const struct forward *forward, int layer,
+                                            const struct ring_attention_args *attention);
+
+// x += down(activation(gate(normed)) * up(normed)) for tokens [row, row + n), whose normed states
+// are in buffers.normed: the dense feed-forward, or the experts that every token passes.
+enum status forward_gated(struct forward *forward, int layer, int64_t row, int64_t n);
+
+// forward_experts.c. x += experts(norm(x)) for this rank's tokens; every rank calls it.
+enum status forward_experts(struct forward *forward, int layer, const struct forward_chunk *chunk);
+// Decode: adds to buffers.x what this rank's experts make of the token in buffers.normed.
+enum status forward_experts_token(struct forward *forward, int layer);
+// Tokens of one rank in one dispatch, which bounds the rows that one rank can receive.
+int64_t forward_expert_tile(const struct model_spec *spec, int size, int64_t tile);
 
 #endif

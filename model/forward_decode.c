@@ -51,46 +51,132 @@ static enum status all_gather(struct forward *f, const void *send, void *receive
     return OK;
 }
 
-// q, k and v of the token on every rank: buffers.projected, .key and .value.
-static enum status project_token(struct forward *f, int layer) {
-    struct forward_buffers *b = &f->buffers;
-    const struct layer_weights *w = &f->weights.layers[layer];
-    const struct weight weights[3] = {w->query, w->key, w->value};
-    const float *bias[3] = {w->query_bias, w->key_bias, w->value_bias};
-    float *out[3] = {b->projected, b->key, b->value};
+// A vector of n_unit units of `width` elements of which each rank computes partition_piece(n_unit,
+// size, rank) and all need the whole.
+struct share {
+    int64_t n_unit, width;
+    float *out; // [n_unit * width]
+};
+
+// Where this rank's piece of a share is written: in place on one rank, else one after another in
+// buffers.split, of which *used elements are taken.
+static float *share_room(const struct forward *f, const struct share *share, int64_t *used) {
+    if (f->comm->size == 1) return share->out;
+    float *at = f->buffers.split + *used;
+    *used += my_piece(f, share->n_unit).length * share->width;
+    return at;
+}
+
+// Gathers the pieces that lie in buffers.split: every share whole on every rank.
+static enum status gather_shares(struct forward *f, const struct share *shares, int n) {
     int size = f->comm->size;
-    float *split = size == 1 ? NULL : b->split;
-    for (int i = 0; i < 3; i++) {
-        struct span piece = my_piece(f, weights[i].n_row);
-        TRY(project_piece(f, b->normed, weights[i], bias[i], piece, split ? split : out[i]));
-        if (split) split += piece.length;
-    }
     if (size == 1) return OK;
     int64_t bytes[size];
     for (int rank = 0; rank < size; rank++) {
         bytes[rank] = 0;
-        for (int i = 0; i < 3; i++) {
-            bytes[rank] += partition_piece(weights[i].n_row, size, rank).length * 4;
-        }
+        for (int i = 0; i < n; i++)
+            bytes[rank] +=
+                partition_piece(shares[i].n_unit, size, rank).length * shares[i].width * 4;
     }
-    TRY(all_gather(f, b->split, b->gathered, bytes));
-    const float *from = b->gathered;
+    TRY(all_gather(f, f->buffers.split, f->buffers.gathered, bytes));
+    const float *from = f->buffers.gathered;
     for (int rank = 0; rank < size; rank++) {
-        for (int i = 0; i < 3; i++) {
-            struct span piece = partition_piece(weights[i].n_row, size, rank);
-            if (piece.length == 0) continue;
-            TRY(convert_rows(f, from, DTYPE_F32, out[i] + piece.start, DTYPE_F32, piece.length));
-            from += piece.length;
+        for (int i = 0; i < n; i++) {
+            struct span piece = partition_piece(shares[i].n_unit, size, rank);
+            int64_t n_element = piece.length * shares[i].width;
+            if (n_element == 0) continue;
+            TRY(convert_rows(f, from, DTYPE_F32, shares[i].out + piece.start * shares[i].width,
+                             DTYPE_F32, n_element));
+            from += n_element;
         }
     }
     return OK;
 }
 
-static enum status rotate_and_store(struct forward *f, int layer,
-                                    const struct forward_chunk *chunk) {
+// A projection of the normed token, or of its query latent, whose rows the ranks share.
+struct projection {
+    struct weight weight;
+    const float *bias;
+    const void *input; // activation dtype
+    float *out;        // [weight.n_row]
+};
+enum { MAX_PROJECTION = 8 };
+
+static enum status project_shared(struct forward *f, const struct projection *list, int n) {
+    struct share shares[MAX_PROJECTION];
+    int64_t used = 0;
+    for (int i = 0; i < n; i++) {
+        const struct projection *p = &list[i];
+        shares[i] = (struct share){p->weight.n_row, 1, p->out};
+        float *room = share_room(f, &shares[i], &used);
+        TRY(project_piece(f, p->input, p->weight, p->bias, my_piece(f, p->weight.n_row), room));
+    }
+    return gather_shares(f, shares, n);
+}
+
+// The indexer's projections of the normed token that this step needs; returns how many.
+static int index_projections(const struct forward *f, int layer, bool selects,
+                             struct projection *out) {
+    const struct forward_buffers *b = &f->buffers;
+    const struct index_spec *index = &f->spec->layers[layer].index;
+    const struct layer_weights *w = &f->weights.layers[layer];
+    int n = 0;
+    if (!f->indexed || index->layout != INDEX_FULL) return 0;
+    out[n++] = (struct projection){w->index_key, NULL, b->normed, b->index_row};
+    if (!selects) return n;
+    out[n++] = (struct projection){w->index_weight, NULL, b->normed, b->index_weight};
+    if (!index->from_latent)
+        out[n++] = (struct projection){w->index_query, NULL, b->normed, b->index_heads};
+    return n;
+}
+
+// q, k and v of the token on every rank: buffers.projected, .key and .value.
+static enum status project_full(struct forward *f, int layer, bool selects) {
+    const struct forward_buffers *b = &f->buffers;
+    const struct layer_weights *w = &f->weights.layers[layer];
+    struct projection list[MAX_PROJECTION] = {
+        {w->query, w->query_bias, b->normed, b->projected},
+        {w->key, w->key_bias, b->normed, b->key},
+        {w->value, w->value_bias, b->normed, b->value},
+    };
+    int n = 3 + index_projections(f, layer, selects, list + 3);
+    return project_shared(f, list, n);
+}
+
+// Absorbed queries of the token on every rank in buffers.projected, its latent row in .latent and
+// .rotated. Two rounds: the query's latent first, then the heads, of which each rank has its own.
+static enum status project_latent(struct forward *f, int layer, bool selects) {
+    const struct forward_buffers *b = &f->buffers;
+    const struct layer_spec *l = &f->spec->layers[layer];
+    const struct layer_weights *w = &f->weights.layers[layer];
+    struct projection list[MAX_PROJECTION] = {
+        {weight_rows(w->key, 0, l->latent.rank), NULL, b->normed, b->latent},
+        {weight_rows(w->key, l->latent.rank, l->latent.rope_dim), NULL, b->normed, b->rotated},
+    };
+    int n = 2;
+    if (l->latent.query_rank)
+        list[n++] = (struct projection){w->query_down, NULL, b->normed, b->query_down};
+    n += index_projections(f, layer, selects, list + n);
+    TRY(project_shared(f, list, n));
+    TRY(forward_latent_norm(f, layer, 1));
+    struct share shares[2] = {{l->n_head, l->head_dim, b->projected},
+                              {w->index_query.n_row, 1, b->index_heads}};
+    int64_t used = 0;
+    float *room = share_room(f, &shares[0], &used);
+    TRY(forward_latent_queries(f, layer, my_piece(f, l->n_head), 0, 1, room));
+    if (!selects || l->index.layout != INDEX_FULL || !l->index.from_latent)
+        return gather_shares(f, shares, 1);
+    room = share_room(f, &shares[1], &used);
+    TRY(project_piece(f, b->query_latent, w->index_query, NULL, my_piece(f, w->index_query.n_row),
+                      room));
+    return gather_shares(f, shares, 2);
+}
+
+static enum status store_full(struct forward *f, int layer, const struct forward_chunk *chunk) {
     struct forward_buffers *b = &f->buffers;
     const struct layer_spec *l = &f->spec->layers[layer];
     const struct layer_weights *w = &f->weights.layers[layer];
+    enum dtype dtype = f->kv.shape.dtype;
     if (w->query_norm) {
         TRY(forward_norm(f, b->projected, l->n_head, l->head_dim, w->query_norm, b->projected,
                          DTYPE_F32));
@@ -101,18 +187,38 @@ static enum status rotate_and_store(struct forward *f, int layer,
         TRY(forward_norm(f, b->key, l->n_kv_head, l->head_dim, w->key_norm, b->key, DTYPE_F32));
     }
     TRY(forward_rope(f, layer, b->key, 0, 1, l->n_kv_head,
-                     kv_store_key(&f->kv, layer, chunk->first_row), f->kv.dtype));
+                     kv_store_key(&f->kv, layer, chunk->first_row), dtype));
     return convert_rows(f, b->value, DTYPE_F32, kv_store_value(&f->kv, layer, chunk->first_row),
-                        f->kv.dtype, (int64_t)l->n_kv_head * l->head_dim);
+                        dtype, (int64_t)l->n_kv_head * l->head_dim);
+}
+
+static enum status store_latent(struct forward *f, int layer, const struct forward_chunk *chunk) {
+    const struct layer_spec *l = &f->spec->layers[layer];
+    TRY(convert_rows(f, f->buffers.projected, DTYPE_F32, f->buffers.query, f->query_dtype,
+                     (int64_t)l->n_head * l->head_dim));
+    return chunk->n_token ? forward_latent_store(f, layer, 0, 1, chunk->first_row) : OK;
+}
+
+// The token's queries in buffers.query and .index_query; its owner stores keys and values.
+static enum status project_token(struct forward *f, int layer, const struct forward_chunk *chunk) {
+    const struct layer_spec *l = &f->spec->layers[layer];
+    bool selects = forward_selects(f, layer, chunk), latent = l->attention == ATTENTION_LATENT;
+    TRY(latent ? project_latent(f, layer, selects) : project_full(f, layer, selects));
+    TRY(latent ? store_latent(f, layer, chunk) : store_full(f, layer, chunk));
+    if (!f->indexed || l->index.layout != INDEX_FULL) return OK;
+    if (chunk->n_token) TRY(forward_index_keys(f, layer, 0, 1, chunk->first_row));
+    return selects ? forward_index_queries(f, layer, 0, 1) : OK;
 }
 
 static enum status add_attention_mass(struct forward *f, int layer,
                                       const struct forward_chunk *chunk) {
     const struct layer_spec *l = &f->spec->layers[layer];
     int n_layer = f->spec->n_layer;
-    // Every key held is at or before the token: no mask.
+    // Every key held is at or before the token: no mask. Where the layer selects, lse is that of
+    // the selected tokens: the others count as what they would add.
     int64_t n_key = chunk->first_row + chunk->n_token;
     int64_t width = (int64_t)l->n_kv_head * l->head_dim;
+    const struct kv_layer *kv = &f->kv.layers[layer];
     if (n_key == 0) return OK;
     double begun = profile_begin();
     struct attention_args attention = {.n_query = 1,
@@ -120,14 +226,14 @@ static enum status add_attention_mass(struct forward *f, int layer,
                                        .n_head = l->n_head,
                                        .n_kv_head = l->n_kv_head,
                                        .head_dim = l->head_dim,
-                                       .value_dim = l->head_dim,
+                                       .value_dim = l->value_dim,
                                        .scale = l->attention_scale,
                                        .query = f->buffers.query,
                                        .query_dtype = f->query_dtype,
                                        .query_stride = (int64_t)l->n_head * l->head_dim,
-                                       .key = f->kv.layers[layer].key,
-                                       .value = f->kv.layers[layer].value,
-                                       .kv_dtype = f->kv.dtype,
+                                       .key = kv->key,
+                                       .value = kv->value ? kv->value : kv->key,
+                                       .kv_dtype = f->kv.shape.dtype,
                                        .key_stride = width,
                                        .value_stride = width,
                                        .lse = f->buffers.lse};
@@ -145,14 +251,19 @@ static enum status attend_token(struct forward *f, int layer, const struct forwa
                                 bool add_mass) {
     struct ring_attention_args args = forward_attention_args(f, layer, chunk);
     bool upper = layer >= f->spec->n_layer / 2;
-    TRY(decode_attention_run(&f->ring, &args, f->buffers.attended,
-                             add_mass && upper ? f->buffers.lse : NULL));
+    float *all_lse = add_mass && upper ? f->buffers.lse : NULL;
+    if (forward_selects(f, layer, chunk)) {
+        struct sparse_ring_args sparse = forward_sparse_args(f, layer, &args);
+        TRY(sparse_decode_run(&f->ring, &sparse, f->buffers.attended, all_lse));
+    } else {
+        TRY(decode_attention_run(&f->ring, &args, f->buffers.attended, all_lse));
+    }
     return add_mass && upper ? add_attention_mass(f, layer, chunk) : OK;
 }
 
-// x = (rank 0: x +) columns [start, start + length) of the weight times `input`; then x is summed
-// over the ranks. input holds the columns from `start` on.
-static enum status sum_columns(struct forward *f, struct weight weight, const float *bias,
+// x = (rank 0: x +) columns [start, start + length) of the weight times `input`: this rank's part
+// of a sum over the ranks. input holds the columns from `start` on.
+static enum status add_columns(struct forward *f, struct weight weight, const float *bias,
                                struct span columns, const void *input) {
     struct forward_buffers *b = &f->buffers;
     bool first = f->comm->rank == 0;
@@ -171,10 +282,14 @@ static enum status sum_columns(struct forward *f, struct weight weight, const fl
     } else if (!first) {
         TRY(OPS(f)->upload(f->backend, b->x, f->zeros, weight.n_row * 4));
     }
+    return OK;
+}
+
+static enum status sum_over_ranks(struct forward *f) {
     if (f->comm->size == 1) return OK;
     TRY(OPS(f)->sync(f->backend));
     double begun = profile_begin();
-    TRY(f->comm->ops->all_reduce(f->comm, b->x, weight.n_row, REDUCE_SUM_F32));
+    TRY(f->comm->ops->all_reduce(f->comm, f->buffers.x, f->spec->n_hidden, REDUCE_SUM_F32));
     profile_end(f->profile, PHASE_RING_WAIT, begun);
     return OK;
 }
@@ -187,7 +302,11 @@ static enum status project_heads_back(struct forward *f, int layer) {
     struct weight output = f->weights.layers[layer].output;
     int64_t block = dtype_info[output.dtype].block_elements;
     struct span heads = my_piece(f, l->n_head);
-    int64_t begin = heads.start * l->head_dim, n = heads.length * l->head_dim;
+    bool latent = l->attention == ATTENTION_LATENT;
+    const float *attended = latent ? b->heads : b->attended;
+    int64_t head_dim = latent ? l->latent.value_dim : l->head_dim;
+    int64_t begin = heads.start * head_dim, n = heads.length * head_dim;
+    if (latent) TRY(forward_latent_values(f, layer, heads, 1, b->attended, b->heads));
     struct span columns = {.start = begin / block * block};
     columns.length = n ? (begin + n + block - 1) / block * block - columns.start : 0;
     if (columns.length != n) {
@@ -196,20 +315,20 @@ static enum status project_heads_back(struct forward *f, int layer) {
     }
     if (n) {
         void *input = (char *)b->product_input + dtype_bytes(f->activation, begin - columns.start);
-        TRY(convert_rows(f, b->attended, DTYPE_F32, input, f->activation, n));
+        TRY(convert_rows(f, attended, DTYPE_F32, input, f->activation, n));
     }
-    return sum_columns(f, output, f->weights.layers[layer].output_bias, columns, b->product_input);
+    TRY(add_columns(f, output, f->weights.layers[layer].output_bias, columns, b->product_input));
+    return sum_over_ranks(f);
 }
 
-static enum status feed_forward_token(struct forward *f, int layer) {
+// Rows of gate and up and columns of down are shared; this rank's part of the sum is left in x.
+static enum status gated_token(struct forward *f, int layer) {
     struct forward_buffers *b = &f->buffers;
     const struct layer_spec *l = &f->spec->layers[layer];
     const struct layer_weights *w = &f->weights.layers[layer];
     int64_t block = dtype_info[w->down.dtype].block_elements;
     struct span units = my_piece(f, l->n_feed_forward / block);
     struct span piece = {units.start * block, units.length * block};
-    TRY(forward_norm(f, b->x, 1, f->spec->n_hidden, w->feed_forward_norm, b->normed,
-                     f->activation));
     TRY(project_piece(f, b->normed, w->gate, NULL, piece, b->gate));
     TRY(project_piece(f, b->normed, w->up, NULL, piece, b->up));
     double begun = profile_begin();
@@ -223,7 +342,27 @@ static enum status feed_forward_token(struct forward *f, int layer) {
                                                      .out = b->gated,
                                                      .out_dtype = f->activation}));
     profile_end(f->profile, PHASE_OTHER, begun);
-    return sum_columns(f, w->down, NULL, piece, b->gated);
+    return add_columns(f, w->down, NULL, piece, b->gated);
+}
+
+static enum status experts_token(struct forward *f, int layer) {
+    struct forward_buffers *b = &f->buffers;
+    int64_t hidden = f->spec->n_hidden;
+    TRY(forward_norm(f, b->x, 1, hidden, f->weights.layers[layer].feed_forward_norm,
+                     b->router_input, DTYPE_F32));
+    if (f->spec->layers[layer].experts.n_shared > 0)
+        TRY(gated_token(f, layer));
+    else if (f->comm->rank != 0)
+        TRY(OPS(f)->upload(f->backend, b->x, f->zeros, hidden * 4));
+    return forward_experts_token(f, layer);
+}
+
+static enum status feed_forward_token(struct forward *f, int layer) {
+    bool experts = f->spec->layers[layer].feed_forward == FEED_FORWARD_EXPERTS;
+    TRY(forward_norm(f, f->buffers.x, 1, f->spec->n_hidden,
+                     f->weights.layers[layer].feed_forward_norm, f->buffers.normed, f->activation));
+    TRY(experts ? experts_token(f, layer) : gated_token(f, layer));
+    return sum_over_ranks(f);
 }
 
 enum status forward_decode(struct forward *f, const struct forward_chunk *chunk, bool add_mass) {
@@ -238,8 +377,7 @@ enum status forward_decode(struct forward *f, const struct forward_chunk *chunk,
     for (int layer = 0; layer < f->spec->n_layer; layer++) {
         TRY(forward_norm(f, b->x, 1, f->spec->n_hidden, f->weights.layers[layer].attention_norm,
                          b->normed, f->activation));
-        TRY(project_token(f, layer));
-        TRY(rotate_and_store(f, layer, chunk));
+        TRY(project_token(f, layer, chunk));
         TRY(attend_token(f, layer, chunk, add_mass));
         TRY(project_heads_back(f, layer));
         TRY(feed_forward_token(f, layer));

@@ -18,9 +18,80 @@ static struct attention_shape widest_attention(const struct model_spec *spec, en
         const struct layer_spec *l = &spec->layers[i];
         if (l->n_head > shape.n_head) shape.n_head = l->n_head;
         if (l->n_kv_head > shape.n_kv_head) shape.n_kv_head = l->n_kv_head;
-        if (l->head_dim > shape.head_dim) shape.head_dim = shape.value_dim = l->head_dim;
+        if (l->head_dim > shape.head_dim) shape.head_dim = l->head_dim;
+        if (l->value_dim > shape.value_dim) shape.value_dim = l->value_dim;
+        shape.value_in_key = l->attention == ATTENTION_LATENT;
     }
     return shape;
+}
+
+static struct index_shape widest_index(const struct model_spec *spec, enum dtype dtype) {
+    struct index_shape shape = {.element_bytes = (int)dtype_bytes(dtype, 1),
+                                .scale_bytes = dtype == DTYPE_F8_E4M3 ? (int)sizeof(float) : 0};
+    for (int i = 0; i < spec->n_layer; i++) {
+        const struct index_spec *index = &spec->layers[i].index;
+        if (index->layout != INDEX_FULL) continue;
+        if (index->n_head > shape.n_head) shape.n_head = index->n_head;
+        if (index->head_dim > shape.head_dim) shape.head_dim = index->head_dim;
+        if (index->k > shape.k) shape.k = index->k;
+    }
+    return shape;
+}
+
+static enum dtype index_dtype(const struct session_options *options) {
+    switch (options->index_precision) {
+    case INDEX_FP8:
+        return DTYPE_F8_E4M3;
+    case INDEX_BF16:
+        return DTYPE_BF16;
+    case INDEX_FP32:
+        return DTYPE_F32;
+    case INDEX_PRECISION_AUTO:
+        break;
+    }
+    return options->precision == PRECISION_FP32 ? DTYPE_F32 : DTYPE_F8_E4M3;
+}
+
+// What the options leave open about arithmetic.
+static void resolve_precision(const struct backend *backend, const struct session_options *options,
+                              struct session_sizes *s) {
+    s->precision = options->precision;
+    s->kv_precision = options->kv_precision;
+    if (s->kv_precision == PRECISION_AUTO) {
+        s->kv_precision = s->precision == PRECISION_FP32 ? PRECISION_FP32 : PRECISION_BF16;
+    }
+    s->kv.dtype = s->kv_precision == PRECISION_BF16 ? DTYPE_BF16 : DTYPE_F32;
+    // `auto` takes bf16 where it pays most and costs least, in attention; projections of rounded
+    // inputs by rounded weights moved single log-probabilities of SmolLM2 by 0.2.
+    bool bf16_attention = backend->bf16_products && s->kv.dtype == DTYPE_BF16;
+    s->forward.query = bf16_attention ? DTYPE_BF16 : DTYPE_F32;
+    if (s->precision == PRECISION_FP32) s->forward.query = DTYPE_F32;
+    if (s->precision == PRECISION_BF16) s->forward.query = DTYPE_BF16;
+    if (s->precision == PRECISION_AUTO) s->precision = PRECISION_FP32;
+    s->forward.activation = s->precision == PRECISION_BF16 ? DTYPE_BF16 : DTYPE_F32;
+}
+
+static struct expert_exchange_shape measure_experts(const struct model_spec *spec,
+                                                    enum dtype activation, int64_t max_tokens) {
+    struct expert_exchange_shape shape = {.max_tokens = max_tokens,
+                                          .row_bytes = dtype_bytes(activation, spec->n_hidden),
+                                          .n_col = spec->n_hidden};
+    for (int i = 0; i < spec->n_layer; i++) {
+        if (spec->layers[i].feed_forward != FEED_FORWARD_EXPERTS) continue;
+        shape.n_expert = spec->layers[i].experts.n_expert; // the same in every layer
+        shape.n_used = spec->layers[i].experts.n_used;
+    }
+    return shape;
+}
+
+static int64_t measure_ring(const struct session_sizes *s, int size) {
+    int64_t short_chunk = s->chunk < PASS_Q_MAX_QUERIES ? s->chunk : PASS_Q_MAX_QUERIES;
+    int64_t dense = ring_attention_workspace_bytes(&s->attention, size, s->forward.n_row,
+                                                   s->forward.n_token, short_chunk, 1);
+    if (!s->forward.indexed) return dense;
+    int64_t sparse = sparse_attention_workspace_bytes(
+        &s->attention, &s->index, size, s->forward.n_row, s->forward.n_token, short_chunk, 1);
+    return sparse > dense ? sparse : dense;
 }
 
 enum status session_measure(const struct checkpoint *checkpoint, const struct backend *backend,
@@ -30,39 +101,43 @@ enum status session_measure(const struct checkpoint *checkpoint, const struct ba
     int64_t n = options->max_tokens;
     if (n < 1)
         FAIL(ERR_CONFIG, "a session needs room for at least one token, not %lld", (long long)n);
-    struct session_sizes s = {.precision = options->precision,
-                              .kv_precision = options->kv_precision};
-    if (s.kv_precision == PRECISION_AUTO) {
-        s.kv_precision = s.precision == PRECISION_FP32 ? PRECISION_FP32 : PRECISION_BF16;
-    }
-    s.kv_dtype = s.kv_precision == PRECISION_BF16 ? DTYPE_BF16 : DTYPE_F32;
-    // `auto` takes bf16 where it pays most and costs least, in attention; projections of rounded
-    // inputs by rounded weights moved single log-probabilities of SmolLM2 by 0.2.
-    bool bf16_attention = backend->bf16_products && s.kv_dtype == DTYPE_BF16;
-    enum dtype query = bf16_attention ? DTYPE_BF16 : DTYPE_F32;
-    if (s.precision == PRECISION_FP32) query = DTYPE_F32;
-    if (s.precision == PRECISION_BF16) query = DTYPE_BF16;
-    if (s.precision == PRECISION_AUTO) s.precision = PRECISION_FP32;
-    enum dtype activation = s.precision == PRECISION_BF16 ? DTYPE_BF16 : DTYPE_F32;
+    struct session_sizes s = {0};
+    resolve_precision(backend, options, &s);
+    enum dtype index = index_dtype(options);
+    struct index_shape index_shape = widest_index(spec, index);
+    bool indexed = index_shape.n_head > 0 && !options->dense;
+    if (indexed) s.index = index_shape;
     s.chunk = options->chunk > 0 && options->chunk < n ? options->chunk : n;
+    if (indexed && options->exchange == EXCHANGE_SCORES && size > 1 && s.chunk > PASS_Q_MAX_QUERIES)
+        s.chunk = PASS_Q_MAX_QUERIES;
     // An extent gives a rank at most two tokens more than its share (two zigzag pieces); besides
     // the chunks there are a question and an answer.
     int64_t extra = size == 1 ? 0 : 2 * (ceil_div(n, s.chunk) + 8);
-    s.forward =
-        (struct forward_shape){.n_token = size == 1 ? s.chunk : 2 * ceil_div(s.chunk, 2 * size),
-                               .n_row = ceil_div(n, size) + extra,
-                               .n_all = n,
-                               .size = size,
-                               .activation = activation,
-                               .query = query};
-    s.attention = widest_attention(spec, query, s.kv_dtype);
+    s.forward.n_token = size == 1 ? s.chunk : 2 * ceil_div(s.chunk, 2 * size);
+    s.forward.n_row = ceil_div(n, size) + extra;
+    s.forward.n_all = n;
+    s.forward.size = size;
+    s.forward.indexed = indexed;
+    s.forward.index = index;
+    s.kv.indexed = indexed;
+    s.kv.index_dtype = index;
+    s.kv.capacity = s.forward.n_row;
+    s.attention = widest_attention(spec, s.forward.query, s.kv.dtype);
     struct forward_buffers buffers;
     s.buffer_bytes = forward_buffers_carve(spec, &s.forward, NULL, &buffers);
     s.tile = buffers.tile;
-    s.kv_bytes = kv_store_bytes(spec, s.kv_dtype, s.forward.n_row);
-    int64_t pass_q = s.chunk < PASS_Q_MAX_QUERIES ? s.chunk : PASS_Q_MAX_QUERIES;
-    s.ring_bytes = ring_attention_workspace_bytes(&s.attention, size, s.forward.n_row,
-                                                  s.forward.n_token, pass_q, 1);
+    s.kv_bytes = kv_store_bytes(spec, &s.kv);
+    s.ring_bytes = measure_ring(&s, size);
+    s.experts = measure_experts(spec, s.forward.activation, buffers.expert_tile);
+    if (s.experts.n_expert) s.expert_bytes = expert_exchange_bytes(&s.experts, size);
+    if (indexed && options->study) {
+        s.study = (struct study_shape){.n_layer = spec->n_layer,
+                                       .n_head = s.attention.n_head,
+                                       .value_dim = s.attention.value_dim,
+                                       .k = s.index.k,
+                                       .n_token = s.forward.n_token};
+        s.study_bytes = selection_study_bytes(&s.study);
+    }
     *out = s;
     return OK;
 }
@@ -73,7 +148,7 @@ enum status session_plan(const struct checkpoint *checkpoint, const struct backe
     struct session_sizes sizes;
     struct weights_extent weights;
     TRY(session_measure(checkpoint, backend, size, options, &sizes));
-    TRY(weights_measure(checkpoint, &weights));
+    TRY(weights_measure(checkpoint, size, &weights));
     const struct scratch_shape scratch = {
         .n_token = sizes.tile,
         .n_key = sizes.forward.n_row,
@@ -84,10 +159,10 @@ enum status session_plan(const struct checkpoint *checkpoint, const struct backe
         .head_dim = sizes.attention.head_dim,
     };
     *out = (struct memory_plan){
-        .weights = weights.bytes / local_size,
+        .weights = weights.bytes / local_size + weights.expert_bytes + weights.own_bytes,
         .kv = sizes.kv_bytes,
-        .activations = sizes.buffer_bytes,
-        .ring = sizes.ring_bytes,
+        .activations = sizes.buffer_bytes + sizes.study_bytes,
+        .ring = sizes.ring_bytes + sizes.expert_bytes,
         .scratch = backend->ops->scratch_bytes(backend, &scratch),
         .base = BASE_BYTES,
     };

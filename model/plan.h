@@ -8,12 +8,15 @@
 
 struct session_sizes {
     enum precision precision, kv_precision; // resolved: FP32 or BF16
-    enum dtype kv_dtype;
-    int64_t chunk; // tokens of one prefill chunk
-    int64_t tile;  // tokens of one product
+    int64_t chunk;                          // tokens of one prefill chunk
+    int64_t tile;                           // tokens of one product
     struct forward_shape forward;
     struct attention_shape attention; // of the widest layer
-    int64_t buffer_bytes, kv_bytes, ring_bytes;
+    struct index_shape index;         // likewise; n_head 0: no layer selects
+    struct kv_shape kv;
+    struct expert_exchange_shape experts; // n_expert 0: no layer has experts
+    struct study_shape study;
+    int64_t buffer_bytes, kv_bytes, ring_bytes, expert_bytes, study_bytes; // 0: none
 };
 
 // Most queries that travel in pass-Q: its partials are not O(T/N), so only short chunks use it.

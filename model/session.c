@@ -18,6 +18,7 @@ struct session {
     int64_t last_position; // whose normed state buffers.last_hidden holds; -1: none
     int64_t n_zero;        // of forward.zeros
     bool mass_on;
+    struct selection_study study; // open when options.study and some layer selects
 };
 
 #define BACKEND(s) ((s)->forward.backend)
@@ -39,7 +40,9 @@ enum status session_open(const struct checkpoint *checkpoint, struct backend *ba
                           .comm = comm,
                           .profile = profile,
                           .activation = sizes->forward.activation,
-                          .query_dtype = sizes->forward.query};
+                          .query_dtype = sizes->forward.query,
+                          .indexed = sizes->forward.indexed,
+                          .index_dtype = sizes->forward.index};
     int64_t widest = sizes->attention.n_head * sizes->attention.head_dim;
     if (f->spec->n_hidden > widest) widest = f->spec->n_hidden;
     s->n_zero = widest;
@@ -51,11 +54,18 @@ enum status session_open(const struct checkpoint *checkpoint, struct backend *ba
         FAIL_OR(failed, ERR_MEMORY, "no memory for the tables of %lld tokens",
                 (long long)sizes->forward.n_all);
     }
-    TRY_OR(failed, weights_open(checkpoint, backend, &f->weights));
-    TRY_OR(failed, kv_store_open(f->spec, backend, sizes->kv_dtype, sizes->forward.n_row, &f->kv));
+    TRY_OR(failed, weights_open(checkpoint, backend, comm->rank, comm->size, &f->weights));
+    TRY_OR(failed, kv_store_open(f->spec, backend, &sizes->kv, &f->kv));
     TRY_OR(failed, ring_attention_open(&f->ring, backend, comm, profile, sizes->ring_bytes));
     TRY_OR(failed, backend->ops->alloc(backend, sizes->buffer_bytes, &s->arena));
     forward_buffers_carve(f->spec, &sizes->forward, s->arena, &f->buffers);
+    if (sizes->experts.n_expert) {
+        TRY_OR(failed, expert_exchange_open(&f->experts, backend, comm, profile, &sizes->experts));
+    }
+    if (sizes->study_bytes) {
+        TRY_OR(failed, selection_study_open(&s->study, &f->ring, &sizes->study));
+        f->study = &s->study;
+    }
     *out = s;
     return OK;
 failed:
@@ -67,6 +77,8 @@ void session_close(struct session **session) {
     struct session *s = *session;
     if (!s) return;
     if (s->arena) BACKEND(s)->ops->free(BACKEND(s), s->arena);
+    selection_study_close(&s->study);
+    expert_exchange_close(&s->forward.experts);
     ring_attention_close(&s->forward.ring);
     kv_store_close(&s->forward.kv);
     weights_close(&s->forward.weights);
@@ -229,6 +241,21 @@ static enum status first_logprob(struct session *s, const struct append_args *ar
     return status;
 }
 
+// Chooses what travels in this chunk.
+static void choose_exchange(struct session *s, const struct forward_chunk *chunk) {
+    struct forward *f = &s->forward;
+    const struct session_sizes *sizes = &s->sizes;
+    bool is_short = chunk->end - chunk->begin <= PASS_Q_MAX_QUERIES;
+    f->pass = is_short
+                  ? volume_choose_pass(&s->sequence, &sizes->attention, chunk->begin, chunk->end)
+                  : PASS_KV;
+    if (!f->indexed || chunk->end <= sizes->index.k) return;
+    f->exchange = is_short ? s->options.exchange : EXCHANGE_KEYS;
+    if (f->exchange == EXCHANGE_AUTO)
+        f->exchange = volume_choose_exchange(&s->sequence, &sizes->attention, &sizes->index,
+                                             chunk->begin, chunk->end);
+}
+
 static enum status prefill(struct session *s, const struct append_args *args) {
     struct forward *f = &s->forward;
     int64_t append_begin = s->sequence.length, done = 0;
@@ -242,9 +269,7 @@ static enum status prefill(struct session *s, const struct append_args *args) {
         }
         TRY(upload_tokens(s, s->token, chunk.n_token));
         TRY(forward_set_positions(f, s->position, chunk.n_token));
-        f->pass = n > PASS_Q_MAX_QUERIES ? PASS_KV
-                                         : volume_choose_pass(&s->sequence, &s->sizes.attention,
-                                                              chunk.begin, chunk.end);
+        choose_exchange(s, &chunk);
         TRY(forward_prefill(f, &chunk));
         if (args->logprob) TRY(chunk_logprobs(s, &chunk, args, append_begin));
         done += n;
@@ -299,6 +324,12 @@ enum status session_mass_take(struct session *s, float *mass) {
     return gather_by_position(s, 0, s->sequence.length, s->forward.buffers.mass, mass);
 }
 
+enum status session_study(struct session *s, double *recall, double *overlap) {
+    if (s->forward.study) return selection_study_take(&s->study, recall, overlap);
+    for (int i = 0; i < s->forward.spec->n_layer; i++) recall[i] = overlap[i] = NAN;
+    return OK;
+}
+
 void session_get_facts(const struct session *s, struct session_facts *out) {
     *out = (struct session_facts){
         .kv_bytes = s->sizes.kv_bytes,
@@ -306,5 +337,11 @@ void session_get_facts(const struct session *s, struct session_facts *out) {
         .precision = s->sizes.precision,
         .kv_precision = s->sizes.kv_precision,
         .last_pass = s->forward.pass,
+        .indexed = s->forward.indexed,
+        .index_precision = s->sizes.forward.index == DTYPE_F32    ? INDEX_FP32
+                           : s->sizes.forward.index == DTYPE_BF16 ? INDEX_BF16
+                                                                  : INDEX_FP8,
+        .last_exchange = s->forward.exchange,
+        .expert_rows = s->forward.experts.rows_received,
     };
 }

@@ -10,13 +10,18 @@
 #include "partition/volume.h"
 
 enum precision { PRECISION_AUTO, PRECISION_FP32, PRECISION_BF16 };
+enum index_precision { INDEX_PRECISION_AUTO, INDEX_FP8, INDEX_BF16, INDEX_FP32 };
 
 struct session_options {
-    enum precision precision;    // products and activations
-    enum precision kv_precision; // AUTO: fp32 with fp32 precision asked for, else bf16
-    enum layout layout;          // of prefill chunks
-    int64_t max_tokens;          // capacity: prompt and generated tokens of one sequence
-    int64_t chunk;               // tokens per prefill chunk; 0: the whole prompt at once
+    enum precision precision;             // products and activations
+    enum precision kv_precision;          // AUTO: fp32 with fp32 precision asked for, else bf16
+    enum layout layout;                   // of prefill chunks
+    int64_t max_tokens;                   // capacity: prompt and generated tokens of one sequence
+    int64_t chunk;                        // tokens per prefill chunk; 0: the whole prompt at once
+    bool dense;                           // attend to every token although layers have an indexer
+    enum index_precision index_precision; // AUTO: fp32 with fp32 precision asked for, else fp8
+    enum exchange exchange;               // of sparse attention; SCORES cuts chunks short
+    bool study;                           // session_study: what sparse attention leaves out
 };
 
 // Bytes per rank by part, from the specification alone: session_open allocates these very sizes.
@@ -24,7 +29,7 @@ struct memory_plan {
     int64_t weights; // mapped, shared by the node's ranks: this rank's proportional share
     int64_t kv;      // this rank's shard, capacity
     int64_t activations;
-    int64_t ring;    // receive buffers and partials
+    int64_t ring;    // receive buffers and partials, rows that travel to experts
     int64_t scratch; // of the backend
     int64_t base;    // process, MPI, libraries, tokenizer
     int64_t total;
@@ -59,11 +64,20 @@ void session_truncate(struct session *session, int64_t length);
 enum status session_mass_reset(struct session *session, bool on);
 enum status session_mass_take(struct session *session, float *mass /* [session_length] */);
 
+// Means over what was read so far, of each layer ([n_layer], NaN where none selected): the share of
+// dense attention's mass on the selected tokens, and of selected tokens that the layer before had
+// selected too. All NaN unless options.study.
+enum status session_study(struct session *session, double *recall, double *overlap);
+
 // What this rank holds and how: for reports.
 struct session_facts {
     int64_t kv_bytes, tokens; // tokens of the sequence that this rank holds
     enum precision precision, kv_precision;
     enum pass last_pass;
+    bool indexed; // some layer selects its tokens
+    enum index_precision index_precision;
+    enum exchange last_exchange; // of the last chunk that selected; AUTO: none did
+    int64_t expert_rows;         // rows that this rank's experts received
 };
 void session_get_facts(const struct session *session, struct session_facts *out);
 

@@ -149,6 +149,17 @@ enum status spec_build(const struct spec_draft *given, const char *path, struct 
     return fill_layers(&draft, path, out);
 }
 
+int model_spec_top_k(const struct model_spec *spec) {
+    int k = 0;
+    for (int i = 0; i < spec->n_layer; ++i)
+        if (spec->layers[i].index.layout != INDEX_NONE) k = spec->layers[i].index.k;
+    return k;
+}
+
+void model_spec_set_top_k(struct model_spec *spec, int k) {
+    for (int i = 0; i < spec->n_layer; ++i) spec->layers[i].index.k = k;
+}
+
 void model_spec_close(struct model_spec *spec) {
     free(spec->layers);
     *spec = (struct model_spec){0};

@@ -35,6 +35,7 @@ struct latent_spec {        // DeepSeek-V2 technical report, section 2.1
     int rank;               // kv_lora_rank: elements of the latent, also of an absorbed value
     int nope_dim, rope_dim; // of a query head, in this order
     int value_dim;          // of a head's output
+    float norm_eps;         // of the norms of both latents
 };
 
 enum index_layout {
@@ -99,6 +100,10 @@ struct model_spec {
     int n_stop;
     int32_t stop[MODEL_MAX_STOP]; // end-of-sequence ids from config and generation_config
 };
+
+// Tokens that layers with an indexer select, 0 when none has one; and another number of them.
+int model_spec_top_k(const struct model_spec *spec);
+void model_spec_set_top_k(struct model_spec *spec, int k);
 
 void model_spec_close(struct model_spec *spec); // accepts a zeroed struct
 

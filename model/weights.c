@@ -3,25 +3,47 @@
 #include <stdlib.h>
 
 #include "model/tensor_names.h"
+#include "partition/partition.h"
 
-// Where a layer's tensor goes in struct layer_weights: a float * for vectors, else a struct weight.
-#define FIELD(role, field) [TENSOR_##role] = offsetof(struct layer_weights, field)
-static const size_t field_offset[N_TENSOR_ROLE] = {
-    FIELD(ATTENTION_NORM, attention_norm),
-    FIELD(QUERY, query),
-    FIELD(KEY, key),
-    FIELD(VALUE, value),
-    FIELD(OUTPUT, output),
-    FIELD(QUERY_BIAS, query_bias),
-    FIELD(KEY_BIAS, key_bias),
-    FIELD(VALUE_BIAS, value_bias),
-    FIELD(OUTPUT_BIAS, output_bias),
-    FIELD(QUERY_NORM, query_norm),
-    FIELD(KEY_NORM, key_norm),
-    FIELD(FEED_FORWARD_NORM, feed_forward_norm),
-    FIELD(GATE, gate),
-    FIELD(UP, up),
-    FIELD(DOWN, down),
+// Where a layer's tensor goes in struct layer_weights.
+struct field {
+    size_t offset;
+    bool is_vector; // a float *, else a struct weight
+};
+#define VECTOR(role, field) [TENSOR_##role] = {offsetof(struct layer_weights, field), true}
+#define MATRIX(role, field) [TENSOR_##role] = {offsetof(struct layer_weights, field), false}
+static const struct field fields[N_TENSOR_ROLE] = {
+    VECTOR(ATTENTION_NORM, attention_norm),
+    MATRIX(QUERY, query),
+    MATRIX(KEY, key),
+    MATRIX(VALUE, value),
+    MATRIX(OUTPUT, output),
+    VECTOR(QUERY_BIAS, query_bias),
+    VECTOR(KEY_BIAS, key_bias),
+    VECTOR(VALUE_BIAS, value_bias),
+    VECTOR(OUTPUT_BIAS, output_bias),
+    VECTOR(QUERY_NORM, query_norm),
+    VECTOR(KEY_NORM, key_norm),
+    VECTOR(FEED_FORWARD_NORM, feed_forward_norm),
+    MATRIX(GATE, gate),
+    MATRIX(UP, up),
+    MATRIX(DOWN, down),
+    MATRIX(QUERY_DOWN, query_down),
+    VECTOR(QUERY_DOWN_NORM, query_down_norm),
+    MATRIX(QUERY_UP, query),
+    MATRIX(LATENT, key),
+    VECTOR(LATENT_NORM, latent_norm),
+    MATRIX(LATENT_UP, latent_up),
+    MATRIX(INDEX_QUERY, index_query),
+    MATRIX(INDEX_KEY, index_key),
+    VECTOR(INDEX_KEY_NORM, index_key_norm),
+    VECTOR(INDEX_KEY_BIAS, index_key_bias),
+    MATRIX(INDEX_WEIGHT, index_weight),
+    MATRIX(ROUTER, router),
+    VECTOR(ROUTER_BIAS, router_bias),
+    MATRIX(SHARED_GATE, gate),
+    MATRIX(SHARED_UP, up),
+    MATRIX(SHARED_DOWN, down),
 };
 
 static enum status load_vector(struct backend *backend, const struct tensor *tensor, float **out) {
@@ -39,14 +61,22 @@ static enum status load_vector(struct backend *backend, const struct tensor *ten
     return status;
 }
 
-static struct weight host_weight(const struct tensor *tensor) {
-    return (struct weight){
+static enum status load_tensor(const struct checkpoint *checkpoint, struct backend *backend,
+                               const struct tensor *tensor, struct weight *out) {
+    struct weight host = {
         .data = tensor->data,
         .dtype = tensor->dtype,
         .n_row = tensor->shape[0],
         .n_col = tensor->shape[1],
         .row_bytes = dtype_bytes(tensor->dtype, tensor->shape[1]),
     };
+    if (tensor->dtype == DTYPE_F8_E4M3) {
+        const struct tensor *scale = NULL;
+        TRY(checkpoint_require_scale(checkpoint, tensor, &scale));
+        host.scale = scale->data;
+        host.scale_stride = scale->shape[1];
+    }
+    return backend->ops->load_weight(backend, &host, out);
 }
 
 static enum status load_matrix(const struct checkpoint *checkpoint, struct backend *backend,
@@ -54,8 +84,93 @@ static enum status load_matrix(const struct checkpoint *checkpoint, struct backe
                                struct weight *out) {
     const struct tensor *tensor = NULL;
     TRY(checkpoint_require(checkpoint, role, layer, n_row, n_col, &tensor));
-    struct weight host = host_weight(tensor);
-    return backend->ops->load_weight(backend, &host, out);
+    return load_tensor(checkpoint, backend, tensor, out);
+}
+
+// One head's key rows [nope, rank] of the mapped matrix, transposed to [rank, nope].
+static void transpose_head(const struct weight *up, const struct latent_spec *latent, int head,
+                           float *row, float *out) {
+    int64_t first = (int64_t)head * (latent->nope_dim + latent->value_dim);
+    for (int i = 0; i < latent->nope_dim; i++) {
+        weight_row_to_float(up, first + i, row);
+        for (int c = 0; c < latent->rank; c++) out[(int64_t)c * latent->nope_dim + i] = row[c];
+    }
+}
+
+static enum status upload_absorbed(const struct layer_spec *l, const struct weight *up,
+                                   struct backend *backend, float *to) {
+    const struct latent_spec *latent = &l->latent;
+    int64_t n = (int64_t)latent->rank * latent->nope_dim;
+    enum status status = OK;
+    float *row = malloc((size_t)(latent->rank + n) * sizeof *row);
+    if (!row) FAIL(ERR_MEMORY, "no memory for the key rows of a head");
+    for (int h = 0; h < l->n_head && status == OK; h++) {
+        transpose_head(up, latent, h, row, row + latent->rank);
+        status =
+            backend->ops->upload(backend, to + h * n, row + latent->rank, n * (int64_t)sizeof *row);
+        if (status == OK) status = backend->ops->sync(backend);
+    }
+    free(row);
+    return status;
+}
+
+// The absorbed forms of the up-projection: see forward_latent.c.
+static enum status load_absorbed(const struct checkpoint *checkpoint, struct backend *backend,
+                                 int layer, struct layer_weights *out) {
+    const struct layer_spec *l = &checkpoint->spec.layers[layer];
+    const struct latent_spec *latent = &l->latent;
+    int64_t head_rows = latent->nope_dim + latent->value_dim;
+    int64_t n = (int64_t)latent->rank * latent->nope_dim;
+    const struct tensor *tensor = NULL;
+    void *memory = NULL;
+    TRY(checkpoint_require(checkpoint, TENSOR_LATENT_UP, layer, l->n_head * head_rows, latent->rank,
+                           &tensor));
+    struct weight up = {.data = tensor->data,
+                        .dtype = tensor->dtype,
+                        .n_row = tensor->shape[0],
+                        .n_col = tensor->shape[1],
+                        .row_bytes = dtype_bytes(tensor->dtype, tensor->shape[1])};
+    if (tensor->dtype == DTYPE_F8_E4M3) {
+        const struct tensor *scale = NULL;
+        TRY(checkpoint_require_scale(checkpoint, tensor, &scale));
+        up.scale = scale->data;
+        up.scale_stride = scale->shape[1];
+    }
+    out->absorb_key = calloc((size_t)l->n_head, sizeof *out->absorb_key);
+    out->absorb_value = calloc((size_t)l->n_head, sizeof *out->absorb_value);
+    if (!out->absorb_key || !out->absorb_value)
+        FAIL(ERR_MEMORY, "no memory for the heads of layer %d", layer);
+    TRY(backend->ops->alloc(backend, l->n_head * n * (int64_t)sizeof(float), &memory));
+    out->absorb = memory;
+    TRY(upload_absorbed(l, &up, backend, out->absorb));
+    for (int h = 0; h < l->n_head; h++) {
+        out->absorb_key[h] =
+            (struct weight){.data = out->absorb + h * n,
+                            .dtype = DTYPE_F32,
+                            .n_row = latent->rank,
+                            .n_col = latent->nope_dim,
+                            .row_bytes = latent->nope_dim * (int64_t)sizeof(float)};
+        out->absorb_value[h] =
+            weight_rows(out->latent_up, h * head_rows + latent->nope_dim, latent->value_dim);
+    }
+    return OK;
+}
+
+static enum status load_experts(const struct checkpoint *checkpoint, struct backend *backend,
+                                int layer, struct span owned, struct layer_weights *out) {
+    out->first_expert = (int)owned.start;
+    out->n_owned = (int)owned.length;
+    for (int m = 0; m < N_EXPERT_MATRIX && owned.length; m++) {
+        out->experts[m] = calloc((size_t)owned.length, sizeof *out->experts[m]);
+        if (!out->experts[m]) FAIL(ERR_MEMORY, "no memory for the experts of layer %d", layer);
+        for (int64_t e = 0; e < owned.length; e++) {
+            const struct tensor *tensor = NULL;
+            TRY(checkpoint_require_expert(checkpoint, (enum expert_matrix)m, layer,
+                                          (int)(owned.start + e), &tensor));
+            TRY(load_tensor(checkpoint, backend, tensor, &out->experts[m][e]));
+        }
+    }
+    return OK;
 }
 
 static enum status load_layer(const struct checkpoint *checkpoint, struct backend *backend,
@@ -64,7 +179,7 @@ static enum status load_layer(const struct checkpoint *checkpoint, struct backen
     int n = tensor_layer_needs(&checkpoint->spec, layer, needs);
     for (int i = 0; i < n; i++) {
         const struct tensor_need *need = &needs[i];
-        void *field = (char *)out + field_offset[need->role];
+        void *field = (char *)out + fields[need->role].offset;
         if (need->n_col) {
             TRY(load_matrix(checkpoint, backend, need->role, layer, need->n_row, need->n_col,
                             field));
@@ -74,10 +189,13 @@ static enum status load_layer(const struct checkpoint *checkpoint, struct backen
             TRY(load_vector(backend, tensor, field));
         }
     }
+    if (checkpoint->spec.layers[layer].attention == ATTENTION_LATENT)
+        TRY(load_absorbed(checkpoint, backend, layer, out));
     return OK;
 }
 
-static enum status load_all(const struct checkpoint *checkpoint, struct weights *w) {
+static enum status load_all(const struct checkpoint *checkpoint, int rank, int size,
+                            struct weights *w) {
     const struct model_spec *spec = &checkpoint->spec;
     TRY(load_matrix(checkpoint, w->backend, TENSOR_EMBEDDING, 0, spec->n_vocab, spec->n_hidden,
                     &w->embedding));
@@ -91,37 +209,55 @@ static enum status load_all(const struct checkpoint *checkpoint, struct weights 
     const struct tensor *norm = NULL;
     TRY(checkpoint_require(checkpoint, TENSOR_FINAL_NORM, 0, spec->n_hidden, 0, &norm));
     TRY(load_vector(w->backend, norm, &w->final_norm));
-    for (int i = 0; i < w->n_layer; i++) TRY(load_layer(checkpoint, w->backend, i, &w->layers[i]));
+    for (int i = 0; i < w->n_layer; i++) {
+        const struct layer_spec *l = &spec->layers[i];
+        TRY(load_layer(checkpoint, w->backend, i, &w->layers[i]));
+        if (l->feed_forward != FEED_FORWARD_EXPERTS) continue;
+        struct span owned = partition_piece(l->experts.n_expert, size, rank);
+        TRY(load_experts(checkpoint, w->backend, i, owned, &w->layers[i]));
+    }
     return OK;
 }
 
-enum status weights_open(const struct checkpoint *checkpoint, struct backend *backend,
-                         struct weights *out) {
+enum status weights_open(const struct checkpoint *checkpoint, struct backend *backend, int rank,
+                         int size, struct weights *out) {
     int n_layer = checkpoint->spec.n_layer;
     *out = (struct weights){.backend = backend, .n_layer = n_layer};
     out->layers = calloc((size_t)n_layer, sizeof *out->layers);
     if (!out->layers) FAIL(ERR_MEMORY, "no memory for the weights of %d layers", n_layer);
-    enum status status = load_all(checkpoint, out);
+    enum status status = load_all(checkpoint, rank, size, out);
     if (status != OK) weights_close(out);
     return status;
+}
+
+static void close_layer(struct backend *backend, struct layer_weights *l) {
+    const struct kernel_ops *ops = backend->ops;
+    for (int role = 0; role < N_TENSOR_ROLE; role++) {
+        void *field = (char *)l + fields[role].offset;
+        struct weight *matrix = field;
+        float **vector = field;
+        if (fields[role].is_vector && *vector) {
+            ops->free(backend, *vector);
+            *vector = NULL;
+        } else if (!fields[role].is_vector && role > TENSOR_HEAD && matrix->data) {
+            ops->unload_weight(backend, matrix);
+            *matrix = (struct weight){0}; // two roles may share a field
+        }
+    }
+    for (int m = 0; m < N_EXPERT_MATRIX; m++) {
+        for (int e = 0; l->experts[m] && e < l->n_owned; e++)
+            if (l->experts[m][e].data) ops->unload_weight(backend, &l->experts[m][e]);
+        free(l->experts[m]);
+    }
+    if (l->absorb) ops->free(backend, l->absorb);
+    free(l->absorb_key);
+    free(l->absorb_value);
 }
 
 void weights_close(struct weights *w) {
     if (!w->backend) return;
     const struct kernel_ops *ops = w->backend->ops;
-    for (int i = 0; w->layers && i < w->n_layer; i++) {
-        struct layer_weights *l = &w->layers[i];
-        float *vectors[] = {l->attention_norm, l->feed_forward_norm, l->query_bias, l->key_bias,
-                            l->value_bias,     l->output_bias,       l->query_norm, l->key_norm};
-        for (size_t v = 0; v < sizeof vectors / sizeof *vectors; v++) {
-            if (vectors[v]) ops->free(w->backend, vectors[v]);
-        }
-        struct weight *matrices[] = {&l->query, &l->key, &l->value, &l->output,
-                                     &l->gate,  &l->up,  &l->down};
-        for (size_t m = 0; m < sizeof matrices / sizeof *matrices; m++) {
-            if (matrices[m]->data) ops->unload_weight(w->backend, matrices[m]);
-        }
-    }
+    for (int i = 0; w->layers && i < w->n_layer; i++) close_layer(w->backend, &w->layers[i]);
     if (w->embedding.data) ops->unload_weight(w->backend, &w->embedding);
     if (w->head.data && !w->tied) ops->unload_weight(w->backend, &w->head);
     if (w->final_norm) ops->free(w->backend, w->final_norm);
@@ -129,15 +265,48 @@ void weights_close(struct weights *w) {
     *w = (struct weights){0};
 }
 
-static void measure_tensor(struct weights_extent *extent, const struct tensor *tensor) {
-    extent->bytes += tensor->bytes;
-    if (tensor->n_dim < 2) return;
+// Bytes of a tensor and of its scales; the products' largest sizes.
+static enum status measure_tensor(const struct checkpoint *checkpoint, const struct tensor *tensor,
+                                  int64_t *bytes, struct weights_extent *extent) {
+    *bytes += tensor->bytes;
+    if (tensor->n_dim < 2) return OK;
+    if (tensor->dtype == DTYPE_F8_E4M3) {
+        const struct tensor *scale = NULL;
+        TRY(checkpoint_require_scale(checkpoint, tensor, &scale));
+        *bytes += scale->bytes;
+    }
     int64_t elements = tensor->shape[0] * tensor->shape[1];
     if (elements > extent->largest_elements) extent->largest_elements = elements;
     if (tensor->shape[1] > extent->widest_row) extent->widest_row = tensor->shape[1];
+    return OK;
 }
 
-enum status weights_measure(const struct checkpoint *checkpoint, struct weights_extent *out) {
+static enum status measure_layer(const struct checkpoint *checkpoint, int layer, int size,
+                                 struct weights_extent *out) {
+    const struct layer_spec *l = &checkpoint->spec.layers[layer];
+    const struct tensor *tensor = NULL;
+    struct tensor_need needs[LAYER_TENSORS];
+    int n = tensor_layer_needs(&checkpoint->spec, layer, needs);
+    for (int i = 0; i < n; i++) {
+        TRY(checkpoint_require(checkpoint, needs[i].role, layer, needs[i].n_row, needs[i].n_col,
+                               &tensor));
+        TRY(measure_tensor(checkpoint, tensor, &out->bytes, out));
+    }
+    if (l->attention == ATTENTION_LATENT)
+        out->own_bytes +=
+            (int64_t)l->n_head * l->latent.rank * l->latent.nope_dim * (int64_t)sizeof(float);
+    if (l->feed_forward != FEED_FORWARD_EXPERTS) return OK;
+    int64_t expert = 0; // all experts of a layer are alike
+    for (int m = 0; m < N_EXPERT_MATRIX; m++) {
+        TRY(checkpoint_require_expert(checkpoint, (enum expert_matrix)m, layer, 0, &tensor));
+        TRY(measure_tensor(checkpoint, tensor, &expert, out));
+    }
+    out->expert_bytes += expert * partition_piece(l->experts.n_expert, size, 0).length;
+    return OK;
+}
+
+enum status weights_measure(const struct checkpoint *checkpoint, int size,
+                            struct weights_extent *out) {
     const struct model_spec *spec = &checkpoint->spec;
     const struct tensor *tensor = NULL;
     *out = (struct weights_extent){0};
@@ -148,14 +317,7 @@ enum status weights_measure(const struct checkpoint *checkpoint, struct weights_
         TRY(checkpoint_require(checkpoint, TENSOR_HEAD, 0, spec->n_vocab, spec->n_hidden, &tensor));
         out->bytes += tensor->bytes;
     }
-    for (int layer = 0; layer < spec->n_layer; layer++) {
-        struct tensor_need needs[LAYER_TENSORS];
-        int n = tensor_layer_needs(spec, layer, needs);
-        for (int i = 0; i < n; i++) {
-            TRY(checkpoint_require(checkpoint, needs[i].role, layer, needs[i].n_row, needs[i].n_col,
-                                   &tensor));
-            measure_tensor(out, tensor);
-        }
-    }
+    for (int layer = 0; layer < spec->n_layer; layer++)
+        TRY(measure_layer(checkpoint, layer, size, out));
     return OK;
 }

@@ -12,22 +12,24 @@ struct layer_weights {
     float *query_norm, *key_norm;              // [head_dim] or NULL
     struct weight query, key, value, output;   // [rows, n_hidden]; [n_hidden, heads]
     struct weight gate, up, down;              // [n_feed_forward, n_hidden]; transposed
-    // Latent attention. query is then [n_head * (nope + rope), query_rank or n_hidden], key the
+    // Latent attention. query is [n_head * (nope + rope), query_rank or n_hidden], key the
     // projection to latent and rotated part [rank + rope, n_hidden]; value is not used.
     struct weight query_down;             // [query_rank, n_hidden]
     float *query_down_norm, *latent_norm; // [query_rank], [rank]
-    struct weight *absorb_key;            // [n_head] each [rank, nope_dim]: q_nope to latent
-    struct weight *absorb_value;          // [n_head] each [value_dim, rank]
+    struct weight latent_up;              // [n_head * (nope + value), rank]: by head, keys first
+    float *absorb;                        // what absorb_key points into
+    struct weight *absorb_key;            // [n_head] each [rank, nope]: transposed key rows, fp32
+    struct weight *absorb_value;          // [n_head] each [value, rank]: views of latent_up
     // Indexer.
     struct weight index_query;              // [index heads * dim, query_rank or n_hidden]
     struct weight index_key;                // [dim, n_hidden]
     float *index_key_norm, *index_key_bias; // [dim]
     struct weight index_weight;             // [index heads, n_hidden]
-    // Experts. gate, up, down above are the shared ones'.
-    struct weight router;                                 // [n_expert, n_hidden]
-    float *router_bias;                                   // [n_expert] or NULL
-    int first_expert, n_owned;                            // of this rank
-    struct weight *expert_gate, *expert_up, *expert_down; // [n_owned], for grouped_matmul
+    // Experts; gate, up and down above are those of the shared ones.
+    struct weight router;      // [n_expert, n_hidden]
+    float *router_bias;        // [n_expert] or NULL
+    int first_expert, n_owned; // of this rank: partition_piece(n_expert, size, rank)
+    struct weight *experts[3]; // gate, up, down of each owned one, for grouped_matmul
 };
 
 struct weights {
@@ -39,16 +41,19 @@ struct weights {
     float *final_norm; // [n_hidden]
 };
 
-// The checkpoint and the backend outlive the weights.
-enum status weights_open(const struct checkpoint *checkpoint, struct backend *backend,
-                         struct weights *out);
+// The checkpoint and the backend outlive the weights. Of the experts only those that this rank owns
+// are loaded: no byte of the others is touched.
+enum status weights_open(const struct checkpoint *checkpoint, struct backend *backend, int rank,
+                         int size, struct weights *out);
 void weights_close(struct weights *weights); // accepts a zeroed struct
 
-// Bytes of all tensors as stored; elements of the largest matrix of a layer and its widest row: for
-// the memory plan.
+// For the memory plan, from shapes alone: bytes of the tensors as stored that every rank maps, of
+// the experts of the rank that owns most, and of what each rank makes for itself (transposed key
+// rows); elements of the largest matrix of a layer and its widest row.
 struct weights_extent {
-    int64_t bytes, largest_elements, widest_row;
+    int64_t bytes, expert_bytes, own_bytes, largest_elements, widest_row;
 };
-enum status weights_measure(const struct checkpoint *checkpoint, struct weights_extent *out);
+enum status weights_measure(const struct checkpoint *checkpoint, int size,
+                            struct weights_extent *out);
 
 #endif
