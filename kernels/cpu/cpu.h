@@ -63,6 +63,9 @@ enum status cpu_attention(struct backend *backend, const struct attention_args *
 enum status cpu_merge_partials(struct backend *backend, const struct merge_args *args);
 enum status cpu_attention_mass(struct backend *backend, const struct attention_mass_args *args);
 
+// quantize.c
+enum status cpu_quantize(struct backend *backend, const struct quantize_args *args);
+
 // index.c. The scratch is that of all four operations.
 enum status cpu_index_top_k(struct backend *backend, const struct index_args *args);
 int64_t cpu_index_scratch_bytes(const struct cpu_state *state, const struct scratch_shape *shape);

@@ -10,12 +10,13 @@
 #include "kernels/cpu/index_tile.h"
 
 enum {
-    QUERY_BLOCK = 16, // at most: packed, they stay in the second-level cache
-    PART_KEYS = 512,  // of a part at least: fewer are not worth waking a thread
+    QUERY_BLOCK = 16,          // at most: packed, they stay in the second-level cache
+    THREAD_PRODUCTS = 1 << 20, // of a thread at least: fewer are not worth waking it
 };
 
 struct shape {
     const struct index_tile *tile;
+    int n_thread;
     int n_unit;              // of a packed row
     int64_t n_query, n_part; // of a task; parts of the keys
     int64_t n_block;         // of queries
@@ -66,10 +67,11 @@ static const struct index_tile *choose_tile(const struct cpu_state *state, enum 
 
 static struct shape shape_make(const struct cpu_state *state, const struct index_args *args) {
     struct shape s = {.tile = choose_tile(state, args->dtype)};
-    int64_t n_thread = state->n_thread;
-    s.n_query = max64(1, min64(QUERY_BLOCK, args->n_query / (2 * n_thread)));
+    int64_t n_product = args->n_query * args->n_key * args->n_head * args->head_dim;
+    s.n_thread = (int)max64(1, min64(state->n_thread, n_product / THREAD_PRODUCTS));
+    s.n_query = max64(1, min64(QUERY_BLOCK, args->n_query / (2 * s.n_thread)));
     s.n_block = (args->n_query + s.n_query - 1) / s.n_query;
-    s.n_part = max64(1, min64(n_thread / max64(1, s.n_block), args->n_key / PART_KEYS));
+    s.n_part = max64(1, s.n_thread / s.n_block);
     shape_layout(&s, args->n_head, args->head_dim, args->k);
     return s;
 }
@@ -253,7 +255,7 @@ enum status cpu_index_top_k(struct backend *backend, const struct index_args *ar
     const struct cpu_state *state = cpu_state(backend);
     if (args->n_query == 0 || args->n_key == 0) return OK;
     struct shape s = shape_make(state, args);
-    int n_slot = (int)(s.n_part > 1 ? s.n_block * s.n_part : min64(state->n_thread, s.n_block));
+    int n_slot = (int)(s.n_part > 1 ? s.n_block * s.n_part : min64(s.n_thread, s.n_block));
     void *memory;
     TRY(cpu_scratch(backend, n_slot * (s.bytes + (int64_t)sizeof(struct task)), &memory));
     struct task *task = cpu_scratch_at(memory, n_slot * s.bytes);

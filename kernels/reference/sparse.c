@@ -35,24 +35,16 @@ enum status reference_quantize(struct backend *backend, const struct quantize_ar
     return OK;
 }
 
-static float element(enum dtype dtype, const void *data, int64_t index) {
-    float value;
-    dtype_to_float(dtype, (const char *)data + dtype_bytes(dtype, index), 1, &value);
-    return value;
-}
-
-static float index_score(const struct index_args *args, int64_t query, int64_t key) {
+// query [n_head, head_dim] and key [head_dim] as fp32
+static float index_score(const struct index_args *args, int64_t t, int64_t s, const float *query,
+                         const float *key) {
     float score = 0;
-    for (int h = 0; h < args->n_head; h++) {
-        int64_t q = (query * args->n_head + h) * args->head_dim, k = key * args->head_dim;
+    for (int h = 0; h < args->n_head; h++, query += args->head_dim) {
         float dot = 0;
-        for (int d = 0; d < args->head_dim; d++) {
-            dot +=
-                element(args->dtype, args->query, q + d) * element(args->dtype, args->key, k + d);
-        }
-        score += args->weight[query * args->n_head + h] * (dot < 0 ? 0 : dot); // NaN stays NaN
+        for (int d = 0; d < args->head_dim; d++) dot += query[d] * key[d];
+        score += args->weight[t * args->n_head + h] * (dot < 0 ? 0 : dot); // NaN stays NaN
     }
-    return args->key_scale ? args->key_scale[key] * score : score;
+    return args->key_scale ? args->key_scale[s] * score : score;
 }
 
 static int best_first(const void *a, const void *b) {
@@ -60,31 +52,47 @@ static int best_first(const void *a, const void *b) {
     return x < y ? 1 : x > y ? -1 : 0;
 }
 
+// Every visible key of query t in `all`, behind the n candidates that it holds already.
+static enum status score_keys(const struct index_args *args, int64_t t, const float *query,
+                              const float *key, uint64_t *all, int64_t *n) {
+    for (int64_t s = 0; s < args->n_key && args->key_position[s] <= args->query_position[t]; s++) {
+        float score = index_score(args, t, s, query, key + s * args->head_dim);
+        if (isnan(score))
+            FAIL(ERR_INPUT, "the indexer's score of query %lld on token %lld is not a number",
+                 (long long)args->query_position[t], (long long)args->key_position[s]);
+        all[(*n)++] = candidate_make(score, args->key_position[s]);
+    }
+    return OK;
+}
+
 enum status reference_index_top_k(struct backend *backend, const struct index_args *args) {
     (void)backend;
+    int64_t n_query_col = (int64_t)args->n_head * args->head_dim;
+    int64_t n_key_element = args->n_key * args->head_dim;
     uint64_t *all = malloc(((size_t)args->k + (size_t)args->n_key) * sizeof *all);
-    if (!all) FAIL(ERR_MEMORY, "no memory for %lld candidates", (long long)args->n_key);
+    float *key = malloc((size_t)(n_key_element + n_query_col) * sizeof *key);
+    enum status status = OK;
+    if (!all || !key)
+        FAIL_OR(done, ERR_MEMORY, "no memory for %lld index keys", (long long)args->n_key);
+    float *query = key + n_key_element;
+    dtype_to_float(args->dtype, args->key, n_key_element, key);
     for (int64_t t = 0; t < args->n_query; t++) {
         uint64_t *kept = args->candidate + t * args->k;
         int64_t n = args->n_candidate[t];
         memcpy(all, kept, (size_t)n * sizeof *all);
-        for (int64_t s = 0; s < args->n_key; s++) {
-            if (args->key_position[s] > args->query_position[t]) continue;
-            float score = index_score(args, t, s);
-            if (isnan(score)) {
-                free(all);
-                FAIL(ERR_INPUT, "the indexer's score of query %lld on token %lld is not a number",
-                     (long long)args->query_position[t], (long long)args->key_position[s]);
-            }
-            all[n++] = candidate_make(score, args->key_position[s]);
-        }
+        dtype_to_float(args->dtype,
+                       (const char *)args->query + dtype_bytes(args->dtype, t * n_query_col),
+                       n_query_col, query);
+        TRY_OR(done, score_keys(args, t, query, key, all, &n));
         qsort(all, (size_t)n, sizeof *all, best_first);
         if (n > args->k) n = args->k;
         memcpy(kept, all, (size_t)n * sizeof *all);
         args->n_candidate[t] = (int32_t)n;
     }
+done:
+    free(key);
     free(all);
-    return OK;
+    return status;
 }
 
 enum status reference_index_merge(struct backend *backend, const struct index_merge_args *args) {

@@ -5,7 +5,7 @@
 #include "kernels/kernels.h"
 
 // backends[0] is the reference; instruction sets that the processor lacks appear as lesser ones.
-enum { N_BACKEND = 6 };
+enum { BACKEND_AVX2 = 3, BACKEND_AVX2_5_THREADS, N_BACKEND = 6 };
 extern struct backend backends[N_BACKEND];
 
 // Set-up and tear-down of a cmocka group.

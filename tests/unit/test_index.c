@@ -1,0 +1,374 @@
+// The lightning indexer on every backend: the best k keys of each query against the definition, on
+// scores built from small integers, exact in fp32 and often equal; and on random ones the same
+// candidates, bit for bit, however the keys, the queries and the threads are divided.
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include <cmocka.h>
+
+#include "kernels/sparse.h"
+#include "tests/common/backends.h"
+#include "tests/common/cases.h"
+
+enum content { EXACT, ALL_EQUAL, ALL_ZERO, NEGATIVE, MINUS_INFINITY, NORMAL };
+struct index_case {
+    const char *name;
+    int64_t n_query, n_key;
+    int n_head, head_dim, k;
+    enum dtype dtype;
+    enum content content;
+    int64_t first_query; // position of query 0
+    int64_t key_stride;  // keys are at 0, key_stride, ...; 0: at 0, 1, ..., the scales are NULL
+};
+
+static const struct index_case exact_cases[] = {
+    {"one key", 1, 1, 4, 64, 8, DTYPE_F32, EXACT, 0, 1},
+    {"no key", 3, 0, 4, 64, 8, DTYPE_F32, EXACT, 0, 1},
+    {"no query", 0, 30, 4, 64, 8, DTYPE_BF16, EXACT, 0, 1},
+    {"no visible key", 2, 3, 2, 64, 2, DTYPE_F32, EXACT, -9, 1},
+    {"fewer keys than k", 3, 40, 4, 64, 64, DTYPE_F32, EXACT, 37, 1},
+    {"k = 1", 5, 300, 4, 64, 1, DTYPE_F32, EXACT, 200, 1},
+    {"all equal", 4, 500, 4, 64, 100, DTYPE_F32, ALL_EQUAL, 480, 1},
+    {"all zero", 4, 500, 4, 64, 100, DTYPE_F32, ALL_ZERO, 480, 1},
+    {"all zero, many", 1, 5000, 3, 64, 700, DTYPE_F8_E4M3, ALL_ZERO, 4999, 1},
+    {"negative weights", 7, 401, 3, 64, 50, DTYPE_F32, NEGATIVE, 397, 1},
+    {"all -inf", 2, 90, 2, 64, 7, DTYPE_F32, MINUS_INFINITY, 88, 1},
+    {"bf16", 9, 613, 8, 128, 64, DTYPE_BF16, EXACT, 601, 1},
+    {"fp8", 9, 613, 8, 128, 64, DTYPE_F8_E4M3, EXACT, 601, 1},
+    {"positions with gaps", 60, 500, 5, 64, 31, DTYPE_F8_E4M3, EXACT, 1300, 3},
+    {"without scales", 5, 333, 6, 64, 40, DTYPE_BF16, EXACT, 300, 0},
+    {"ragged heads, fp32", 3, 207, 13, 20, 30, DTYPE_F32, EXACT, 200, 1},
+    {"ragged heads, bf16", 3, 207, 13, 20, 30, DTYPE_BF16, EXACT, 200, 1},
+    {"one head of one element", 3, 207, 1, 1, 30, DTYPE_F8_E4M3, EXACT, 200, 1},
+    {"64 heads", 17, 151, 64, 128, 20, DTYPE_BF16, EXACT, 130, 1},
+    {"k = 2048", 3, 5000, 2, 32, 2048, DTYPE_F8_E4M3, EXACT, 4998, 1},
+    {"k = 3000", 2, 7000, 1, 16, 3000, DTYPE_F32, EXACT, 6998, 1},
+    {"decode", 1, 5000, 64, 128, 2048, DTYPE_F8_E4M3, EXACT, 4999, 1},
+};
+#define N_EXACT_CASE (int)(sizeof exact_cases / sizeof *exact_cases)
+
+static const struct index_case random_cases[] = {
+    {"fp32", 23, 700, 4, 64, 100, DTYPE_F32, NORMAL, 650, 1},
+    {"bf16", 23, 700, 4, 64, 100, DTYPE_BF16, NORMAL, 650, 1},
+    {"fp8", 23, 700, 4, 64, 100, DTYPE_F8_E4M3, NORMAL, 650, 1},
+    {"64 heads of 128, fp8", 40, 331, 64, 128, 64, DTYPE_F8_E4M3, NORMAL, 300, 1},
+    {"64 heads of 128, bf16", 9, 331, 64, 128, 64, DTYPE_BF16, NORMAL, 320, 1},
+    {"decode, fp8", 1, 5000, 64, 128, 2048, DTYPE_F8_E4M3, NORMAL, 4999, 1},
+    {"decode, bf16", 1, 5000, 64, 128, 2048, DTYPE_BF16, NORMAL, 4999, 1},
+};
+#define N_RANDOM_CASE (int)(sizeof random_cases / sizeof *random_cases)
+
+struct index_data {
+    float *query, *key, *weight, *scale; // as fp32, rounded to the case's format
+    void *typed_query, *typed_key;
+    int64_t *query_position, *key_position;
+    double *score; // [n_query, n_key] by the definition; of keys that are not visible: not set
+};
+
+// Rounds x to the format, in place as well.
+static void *typed(enum dtype dtype, float *x, int64_t n) {
+    void *out = test_alloc(dtype_bytes(dtype, n));
+    dtype_from_float(dtype, x, n, out);
+    dtype_to_float(dtype, out, n, x);
+    return out;
+}
+
+static float content_element(const struct index_case *c, uint64_t seed, int64_t i) {
+    if (c->content == NORMAL) return random_normal(seed, (uint64_t)i) / sqrtf((float)c->head_dim);
+    return (float)(random_bits(seed, (uint64_t)i) % 3) - 1;
+}
+
+static float content_weight(const struct index_case *c, int64_t i) {
+    if (c->content == NORMAL) return random_normal(3, (uint64_t)i) / sqrtf((float)c->n_head);
+    if (c->content == MINUS_INFINITY) return -INFINITY;
+    float weight = (float)(random_bits(3, (uint64_t)i) % 9) / 4 - 1; // -1 .. 1
+    return c->content == NEGATIVE ? -fabsf(weight) : weight;
+}
+
+static double definition(const struct index_case *c, const struct index_data *d, int64_t t,
+                         int64_t s) {
+    double score = 0;
+    for (int h = 0; h < c->n_head; h++) {
+        const float *query = d->query + (t * c->n_head + h) * c->head_dim;
+        const float *key = d->key + s * c->head_dim;
+        double dot = 0;
+        for (int i = 0; i < c->head_dim; i++) dot += (double)query[i] * (double)key[i];
+        if (dot > 0) score += (double)d->weight[t * c->n_head + h] * dot;
+    }
+    return score * (double)d->scale[s];
+}
+
+static int64_t count_visible(const struct index_case *c, const struct index_data *d, int64_t t) {
+    int64_t n = 0;
+    while (n < c->n_key && d->key_position[n] <= d->query_position[t]) n++;
+    return n;
+}
+
+static struct index_data index_data_open(const struct index_case *c) {
+    int64_t n_query = c->n_query * c->n_head * c->head_dim, n_key = c->n_key * c->head_dim;
+    struct index_data d = {.query = test_alloc(n_query * 4),
+                           .key = test_alloc(n_key * 4),
+                           .weight = test_alloc(c->n_query * c->n_head * 4),
+                           .scale = test_alloc(c->n_key * 4),
+                           .query_position = test_alloc(c->n_query * 8),
+                           .key_position = test_alloc(c->n_key * 8),
+                           .score = test_alloc(c->n_query * c->n_key * 8)};
+    for (int64_t i = 0; i < n_query; i++)
+        d.query[i] = c->content == ALL_ZERO ? -1 : content_element(c, 1, i);
+    for (int64_t i = 0; i < n_key; i++) {
+        int64_t j = c->content == ALL_EQUAL ? i % c->head_dim : i;
+        d.key[i] = c->content == ALL_ZERO ? 1 : content_element(c, 2, j);
+    }
+    if (c->content == MINUS_INFINITY) { // every product positive: 0 * -inf would be NaN
+        for (int64_t i = 0; i < c->n_query * c->n_head; i++) d.query[i * c->head_dim] = 99;
+        for (int64_t i = 0; i < c->n_key; i++) d.key[i * c->head_dim] = 99;
+    }
+    for (int64_t i = 0; i < c->n_query * c->n_head; i++) d.weight[i] = content_weight(c, i);
+    for (int64_t i = 0; i < c->n_key; i++) {
+        bool one = c->content == ALL_EQUAL || c->key_stride == 0;
+        d.scale[i] = one ? 1 : (float)(1 + random_bits(4, (uint64_t)i) % 2);
+        d.key_position[i] = i * (c->key_stride ? c->key_stride : 1);
+    }
+    for (int64_t i = 0; i < c->n_query; i++) d.query_position[i] = c->first_query + i;
+    d.typed_query = typed(c->dtype, d.query, n_query);
+    d.typed_key = typed(c->dtype, d.key, n_key);
+    for (int64_t t = 0; t < c->n_query; t++)
+        for (int64_t i = 0; i < count_visible(c, &d, t); i++)
+            d.score[t * c->n_key + i] = definition(c, &d, t, i);
+    return d;
+}
+
+static void index_data_close(struct index_data *d) {
+    void *all[] = {d->query,          d->key,          d->weight,
+                   d->scale,          d->typed_query,  d->typed_key,
+                   d->query_position, d->key_position, d->score};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
+}
+
+static int best_first(const void *a, const void *b) {
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return x < y ? 1 : x > y ? -1 : 0;
+}
+
+// A full sort: the best k visible keys of one query, best first.
+static int64_t oracle(const struct index_case *c, const struct index_data *d, int64_t t,
+                      uint64_t *out) {
+    int64_t n = count_visible(c, d, t);
+    for (int64_t s = 0; s < n; s++)
+        out[s] = candidate_make((float)d->score[t * c->n_key + s], d->key_position[s]);
+    qsort(out, (size_t)n, sizeof *out, best_first);
+    return n < c->k ? n : c->k;
+}
+
+struct split {
+    int64_t key_block, query_batch; // 0: all at once
+    bool backwards;                 // the last keys first
+};
+
+struct selection {
+    uint64_t *candidate;  // [n_query, k] best first
+    int32_t *n_candidate; // [n_query]
+};
+
+static enum status run_batch(struct backend *backend, const struct index_case *c,
+                             const struct index_data *d, const int64_t keys[2],
+                             const int64_t queries[2], struct selection *out) {
+    int64_t first = queries[0];
+    struct index_args args = {
+        .n_query = queries[1] - first,
+        .n_key = keys[1] - keys[0],
+        .n_head = c->n_head,
+        .head_dim = c->head_dim,
+        .dtype = c->dtype,
+        .query =
+            (const char *)d->typed_query + dtype_bytes(c->dtype, first * c->n_head * c->head_dim),
+        .weight = d->weight + first * c->n_head,
+        .key = (const char *)d->typed_key + dtype_bytes(c->dtype, keys[0] * c->head_dim),
+        .key_scale = c->key_stride ? d->scale + keys[0] : NULL,
+        .query_position = d->query_position + first,
+        .key_position = d->key_position + keys[0],
+        .k = c->k,
+        .candidate = out->candidate + first * c->k,
+        .n_candidate = out->n_candidate + first,
+    };
+    return backend->ops->index_top_k(backend, &args);
+}
+
+static struct selection selection_open(const struct index_case *c) {
+    struct selection s = {test_alloc(c->n_query * c->k * 8), test_alloc(c->n_query * 4)};
+    poison(s.candidate, c->n_query * c->k * 8);
+    memset(s.n_candidate, 0, (size_t)c->n_query * sizeof *s.n_candidate);
+    return s;
+}
+
+static void selection_close(struct selection *s) {
+    free(s->candidate);
+    free(s->n_candidate);
+}
+
+static struct selection select_split(struct backend *backend, const struct index_case *c,
+                                     const struct index_data *d, struct split split) {
+    struct selection out = selection_open(c);
+    int64_t block = split.key_block ? split.key_block : c->n_key + 1;
+    int64_t batch = split.query_batch ? split.query_batch : c->n_query + 1;
+    int64_t n_block = c->n_key / block + 1;
+    for (int64_t i = 0; i < n_block; i++) {
+        int64_t begin = (split.backwards ? n_block - 1 - i : i) * block;
+        int64_t keys[2] = {begin, begin + block < c->n_key ? begin + block : c->n_key};
+        for (int64_t t = 0; t < c->n_query; t += batch) {
+            int64_t queries[2] = {t, t + batch < c->n_query ? t + batch : c->n_query};
+            assert_int_equal(run_batch(backend, c, d, keys, queries, &out), OK);
+        }
+    }
+    for (int64_t t = 0; t < c->n_query; t++)
+        qsort(out.candidate + t * c->k, (size_t)out.n_candidate[t], 8, best_first);
+    return out;
+}
+
+// The reference takes a tenth of a second for so many products: once is enough.
+static bool is_slow(int backend, const struct index_case *c) {
+    return backend == 0 && c->n_query * c->n_key * c->n_head * c->head_dim > 20000000;
+}
+
+static void check_exact(const struct index_case *c, int b, const struct index_data *d,
+                        struct split split) {
+    struct selection got = select_split(&backends[b], c, d, split);
+    uint64_t *expected = test_alloc(c->n_key * 8);
+    for (int64_t t = 0; t < c->n_query; t++) {
+        int64_t n = oracle(c, d, t, expected);
+        assert_int_equal(got.n_candidate[t], n);
+        if (memcmp(got.candidate + t * c->k, expected, (size_t)n * sizeof *expected))
+            fail_msg("%s: query %d, backend %d, blocks of %d keys", c->name, (int)t, b,
+                     (int)split.key_block);
+    }
+    free(expected);
+    selection_close(&got);
+}
+
+static void test_exact_scores(void **state) {
+    (void)state;
+    for (int i = 0; i < N_EXACT_CASE; i++) {
+        const struct index_case *c = &exact_cases[i];
+        struct index_data d = index_data_open(c);
+        for (int b = 0; b < N_BACKEND; b++) {
+            check_exact(c, b, &d, (struct split){0});
+            if (is_slow(b, c)) continue;
+            check_exact(c, b, &d, (struct split){64, 0, true});
+            check_exact(c, b, &d, (struct split){370, 2, false});
+            check_exact(c, b, &d, (struct split){600, 1, true});
+        }
+        index_data_close(&d);
+    }
+}
+
+// Scores are close to the definition's, and no key that was left out is better than the worst kept.
+static void check_close(const struct index_case *c, const struct index_data *d, int b,
+                        const struct selection *got) {
+    bool *kept = test_alloc(c->n_key * (int64_t)sizeof *kept);
+    for (int64_t t = 0; t < c->n_query; t++) {
+        const double *score = d->score + t * c->n_key;
+        int64_t n_visible = count_visible(c, d, t);
+        memset(kept, 0, (size_t)c->n_key * sizeof *kept);
+        int32_t n = got->n_candidate[t];
+        assert_int_equal(n, n_visible < c->k ? n_visible : c->k);
+        float worst = n ? candidate_score(got->candidate[t * c->k + n - 1]) : -INFINITY;
+        for (int32_t i = 0; i < n; i++) {
+            uint64_t candidate = got->candidate[t * c->k + i];
+            int64_t key = candidate_position(candidate); // keys are at 0, 1, ..
+            double error = fabs((double)candidate_score(candidate) - score[key]);
+            if (!(error <= TOLERANCE_F32.absolute + TOLERANCE_F32.relative * fabs(score[key])))
+                fail_msg("%s: backend %d, query %d: score %g, expected %g", c->name, b, (int)t,
+                         (double)candidate_score(candidate), score[key]);
+            kept[key] = true;
+        }
+        for (int64_t s = 0; s < n_visible; s++)
+            if (!kept[s] && score[s] > (double)worst + 2 * TOLERANCE_F32.absolute)
+                fail_msg("%s: backend %d, query %d misses key %d", c->name, b, (int)t, (int)s);
+    }
+    free(kept);
+}
+
+static void test_random_scores(void **state) {
+    (void)state;
+    const struct split splits[] = {{64, 0, false}, {100, 0, true},  {0, 1, false},
+                                   {0, 7, false},  {100, 7, false}, {64, 1, true}};
+    for (int i = 0; i < N_RANDOM_CASE; i++) {
+        const struct index_case *c = &random_cases[i];
+        struct index_data d = index_data_open(c);
+        struct selection avx2 = {0};
+        for (int b = 0; b < N_BACKEND; b++) {
+            struct selection whole = select_split(&backends[b], c, &d, (struct split){0});
+            check_close(c, &d, b, &whole);
+            for (size_t s = 0; s < sizeof splits / sizeof *splits && !is_slow(b, c); s++) {
+                struct selection got = select_split(&backends[b], c, &d, splits[s]);
+                assert_memory_equal(got.n_candidate, whole.n_candidate, (size_t)c->n_query * 4);
+                assert_memory_equal(got.candidate, whole.candidate,
+                                    (size_t)(c->n_query * c->k) * 8);
+                selection_close(&got);
+            }
+            if (b == BACKEND_AVX2_5_THREADS)
+                assert_memory_equal(whole.candidate, avx2.candidate,
+                                    (size_t)(c->n_query * c->k) * 8);
+            if (b == BACKEND_AVX2)
+                avx2 = whole;
+            else
+                selection_close(&whole);
+        }
+        selection_close(&avx2);
+        index_data_close(&d);
+    }
+}
+
+// Runs all queries, or the first ones; returns the message, "" when all went well.
+static const char *nan_message(int b, const struct index_case *c, const struct index_data *d,
+                               int64_t n_query) {
+    const int64_t keys[2] = {0, c->n_key}, queries[2] = {0, n_query};
+    struct selection s = selection_open(c);
+    enum status status = run_batch(&backends[b], c, d, keys, queries, &s);
+    selection_close(&s);
+    assert_true(status == OK || status == ERR_INPUT);
+    return status == OK ? "" : status_message();
+}
+
+// The first query with such a score, and its first token, wherever the threads find others.
+static void test_nan_score(void **state) {
+    (void)state;
+    const char *const form = "the indexer's score of query %d on token %d is not a number";
+    struct index_case c = {"nan", 40, 2000, 2, 64, 4, DTYPE_F32, EXACT, 1500, 1};
+    for (int b = 0; b < N_BACKEND; b++) {
+        struct index_data d = index_data_open(&c);
+        float *key = (float *)d.typed_key, *query = (float *)d.typed_query;
+        char expected[100];
+        key[1950 * 64] = NAN; // nobody sees it
+        assert_string_equal(nan_message(b, &c, &d, 40), "");
+        key[1510 * 64] = NAN;
+        key[1505 * 64 + 63] = -NAN;
+        query[30 * 2 * 64] = NAN;
+        snprintf(expected, sizeof expected, form, 1505, 1505);
+        assert_string_equal(nan_message(b, &c, &d, 40), expected);
+        assert_string_equal(nan_message(b, &c, &d, 1), "");
+        for (int i = 0; i < 2; i++) query[i] = 1;
+        key[700 * 64] = INFINITY;
+        key[700 * 64 + 1] = -INFINITY;
+        key[1400 * 64] = key[300 * 64 + 5] = NAN;
+        snprintf(expected, sizeof expected, form, 1500, 300);
+        assert_string_equal(nan_message(b, &c, &d, 1), expected);
+        assert_string_equal(nan_message(b, &c, &d, 40), expected);
+        key[300 * 64 + 5] = 0;
+        snprintf(expected, sizeof expected, form, 1500, 700);
+        assert_string_equal(nan_message(b, &c, &d, 1), expected);
+        index_data_close(&d);
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_exact_scores),
+        cmocka_unit_test(test_random_scores),
+        cmocka_unit_test(test_nan_score),
+    };
+    return cmocka_run_group_tests_name("index", tests, open_backends, close_backends);
+}
