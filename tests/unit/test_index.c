@@ -9,11 +9,13 @@
 
 #include <cmocka.h>
 
-#include "kernels/sparse.h"
+#include "kernels/cpu/cpu.h"
+#include "kernels/fp8.h"
 #include "tests/common/backends.h"
 #include "tests/common/cases.h"
 
-enum content { EXACT, ALL_EQUAL, ALL_ZERO, NEGATIVE, MINUS_INFINITY, NORMAL };
+enum content { EXACT, ALL_EQUAL, ALL_ZERO, NEGATIVE, MINUS_INFINITY, FP8_CODES, NORMAL };
+enum { QUERY_SEED = 1, KEY_SEED, WEIGHT_SEED, SCALE_SEED };
 struct index_case {
     const char *name;
     int64_t n_query, n_key;
@@ -47,6 +49,7 @@ static const struct index_case exact_cases[] = {
     {"k = 2048", 3, 5000, 2, 32, 2048, DTYPE_F8_E4M3, EXACT, 4998, 1},
     {"k = 3000", 2, 7000, 1, 16, 3000, DTYPE_F32, EXACT, 6998, 1},
     {"decode", 1, 5000, 64, 128, 2048, DTYPE_F8_E4M3, EXACT, 4999, 1},
+    {"all codes of fp8", 2, 256, 1, 40, 200, DTYPE_F8_E4M3, FP8_CODES, 255, 1},
 };
 #define N_EXACT_CASE (int)(sizeof exact_cases / sizeof *exact_cases)
 
@@ -77,14 +80,22 @@ static void *typed(enum dtype dtype, float *x, int64_t n) {
 }
 
 static float content_element(const struct index_case *c, uint64_t seed, int64_t i) {
+    if (c->content == FP8_CODES) { // query 0 sees the positive keys, query 1 the negative ones
+        int64_t row = i / c->head_dim;
+        if (i % c->head_dim != row * 7 % c->head_dim && seed == KEY_SEED) return 0;
+        if (seed == QUERY_SEED) return row % 2 ? -1 : 1;
+        return (row & 0x7f) == 0x7f ? 0 : fp8_to_float((uint8_t)row); // not NaN
+    }
     if (c->content == NORMAL) return random_normal(seed, (uint64_t)i) / sqrtf((float)c->head_dim);
     return (float)(random_bits(seed, (uint64_t)i) % 3) - 1;
 }
 
 static float content_weight(const struct index_case *c, int64_t i) {
-    if (c->content == NORMAL) return random_normal(3, (uint64_t)i) / sqrtf((float)c->n_head);
+    if (c->content == NORMAL)
+        return random_normal(WEIGHT_SEED, (uint64_t)i) / sqrtf((float)c->n_head);
     if (c->content == MINUS_INFINITY) return -INFINITY;
-    float weight = (float)(random_bits(3, (uint64_t)i) % 9) / 4 - 1; // -1 .. 1
+    if (c->content == FP8_CODES) return 1;
+    float weight = (float)(random_bits(WEIGHT_SEED, (uint64_t)i) % 9) / 4 - 1; // -1 .. 1
     return c->content == NEGATIVE ? -fabsf(weight) : weight;
 }
 
@@ -117,10 +128,10 @@ static struct index_data index_data_open(const struct index_case *c) {
                            .key_position = test_alloc(c->n_key * 8),
                            .score = test_alloc(c->n_query * c->n_key * 8)};
     for (int64_t i = 0; i < n_query; i++)
-        d.query[i] = c->content == ALL_ZERO ? -1 : content_element(c, 1, i);
+        d.query[i] = c->content == ALL_ZERO ? -1 : content_element(c, QUERY_SEED, i);
     for (int64_t i = 0; i < n_key; i++) {
         int64_t j = c->content == ALL_EQUAL ? i % c->head_dim : i;
-        d.key[i] = c->content == ALL_ZERO ? 1 : content_element(c, 2, j);
+        d.key[i] = c->content == ALL_ZERO ? 1 : content_element(c, KEY_SEED, j);
     }
     if (c->content == MINUS_INFINITY) { // every product positive: 0 * -inf would be NaN
         for (int64_t i = 0; i < c->n_query * c->n_head; i++) d.query[i * c->head_dim] = 99;
@@ -129,7 +140,7 @@ static struct index_data index_data_open(const struct index_case *c) {
     for (int64_t i = 0; i < c->n_query * c->n_head; i++) d.weight[i] = content_weight(c, i);
     for (int64_t i = 0; i < c->n_key; i++) {
         bool one = c->content == ALL_EQUAL || c->key_stride == 0;
-        d.scale[i] = one ? 1 : (float)(1 + random_bits(4, (uint64_t)i) % 2);
+        d.scale[i] = one ? 1 : (float)(1 + random_bits(SCALE_SEED, (uint64_t)i) % 2);
         d.key_position[i] = i * (c->key_stride ? c->key_stride : 1);
     }
     for (int64_t i = 0; i < c->n_query; i++) d.query_position[i] = c->first_query + i;
@@ -364,11 +375,53 @@ static void test_nan_score(void **state) {
     }
 }
 
+static void test_nan_formats(void **state) {
+    (void)state;
+    const enum dtype dtypes[] = {DTYPE_F8_E4M3, DTYPE_BF16};
+    for (int b = 0; b < N_BACKEND; b++)
+        for (int i = 0; i < 4; i++) {
+            struct index_case c = {"nan", 3, 70, 2, 64, 4, dtypes[i / 2], EXACT, 67, 1};
+            struct index_data d = index_data_open(&c);
+            float value = i % 2 ? -NAN : NAN;
+            dtype_from_float(c.dtype, &value, 1,
+                             (char *)d.typed_key + dtype_bytes(c.dtype, 68 * 64 + 33));
+            assert_string_equal(nan_message(b, &c, &d, 1), "");
+            assert_non_null(strstr(nan_message(b, &c, &d, 3), "query 68 on token 68 "));
+            index_data_close(&d);
+        }
+}
+
+// What `plan` counts on is what the operation takes.
+static void test_scratch(void **state) {
+    (void)state;
+    const enum isa isas[] = {ISA_AUTO, ISA_AVX512, ISA_AVX2, ISA_PLAIN};
+    const struct index_case shapes[] = {
+        {"prefill", 100, 500, 64, 128, 2048, DTYPE_F8_E4M3, EXACT, 400, 1},
+        {"decode", 1, 3000, 32, 64, 100, DTYPE_F32, EXACT, 2999, 1},
+        {"small", 3, 30, 3, 20, 1, DTYPE_BF16, EXACT, 30, 1},
+    };
+    for (int i = 0; i < 12; i++) {
+        const struct index_case *c = &shapes[i / 4];
+        const struct backend_options options = {BACKEND_CPU, isas[i % 4], 3};
+        struct backend backend;
+        assert_int_equal(backend_open(&options, &backend), OK);
+        struct index_data d = index_data_open(c);
+        struct selection got = select_split(&backend, c, &d, (struct split){0});
+        const struct scratch_shape shape = {
+            .index_k = c->k, .n_index_head = c->n_head, .index_dim = c->head_dim};
+        const struct cpu_state *cpu = cpu_state(&backend);
+        assert_true(cpu->scratch_bytes <= cpu_index_scratch_bytes(cpu, &shape));
+        selection_close(&got);
+        index_data_close(&d);
+        backend_close(&backend);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_exact_scores),
-        cmocka_unit_test(test_random_scores),
-        cmocka_unit_test(test_nan_score),
+        cmocka_unit_test(test_exact_scores), cmocka_unit_test(test_random_scores),
+        cmocka_unit_test(test_nan_score),    cmocka_unit_test(test_nan_formats),
+        cmocka_unit_test(test_scratch),
     };
     return cmocka_run_group_tests_name("index", tests, open_backends, close_backends);
 }
