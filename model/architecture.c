@@ -29,6 +29,26 @@ static const struct architecture architectures[] = {
         .class_name = "Qwen3ForCausalLM",
         .query_key_norm = true,
     },
+    {
+        .name = "deepseek_v3",
+        .model_type = "deepseek_v3",
+        .class_name = "DeepseekV3ForCausalLM",
+        .latent = true,
+    },
+    {
+        .name = "deepseek_v32",
+        .model_type = "deepseek_v32",
+        .class_name = "DeepseekV32ForCausalLM",
+        .latent = true,
+        .indexed = true,
+    },
+    {
+        .name = "glm_moe_dsa",
+        .model_type = "glm_moe_dsa",
+        .class_name = "GlmMoeDsaForCausalLM",
+        .latent = true,
+        .indexed = true,
+    },
 };
 enum { N_ARCHITECTURE = sizeof architectures / sizeof architectures[0] };
 
@@ -46,6 +66,7 @@ const struct architecture *architecture_find(const char *model_type, const char 
 const struct architecture *architecture_find_gguf(struct gguf_string name) {
     for (int i = 0; i < N_ARCHITECTURE; ++i) {
         const struct architecture *it = &architectures[i];
+        if (it->latent) continue; // only read from folders
         if (name.bytes == strlen(it->name) && memcmp(name.data, it->name, name.bytes) == 0)
             return it;
     }

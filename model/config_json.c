@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "model/config_deepseek.h"
 #include "model/json_util.h"
 #include "model/spec_draft.h"
 
@@ -72,12 +73,7 @@ static enum status read_variants(struct json_object in, struct spec_draft *draft
         TRY(json_read_bool(in, "attention_bias", &attention_bias));
     draft->attention_bias = draft->output_bias = attention_bias;
     TRY(json_read_object(in, "quantization_config", &quantization));
-    if (quantization)
-        FAIL(ERR_INPUT,
-             "%s: quantised safetensors (quantization_config) are not supported; use the bfloat16 "
-             "folder or a GGUF file of this model",
-             in.path);
-    return OK;
+    return quantization ? config_check_fp8(in, quantization) : OK;
 }
 
 // Which layers attend to a window: layer_types when given, else use_sliding_window and
@@ -98,7 +94,9 @@ static enum status read_window(struct json_object in, struct spec_draft *draft) 
         const char *type = json_string_value(json_array_get(types, i));
         if (type && strcmp(type, "sliding_attention") == 0)
             used = true;
-        else if (!type || strcmp(type, "full_attention") != 0)
+        else if (!type ||
+                 (strcmp(type, "full_attention") != 0 &&
+                  !(draft->architecture->indexed && strcmp(type, "indexed_attention") == 0)))
             FAIL(ERR_INPUT, "%s: layer type %s is not supported", in.path, type ? type : "?");
     }
     draft->window = used ? window : 0;
@@ -193,6 +191,7 @@ static enum status read_config(struct json_object in, struct spec_draft *draft) 
     TRY(read_variants(in, draft));
     TRY(read_window(in, draft));
     TRY(read_rope(in, draft));
+    if (draft->architecture->latent) TRY(config_read_deepseek(in, draft));
     return read_stops(in, draft);
 }
 

@@ -10,7 +10,6 @@
 #include "model/spec_draft.h"
 
 enum {
-    MAX_LAYER = 4096,
     MAX_HEAD = 4096,
     MAX_HIDDEN = 1 << 18,
     MAX_FEED_FORWARD = 1 << 22,
@@ -47,14 +46,15 @@ static enum status check_range(const char *path, const char *what, int64_t value
 }
 
 static enum status check_sizes(const struct spec_draft *draft, const char *path) {
-    TRY(check_range(path, "the number of layers", draft->n_layer, 1, MAX_LAYER));
+    TRY(check_range(path, "the number of layers", draft->n_layer, 1, SPEC_MAX_LAYER));
     TRY(check_range(path, "the hidden size", draft->n_hidden, 8, MAX_HIDDEN));
     TRY(check_range(path, "the number of heads", draft->n_head, 1, MAX_HEAD));
     TRY(check_range(path, "the number of key/value heads", draft->n_kv_head, 1, draft->n_head));
     TRY(check_range(path, "the feed-forward size", draft->n_feed_forward, 1, MAX_FEED_FORWARD));
     TRY(check_range(path, "the vocabulary", draft->n_vocab, 1, MAX_VOCAB));
     TRY(check_range(path, "the trained context", draft->context, 1, INT64_C(1) << 40));
-    TRY(check_range(path, "the size of a head", draft->head_dim, 16, 256));
+    int64_t widest = draft->latent.rank ? 576 : 256;
+    TRY(check_range(path, "the size of a head", draft->head_dim, 16, widest));
     if (draft->head_dim % 8)
         FAIL(ERR_INPUT, "%s: heads of %" PRId64 " elements are no multiple of 8", path,
              draft->head_dim);
@@ -93,6 +93,21 @@ static enum status check_rope(const struct rope_spec *rope, const struct spec_dr
     return OK;
 }
 
+static void fill_latent(const struct spec_draft *draft, int layer, struct layer_spec *out) {
+    out->attention = ATTENTION_LATENT;
+    out->latent = draft->latent;
+    out->value_dim = draft->latent.rank;
+    if (draft->has_experts[layer]) {
+        out->feed_forward = FEED_FORWARD_EXPERTS;
+        out->experts = draft->experts;
+        out->n_feed_forward = draft->experts.n_shared * draft->experts.n_feed_forward;
+    }
+    if (!draft->index.n_head) return;
+    out->index = draft->index;
+    out->index.rope = 1;
+    if (draft->shares_index[layer]) out->index.layout = INDEX_SHARED;
+}
+
 static enum status fill_layers(const struct spec_draft *draft, const char *path,
                                struct model_spec *out) {
     const struct architecture *architecture = draft->architecture;
@@ -101,7 +116,7 @@ static enum status fill_layers(const struct spec_draft *draft, const char *path,
     out->layers = calloc((size_t)draft->n_layer, sizeof *out->layers);
     if (!out->layers) FAIL(ERR_MEMORY, "no memory for the layers of %s", path);
     out->n_layer = (int)draft->n_layer;
-    for (int i = 0; i < out->n_layer; ++i)
+    for (int i = 0; i < out->n_layer; ++i) {
         out->layers[i] = (struct layer_spec){
             .attention = ATTENTION_FULL,
             .feed_forward = FEED_FORWARD_GATED,
@@ -118,6 +133,8 @@ static enum status fill_layers(const struct spec_draft *draft, const char *path,
             .attention_scale = (float)scale,
             .rope = 0,
         };
+        if (draft->latent.rank) fill_latent(draft, i, &out->layers[i]);
+    }
     return OK;
 }
 
@@ -137,6 +154,11 @@ enum status spec_build(const struct spec_draft *given, const char *path, struct 
     snprintf(out->architecture, sizeof out->architecture, "%s", draft.architecture->name);
     out->n_rope = 1;
     out->ropes[0] = draft.rope;
+    if (draft.index.n_head) { // the same angles, other pairs
+        out->n_rope = 2;
+        out->ropes[1] = draft.rope;
+        out->ropes[1].interleaved = draft.index_interleaved;
+    }
     out->n_vocab = draft.n_vocab;
     out->n_hidden = (int)draft.n_hidden;
     out->norm_eps = (float)draft.norm_eps;

@@ -17,12 +17,16 @@ struct architecture {
     bool query_key_norm;
     bool query_key_value_bias; // always; others say so in attention_bias
     bool windowed;             // sliding_window applies without use_sliding_window
+    bool latent;               // latent attention and experts: config_deepseek.c
+    bool indexed;              // and a lightning indexer
 };
 // NULL when unsupported; either argument may be NULL.
 const struct architecture *architecture_find(const char *model_type, const char *class_name);
 const struct architecture *architecture_find_gguf(struct gguf_string name);
-// "llama, mistral, qwen2, qwen3", for messages.
+// "llama, mistral, qwen2, ...", for messages.
 const char *architecture_list(char out[128]);
+
+enum { SPEC_MAX_LAYER = 4096 };
 
 struct spec_draft {
     const struct architecture *architecture;
@@ -35,8 +39,13 @@ struct spec_draft {
     double attention_scale; // 0: head_dim^-0.5
     enum activation activation;
     bool tied_head, attention_bias, output_bias;
-    struct rope_spec rope; // dim 0: head_dim
-    double rotary_part;    // of a head that is rotated, when rope.dim is 0
+    struct rope_spec rope;     // dim 0: head_dim
+    double rotary_part;        // of a head that is rotated, when rope.dim is 0
+    struct latent_spec latent; // rank 0: full attention
+    struct expert_spec experts;
+    struct index_spec index; // of a layer that scores; n_head 0: none does
+    bool index_interleaved;
+    bool has_experts[SPEC_MAX_LAYER], shares_index[SPEC_MAX_LAYER];
     int n_stop;
     int32_t stop[MODEL_MAX_STOP];
 };

@@ -23,6 +23,51 @@ int64_t product_panel_rows(int64_t n_col) {
     return rows < 64 ? 64 : rows;
 }
 
+// The next stretch of a row from column `at` that shares one block scale; *scale is 1 without
+// scales.
+static int64_t scaled_stretch(const struct weight *w, int64_t row, int64_t at, float *scale) {
+    *scale = 1;
+    if (!w->scale) return w->n_col - at;
+    int64_t col = w->first_col + at, block = WEIGHT_SCALE_BLOCK;
+    *scale = w->scale[(w->first_row + row) / block * w->scale_stride + col / block];
+    return min64(w->n_col - at, block - col % block);
+}
+
+static void expand_row(const struct cpu_state *state, const struct weight *w, int64_t row,
+                       enum dtype dtype, void *out) {
+    const uint8_t *data = (const uint8_t *)w->data + row * w->row_bytes;
+    if (!w->scale && dtype == DTYPE_BF16) state->format->to_bf16(w->dtype, data, w->n_col, out);
+    if (!w->scale && dtype == DTYPE_F32) state->format->to_float(w->dtype, data, w->n_col, out);
+    if (!w->scale) return;
+    float scale, room[WEIGHT_SCALE_BLOCK];
+    for (int64_t at = 0, n; at < w->n_col; at += n) {
+        n = scaled_stretch(w, row, at, &scale);
+        float *to = dtype == DTYPE_F32 ? (float *)out + at : room;
+        state->format->to_float(w->dtype, data + at, n, to);
+        for (int64_t i = 0; i < n; i++) to[i] *= scale;
+        for (int64_t i = 0; i < n && dtype == DTYPE_BF16; i++)
+            ((bf16 *)out)[at + i] = bf16_from_float(to[i]);
+    }
+}
+
+static void dot_row(const struct cpu_state *state, const struct weight *w, int64_t row,
+                    const struct matmul_args *args, float *y) {
+    const uint8_t *data = (const uint8_t *)w->data + row * w->row_bytes;
+    int n_token = (int)args->n_token;
+    if (!w->scale) {
+        state->format->dot(w->dtype, data, w->n_col, args->x, args->x_stride, n_token, y);
+        return;
+    }
+    for (int t = 0; t < n_token; t++) y[t] = 0;
+    float scale, part[SHORT_TOKENS];
+    for (int64_t at = 0, n; at < w->n_col; at += n) {
+        n = scaled_stretch(w, row, at, &scale);
+        state->format->dot(w->dtype, data + at, n, (const float *)args->x + at, args->x_stride,
+                           n_token, part);
+        for (int t = 0; t < n_token; t++) y[t] += scale * part[t];
+    }
+}
+
 struct weight product_expand(const struct cpu_state *state, struct weight rows, enum dtype dtype,
                              void *room) {
     if (!product_needs_room(rows, dtype)) return rows;
@@ -30,12 +75,7 @@ struct weight product_expand(const struct cpu_state *state, struct weight rows, 
 #pragma omp parallel for num_threads(state->n_thread)                                              \
     schedule(static) if (rows.n_row * rows.n_col > PARALLEL_ELEMENTS)
     for (int64_t r = 0; r < rows.n_row; r++) {
-        const uint8_t *row = (const uint8_t *)rows.data + r * rows.row_bytes;
-        void *out = (uint8_t *)room + r * out_bytes;
-        if (dtype == DTYPE_BF16)
-            state->format->to_bf16(rows.dtype, row, rows.n_col, out);
-        else
-            state->format->to_float(rows.dtype, row, rows.n_col, out);
+        expand_row(state, &rows, r, dtype, (uint8_t *)room + r * out_bytes);
     }
     return (struct weight){.data = room,
                            .dtype = dtype,
@@ -86,8 +126,7 @@ void product_short(const struct cpu_state *state, const struct matmul_args *args
         int64_t end = min64(w.n_row, (part + 1) * ROWS_AT_ONCE);
         for (int64_t r = part * ROWS_AT_ONCE; r < end; r++) {
             float y[SHORT_TOKENS];
-            state->format->dot(w.dtype, (const uint8_t *)w.data + r * w.row_bytes, w.n_col, args->x,
-                               args->x_stride, (int)args->n_token, y);
+            dot_row(state, &w, r, args, y);
             put_row(args, r, y);
         }
     }

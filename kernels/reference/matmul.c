@@ -6,7 +6,7 @@
 
 // Expands row `row` of the weights; rounded to bf16 when the products are bf16.
 static void expand_row(struct weight w, int64_t row, enum dtype x_dtype, float *out) {
-    dtype_to_float(w.dtype, (const uint8_t *)w.data + row * w.row_bytes, w.n_col, out);
+    weight_row_to_float(&w, row, out);
     if (x_dtype == DTYPE_BF16)
         for (int64_t i = 0; i < w.n_col; i++) out[i] = bf16_to_float(bf16_from_float(out[i]));
 }

@@ -173,6 +173,33 @@ static void matmul_of_views(void **state) {
     }
 }
 
+// fp8 with a factor for each 128 x 128 block: the reference form against the definition, every
+// other against the reference, in views that begin inside a block.
+static void matmul_of_scaled_blocks(void **state) {
+    (void)state;
+    enum { N_ROW = 300, N_COL = 277, BLOCK = WEIGHT_SCALE_BLOCK };
+    struct weight w = random_weight(DTYPE_F8_E4M3, N_ROW, N_COL, 3, 11);
+    float scale[3 * 3], row[N_COL], plain[N_COL];
+    for (int i = 0; i < 9; i++) scale[i] = (float)(i + 1) * 0.3f;
+    w.scale = scale;
+    w.scale_stride = 3;
+    for (int r = 0; r < N_ROW; r += 37) {
+        weight_row_to_float(&w, r, row);
+        dtype_to_float(w.dtype, (const uint8_t *)w.data + r * w.row_bytes, N_COL, plain);
+        for (int i = 0; i < N_COL; i++)
+            assert_true(row[i] == plain[i] * scale[r / BLOCK * 3 + i / BLOCK]);
+    }
+    const struct weight views[] = {w, weight_rows(w, 100, 120),
+                                   weight_columns(weight_rows(w, 250, 50), 65, 200)};
+    for (int v = 0; v < 3; v++)
+        for (int64_t n_token = 1; n_token <= 40; n_token = n_token * 2 + 1) {
+            const struct matmul_case c = {n_token, views[v].n_row, 0, 2, v == 1, v == 2, DTYPE_F32};
+            check_matmul(&c, views[v], DTYPE_F32);
+            check_matmul(&c, views[v], DTYPE_BF16);
+        }
+    free((void *)w.data);
+}
+
 // Longer than a tile of tokens; wider than a panel of weights.
 static void matmul_in_tiles(void **state) {
     (void)state;
@@ -435,6 +462,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(matmul_in_every_format),
         cmocka_unit_test(matmul_of_views),
+        cmocka_unit_test(matmul_of_scaled_blocks),
         cmocka_unit_test(matmul_in_tiles),
         cmocka_unit_test(embed_every_format),
         cmocka_unit_test(norms_rows),

@@ -75,7 +75,7 @@ static void test_other_formats(void **state) {
     assert_string_equal(list.tensors[0].format, "I64");
     assert_int_equal(list.tensors[1].dtype, N_DTYPE);
     assert_string_equal(tensor_shape_text(&list.tensors[2], shape), "[2, 1, 1, 2]");
-    assert_int_equal(list.tensors[3].dtype, N_DTYPE); // without its scales it means nothing
+    assert_int_equal(list.tensors[3].dtype, DTYPE_F8_E4M3);
     tensor_list_close(&list);
 }
 

@@ -170,7 +170,7 @@ static void test_refusals(void **state) {
         {"{\"hidden_act\": \"relu\"}", "hidden_act relu"},
         {"{\"mlp_bias\": true}", "mlp_bias"},
         {"{\"tie_word_embeddings\": 1}", "not true or false"},
-        {"{\"quantization_config\": {\"quant_method\": \"gptq\"}}", "quantised safetensors"},
+        {"{\"quantization_config\": {\"quant_method\": \"gptq\"}}", "quantization_config is not supported"},
         {"{\"rope_scaling\": {\"type\": \"dynamic\", \"factor\": 2}}", "rope type dynamic"},
         {"{\"rope_scaling\": {\"type\": \"linear\"}}", "no factor"},
         {"{\"rope_scaling\": {\"type\": \"linear\", \"factor\": -2}}", "factor is -2"},
