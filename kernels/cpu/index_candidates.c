@@ -16,7 +16,7 @@ static void merge_query(const struct index_merge_args *args, int64_t t, uint64_t
     uint64_t *kept = args->candidate + t * args->k;
     int32_t n = args->n_candidate[t], n_other = args->other ? args->n_other[t] : 0;
     uint64_t threshold = 0;
-    if (n + n_other > args->k) {
+    if (args->other && n + n_other > args->k) {
         memcpy(all, kept, (size_t)n * sizeof *all);
         memcpy(all + n, args->other + t * args->k, (size_t)n_other * sizeof *all);
         threshold = index_select(all, n + n_other, args->k);
@@ -44,8 +44,8 @@ enum status cpu_index_merge(struct backend *backend, const struct index_merge_ar
 }
 
 enum status cpu_index_filter(struct backend *backend, const struct index_filter_args *args) {
-    int n_thread = count_threads(cpu_state(backend), args->n_query, args->k);
-#pragma omp parallel for num_threads(n_thread) schedule(static) if (n_thread > 1)
+#pragma omp parallel for schedule(static)                                                          \
+    num_threads(count_threads(cpu_state(backend), args->n_query, args->k))
     for (int64_t t = 0; t < args->n_query; t++) {
         uint64_t *kept = args->candidate + t * args->k, threshold = args->threshold[t];
         int32_t n = 0;

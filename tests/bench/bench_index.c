@@ -113,6 +113,62 @@ static void bench(enum isa isa, const char *name, int n_thread, enum dtype dtype
     backend_close(&backend);
 }
 
+// Seconds of the fastest of N_REPEAT calls; `reset` undoes what a call did.
+#define BEST_SECONDS(best, reset, call)                                                            \
+    do {                                                                                           \
+        best = INFINITY;                                                                           \
+        for (int i_ = 0; i_ < N_REPEAT; i_++) {                                                    \
+            reset;                                                                                 \
+            double start_ = now();                                                                 \
+            require(call);                                                                         \
+            best = fmin(best, now() - start_);                                                     \
+        }                                                                                          \
+    } while (0)
+
+// Lists of candidates among N_ROW keys, and the quantisation of as many index keys.
+static void bench_lists(int n_thread) {
+    enum { N_QUERY = 256, N_ROW = 131072 };
+    const struct backend_options options = {BACKEND_CPU, ISA_AUTO, n_thread};
+    struct backend backend;
+    require(backend_open(&options, &backend));
+    int64_t n = (int64_t)N_QUERY * K;
+    uint64_t *fresh = test_alloc(n * 8), *other = test_alloc(n * 8), *candidate = test_alloc(n * 8);
+    uint64_t *threshold = test_alloc(N_QUERY * 8);
+    int32_t *row = test_alloc(n * 4), *n_candidate = test_alloc(N_QUERY * 4);
+    int32_t *n_selected = test_alloc(N_QUERY * 4);
+    for (int64_t i = 0; i < n; i++) {
+        int64_t at = i % K * 32;
+        fresh[i] = candidate_make(random_normal(1, (uint64_t)i), 2 * at);
+        other[i] = candidate_make(random_normal(2, (uint64_t)i), 2 * at + 1);
+    }
+    for (int t = 0; t < N_QUERY; t++) n_candidate[t] = K;
+    const struct index_merge_args merge = {N_QUERY, K,           candidate, n_candidate,
+                                           other,   n_candidate, threshold};
+    const struct key_run run = {0, 1, N_ROW, 0};
+    const struct select_rows_args rows = {N_QUERY, K,     candidate, n_candidate, &run,
+                                          1,       N_ROW, row,       n_selected};
+    double seconds;
+    BEST_SECONDS(seconds, memcpy(candidate, fresh, (size_t)n * 8),
+                 backend.ops->index_merge(&backend, &merge));
+    printf("merge of 2 x %d candidates: %.1f us a query\n", K, 1e6 * seconds / N_QUERY);
+    BEST_SECONDS(seconds, (void)0, backend.ops->select_rows(&backend, &rows));
+    printf("rows of %d candidates among %d: %.1f us a query\n", K, N_ROW, 1e6 * seconds / N_QUERY);
+    float *x = random_vector(DTYPE_F32, (int64_t)N_ROW * HEAD_DIM, 1, 3);
+    const struct quantize_args quantize = {.x = x,
+                                           .n_row = N_ROW,
+                                           .n_col = HEAD_DIM,
+                                           .block = HEAD_DIM,
+                                           .power_of_two = true,
+                                           .out = test_alloc((int64_t)N_ROW * HEAD_DIM),
+                                           .scale = test_alloc(N_ROW * 4)};
+    BEST_SECONDS(seconds, (void)0, backend.ops->quantize(&backend, &quantize));
+    printf("quantisation: %.1f GB/s of fp32 read\n", 1e-9 * 4 * N_ROW * HEAD_DIM / seconds);
+    free(quantize.out), free(quantize.scale), free(x);
+    free(fresh), free(other), free(candidate), free(threshold);
+    free(row), free(n_candidate), free(n_selected);
+    backend_close(&backend);
+}
+
 int main(int argc, char **argv) {
     int n_thread = argc > 1 ? atoi(argv[1]) : 2;
     struct backend_options options = {.kind = BACKEND_CPU, .isa = ISA_AUTO, .n_thread = n_thread};
@@ -121,6 +177,7 @@ int main(int argc, char **argv) {
     bool bf16_products = backend.bf16_products;
     backend_close(&backend);
     printf("%d heads of %d, the best %d; %d threads\n", N_HEAD, HEAD_DIM, K, n_thread);
+    bench_lists(n_thread);
     if (bf16_products) {
         bench(ISA_AVX512_BF16, "avx512bf16", n_thread, DTYPE_F8_E4M3, true);
         bench(ISA_AVX512_BF16, "avx512bf16", n_thread, DTYPE_BF16, true);
