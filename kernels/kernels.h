@@ -179,7 +179,7 @@ struct scratch_shape {
     int64_t n_hidden;       // columns of the vocabulary's matrices
     int64_t widest_row;     // columns of the layers' matrices, and the elements of the largest
     int64_t largest_weight;
-    int n_head, head_dim;
+    int n_head, head_dim, value_dim;
     int index_k, n_index_head, index_dim; // of the lightning indexer; 0: there is none
 };
 

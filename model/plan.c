@@ -157,6 +157,7 @@ enum status session_plan(const struct checkpoint *checkpoint, const struct backe
         .largest_weight = weights.largest_elements,
         .n_head = sizes.attention.n_head,
         .head_dim = sizes.attention.head_dim,
+        .value_dim = sizes.attention.value_dim,
     };
     *out = (struct memory_plan){
         .weights = weights.bytes / local_size + weights.expert_bytes + weights.own_bytes,

@@ -13,9 +13,11 @@ enum {
     MIN_TASK = 64,       // tasks below which keys are split
     MIN_SPLIT_KEY = 256, // fewest keys worth a task of their own
     MAX_HEADS_ROW = 128, // most rows of all heads that share a task
-    MAX_DIM = 256,
-    MAX_ROW = 384,                    // rows of a task: a multiple of the row block
-    ROW_FLOATS = 48 * 1024,           // query and sum of a task's rows stay within the L2 cache
+    // Rows of a task, multiples of the row block: as many as keep query and sum within the L2
+    // cache, but never so few that the 128 heads of latent attention need two packings of a key.
+    MIN_ROW = 132,
+    MAX_ROW = 384,
+    ROW_FLOATS = 48 * 1024,
     MASS_KEY = 8 * ATTENTION_KEY_TILE // keys of an attention_mass task
 };
 
@@ -38,7 +40,7 @@ static int64_t at_line(int64_t bytes) {
 
 static int task_rows(int head_dim, int value_width) {
     int n = ROW_FLOATS / (head_dim + value_width) / ATTENTION_ROW_BLOCK * ATTENTION_ROW_BLOCK;
-    return n < MAX_ROW ? n : MAX_ROW;
+    return n < MIN_ROW ? MIN_ROW : n < MAX_ROW ? n : MAX_ROW;
 }
 
 static void shape_slices(struct shape *s) {
@@ -56,8 +58,8 @@ static void shape_slices(struct shape *s) {
 
 static enum status shape_of(const struct cpu_state *state, const struct attention_args *a,
                             struct shape *s) {
-    if (a->head_dim % 8 || a->head_dim < 8 || a->head_dim > MAX_DIM || a->value_dim % 8 ||
-        a->value_dim < 8 || a->value_dim > MAX_DIM || a->n_head % a->n_kv_head)
+    if (a->head_dim % 8 || a->head_dim < 8 || a->head_dim > ATTENTION_MAX_DIM || a->value_dim % 8 ||
+        a->value_dim < 8 || a->value_dim > ATTENTION_MAX_DIM || a->n_head % a->n_kv_head)
         FAIL(ERR_INTERNAL, "attention of %d/%d heads, dimensions %d and %d is not supported",
              a->n_head, a->n_kv_head, a->head_dim, a->value_dim);
     s->tile = a->query_dtype == DTYPE_BF16 ? state->tile : state->tile->fp32;
@@ -67,8 +69,10 @@ static enum status shape_of(const struct cpu_state *state, const struct attentio
     s->unit_dim = a->head_dim / s->tile->unit;
     s->unit_pad = (int)round_up64(s->unit_dim, width);
     s->value_width = (int)round_up64(a->value_dim, width);
-    s->n_task_row = (int)min64(task_rows(a->head_dim, s->value_width), s->n_row);
-    s->n_row_tile = s->n_task_row ? divide_up(s->n_row, s->n_task_row) : 0;
+    // Tiles of rows are of nearly equal length.
+    s->n_row_tile = divide_up(s->n_row, task_rows(a->head_dim, s->value_width));
+    int64_t n_task_row = s->n_row_tile ? divide_up(s->n_row, s->n_row_tile) : 0;
+    s->n_task_row = (int)min64(round_up64(n_task_row, ATTENTION_ROW_BLOCK), s->n_row);
     // Few rows are bound by memory: a task then takes all heads of a key, which lie side by side.
     s->n_task_head = s->n_row * a->n_kv_head <= MAX_HEADS_ROW ? a->n_kv_head : 1;
     int64_t n_task = s->n_row_tile * a->n_kv_head / s->n_task_head;
@@ -318,22 +322,22 @@ enum status cpu_attention_mass(struct backend *backend, const struct attention_m
     return OK;
 }
 
-// Both dimensions 256 need most: the tiles of keys and values grow with them, the rows do not.
 int64_t cpu_attention_scratch_bytes(const struct cpu_state *state,
                                     const struct scratch_shape *shape) {
-    int dim = shape->head_dim;
+    int width = state->tile->fp32->vec_width;
+    int value_width = (int)round_up64(shape->value_dim, width);
     struct shape s = {.tile = state->tile->fp32,
-                      .unit_dim = dim,
-                      .unit_pad = dim,
-                      .value_width = dim,
-                      .n_task_row = task_rows(dim, dim),
+                      .unit_dim = shape->head_dim,
+                      .unit_pad = (int)round_up64(shape->head_dim, width),
+                      .value_width = value_width,
+                      .n_task_row = task_rows(shape->head_dim, value_width),
                       .n_task_head = 1};
     shape_slices(&s);
     // Keys are split into ranges until there are MIN_TASK tasks; each range but the first keeps the
     // partial of its rows.
     int64_t n_row = min64(shape->n_token * shape->n_head * (shape->n_key / MIN_SPLIT_KEY),
                           MIN_TASK * (int64_t)s.n_task_row);
-    return state->n_thread * s.bytes + n_row * (dim + 1) * (int64_t)sizeof(float);
+    return state->n_thread * s.bytes + n_row * (shape->value_dim + 1) * (int64_t)sizeof(float);
 }
 
 const struct attention_tile *cpu_attention_tile_choose(enum isa isa) {

@@ -158,7 +158,7 @@ static void add_row_values(const struct tile_work *w, int row, int begin, const 
     if (n > 0) add_values(1, w, row, n, weight, value, &keep);
     if (w->visible[row] % UNIT == 0) return;
     // The last unit pairs a visible key with one that is not: multiply a copy without the latter.
-    bf16 pair[2 * 256];
+    bf16 pair[2 * ATTENTION_MAX_DIM];
     memcpy(pair, value + (int64_t)n * w->value_width, (size_t)w->value_width * sizeof(unit));
     for (int i = 0; i < w->value_width; i++) pair[2 * i + 1] = 0;
     add_values(1, w, row, 1, weight + n, (const unit *)(const void *)pair, &keep);

@@ -10,6 +10,7 @@
 enum {
     ATTENTION_KEY_TILE = 128, // keys whose scores exist at one time
     ATTENTION_ROW_BLOCK = 6,  // rows whose sums fit the registers
+    ATTENTION_MAX_DIM = 576,  // of keys and of values
 };
 
 // Rows of one kv head: row i begins at data + i * stride elements.

@@ -25,6 +25,8 @@ enum content {
     NAN_VALUE,  // their values do
     INF_KEY,    // one key gives scores of +inf to some rows and -inf to others
     INF_VALUE,
+    VALUE_IN_KEY,     // a value is the start of its key
+    NAN_VALUE_IN_KEY, // so it is, and the last three hold NaN
 };
 
 struct attention_case {
@@ -60,6 +62,13 @@ static const struct attention_case cases[] = {
     {"12:2 of 32, not causal", 12, 190, 12, 2, 32, 32, false, LAST, RANDOM, 8},
     {"keys of 192, values of 128", 9, 150, 4, 2, 192, 128, true, LAST, RANDOM, 8},
     {"keys of 8, values of 256", 9, 150, 4, 2, 8, 256, true, LAST, RANDOM, 0},
+    {"4:4, keys of 192, values of 128", 21, 260, 4, 4, 192, 128, true, LAST, RANDOM, 8},
+    {"16:1, keys of 576, values of 512", 3, 150, 16, 1, 576, 512, true, LAST, RANDOM, 16},
+    {"values in keys of 576", 3, 150, 16, 1, 576, 512, true, LAST, VALUE_IN_KEY, 16},
+    {"values in keys, several row tiles", 10, 140, 16, 1, 576, 512, true, LAST, VALUE_IN_KEY, 0},
+    {"values in keys, decode", 1, 601, 16, 1, 576, 512, true, LAST, VALUE_IN_KEY, 0},
+    {"NaN in keys that are values", 8, 141, 4, 1, 576, 512, true, LAST, NAN_VALUE_IN_KEY, 0},
+    {"keys and values of 576", 7, 131, 2, 1, 576, 576, true, LAST, NAN_VALUE, 0},
     {"shards", 60, 333, 6, 2, 32, 32, true, SHARDS, RANDOM, 8},
     {"shards, odd counts", 37, 201, 3, 3, 16, 16, true, SHARDS, RANDOM, 0},
     {"decode", 1, 5003, 9, 3, 64, 64, true, LAST, RANDOM, 0},
@@ -164,8 +173,14 @@ static struct attention_args new_arguments(const struct attention_case *c, enum 
     a.query = new_rows(query_dtype, c->n_query, n_query_col, a.query_stride, grow, 1);
     void *key = new_rows(kv_dtype, c->n_key, n_key_col, a.key_stride, key_scale, 2);
     void *value = new_rows(kv_dtype, c->n_key, n_value_col, a.value_stride, 1, 3);
+    if (c->content == VALUE_IN_KEY || c->content == NAN_VALUE_IN_KEY) {
+        free(value);
+        value = key;
+        a.value_stride = a.key_stride;
+    }
     int64_t n = c->n_key;
-    if (c->content == NAN_KEY) spoil(kv_dtype, key, n - 3, n, n_key_col, a.key_stride, NAN);
+    if (c->content == NAN_KEY || c->content == NAN_VALUE_IN_KEY)
+        spoil(kv_dtype, key, n - 3, n, n_key_col, a.key_stride, NAN);
     if (c->content == NAN_VALUE) spoil(kv_dtype, value, n - 3, n, n_value_col, a.value_stride, NAN);
     if (c->content == INF_KEY) spoil(kv_dtype, key, n - 9, n - 8, 1, a.key_stride, INFINITY);
     if (c->content == INF_VALUE) spoil(kv_dtype, value, n - 9, n - 8, 5, a.value_stride, INFINITY);
@@ -182,7 +197,7 @@ static struct attention_args new_arguments(const struct attention_case *c, enum 
 static void free_arguments(struct attention_args *a) {
     free((void *)a->query);
     free((void *)a->key);
-    free((void *)a->value);
+    if (a->value != a->key) free((void *)a->value);
     free((void *)a->query_position);
     free((void *)a->key_position);
     free(a->out);
@@ -432,7 +447,7 @@ static void test_attention_mass_equals_the_reference(void **state) {
     struct backend reference = open_backend(BACKEND_REFERENCE, ISA_AUTO, 1);
     for (int i = 0; i < N_CASE; i++) {
         const struct attention_case *c = &cases[i];
-        if (c->content != RANDOM && c->content != EQUAL) continue;
+        if (c->content != RANDOM && c->content != EQUAL && c->content != VALUE_IN_KEY) continue;
         for (int f = 0; f < N_FORMAT; f++) {
             struct attention_args a = new_arguments(c, formats[f].query, formats[f].kv);
             attend(&reference, &a);
