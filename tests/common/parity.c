@@ -4,9 +4,13 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include <cmocka.h>
+
+#include "tests/common/mpi_test.h"
+#include "tests/common/tolerance.h"
 
 static void demand(enum status status) {
     if (status != OK) fail_msg("%s", status_message());
@@ -19,7 +23,8 @@ static struct session *open_session(const struct parity_model *model, struct pro
                                       .kv_precision = PRECISION_AUTO,
                                       .layout = LAYOUT_ZIGZAG,
                                       .max_tokens = max_tokens,
-                                      .chunk = model->chunk};
+                                      .chunk = model->chunk,
+                                      .exchange = model->exchange};
     demand(
         session_open(model->checkpoint, model->backend, model->comm, profile, &options, &session));
     return session;
@@ -92,4 +97,35 @@ int64_t parity_check_greedy(const struct parity_model *model, const struct fixtu
     session_close(&session);
     free(logits);
     return n_equal;
+}
+
+void parity_check(const struct parity_run *run) {
+    char path[256];
+    struct fixture fixture;
+    struct checkpoint checkpoint = {0};
+    struct backend backend = {0};
+    snprintf(path, sizeof path, "tests/fixtures/%s/reference.json", run->name);
+    assert_true(fixture_open(path, &fixture));
+    snprintf(path, sizeof path, "tests/fixtures/%s", run->name);
+    demand(checkpoint_open(path, &checkpoint));
+    demand(backend_open(&(struct backend_options){.kind = run->kind, .n_thread = 1}, &backend));
+    struct parity_model model = {.checkpoint = &checkpoint,
+                                 .backend = &backend,
+                                 .comm = &mpi_test_comm,
+                                 .precision = PRECISION_FP32,
+                                 .chunk = run->chunk,
+                                 .exchange = run->exchange};
+    for (int i = 0; i < fixture.n_case; i++) {
+        struct parity_distance d = parity_measure(&model, &fixture.cases[i]);
+        if (!(d.logprob_max <= PARITY_FP32_MAX) || !(d.logit_max <= PARITY_FP32_MAX)) {
+            fail_msg("%s, case %s: log-probabilities differ by %g, logits by %g", run->name,
+                     fixture.cases[i].name, d.logprob_max, d.logit_max);
+        }
+    }
+    for (int i = 0; i < fixture.n_greedy; i++) {
+        parity_check_greedy(&model, &fixture.greedy[i], 2 * PARITY_FP32_MAX);
+    }
+    backend_close(&backend);
+    checkpoint_close(&checkpoint);
+    fixture_close(&fixture);
 }

@@ -11,7 +11,8 @@ struct parity_model {
     struct backend *backend;
     struct comm *comm;
     enum precision precision;
-    int64_t chunk; // 0: the whole prompt at once
+    int64_t chunk;          // 0: the whole prompt at once
+    enum exchange exchange; // of sparse attention
 };
 
 // Largest and mean distance between Halka's log-probabilities (and last logits) and the case's.
@@ -26,5 +27,15 @@ struct parity_distance parity_measure(const struct parity_model *model,
 // a different token at a smaller margin nothing more can be compared. Returns the tokens compared.
 int64_t parity_check_greedy(const struct parity_model *model, const struct fixture_greedy *from,
                             double margin);
+
+// Every case and greedy continuation of tests/fixtures/NAME, opened there, on all ranks of
+// mpi_test_comm with one thread each, in fp32.
+struct parity_run {
+    const char *name;
+    enum backend_kind kind;
+    int64_t chunk;
+    enum exchange exchange;
+};
+void parity_check(const struct parity_run *run);
 
 #endif
