@@ -13,41 +13,86 @@
 #define QWEN2_SYSTEM "You are a helpful assistant"
 #define LLAMA31_SYSTEM "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n"
 
+#define DEEPSEEK_HEAD "<｜begin▁of▁sentence｜><｜User｜>"
+#define DEEPSEEK_STOP "<｜end▁of▁sentence｜>"
+#define GLM_HEAD "[gMASK]<sop><|user|>"
+
 static const struct row {
     const char *sign;  // recognises the checkpoint's own template; NULL: not recognised by it
     const char *token; // recognises a vocabulary when there is no template; NULL: never
+    const char *also;  // a second token that the vocabulary must have; NULL: none
     struct chat_template pieces;
 } rows[] = {
     // Of several rows that fit, the first is taken: particular ones come before general ones.
     {SMOLLM_SYSTEM,
      NULL,
+     NULL,
      {CHAT_CHATML, "chatml (SmolLM2)", CHATML_SYSTEM(SMOLLM_SYSTEM) CHATML_USER, "\n\n",
       CHATML_TAIL, false, "<|im_end|>"}},
     {QWEN25_SYSTEM,
+     NULL,
      NULL,
      {CHAT_CHATML, "chatml (Qwen 2.5)", CHATML_SYSTEM(QWEN25_SYSTEM) CHATML_USER, "\n\n",
       CHATML_TAIL, false, "<|im_end|>"}},
     {"<|im_start|>system\n" QWEN2_SYSTEM ".<|im_end|>",
      NULL,
+     NULL,
      {CHAT_CHATML, "chatml (Qwen 2)", CHATML_SYSTEM(QWEN2_SYSTEM ".") CHATML_USER, "\n\n",
       CHATML_TAIL, false, "<|im_end|>"}},
     {"<|im_start|>",
      "<|im_start|>",
+     NULL,
      {CHAT_CHATML, "chatml", CHATML_USER, "\n\n", CHATML_TAIL, false, "<|im_end|>"}},
     {"Cutting Knowledge Date: December 2023",
+     NULL,
      NULL,
      {CHAT_LLAMA3, "llama3 (3.1)",
       LLAMA3_HEADER("system") LLAMA31_SYSTEM "<|eot_id|>" LLAMA3_HEADER("user"), "\n\n",
       "<|eot_id|>" LLAMA3_HEADER("assistant"), true, "<|eot_id|>"}},
     {"<|start_header_id|>",
      "<|start_header_id|>",
+     NULL,
      {CHAT_LLAMA3, "llama3", LLAMA3_HEADER("user"), "\n\n", "<|eot_id|>" LLAMA3_HEADER("assistant"),
       true, "<|eot_id|>"}},
+    // DeepSeek from V3.1 on answers at once after a closed thought; its vocabulary then has
+    // <think>, where V3 has a place holder. V3.2 has no template of its own, others add one.
+    {"<｜Assistant｜></think>",
+     "<｜Assistant｜>",
+     "<think>",
+     {CHAT_DEEPSEEK, "deepseek (V3.1)", DEEPSEEK_HEAD, "\n\n", "<｜Assistant｜></think>", false,
+      DEEPSEEK_STOP}},
+    {"｜DSML｜",
+     NULL,
+     NULL,
+     {CHAT_DEEPSEEK, "deepseek (V3.2)", DEEPSEEK_HEAD, "\n\n", "<｜Assistant｜></think>", false,
+      DEEPSEEK_STOP}},
+    {"<｜Assistant｜>",
+     "<｜Assistant｜>",
+     NULL,
+     {CHAT_DEEPSEEK, "deepseek", DEEPSEEK_HEAD, "\n\n", "<｜Assistant｜>", false, DEEPSEEK_STOP}},
+    // GLM 4.5 and 4.6 open a line after each role and are told not to think; 4.7 and 5 do neither.
+    {"/nothink",
+     NULL,
+     NULL,
+     {CHAT_GLM, "glm (4.5)", GLM_HEAD "\n", "\n\n", "/nothink<|assistant|>\n<think></think>", false,
+      "<|user|>"}},
+    {"<|user|>{{",
+     "[gMASK]",
+     "<think>",
+     {CHAT_GLM, "glm (5)", GLM_HEAD, "\n\n", "<|assistant|></think>", false, "<|user|>"}},
+    {"[gMASK]<sop>",
+     "[gMASK]",
+     "<|assistant|>",
+     {CHAT_GLM, "glm", GLM_HEAD "\n", "\n\n", "<|assistant|>\n", false, "<|user|>"}},
     {"[AVAILABLE_TOOLS]",
      NULL,
+     NULL,
      {CHAT_MISTRAL, "mistral (v3)", "[INST] ", "\n\n", "[/INST]", true, "</s>"}},
-    {"[INST]", "[INST]", {CHAT_MISTRAL, "mistral", "[INST] ", "\n\n", " [/INST]", true, "</s>"}},
-    {NULL, NULL, {CHAT_NONE, "none", "", "\n\nQuestion: ", "\nAnswer:", true, NULL}},
+    {"[INST]",
+     "[INST]",
+     NULL,
+     {CHAT_MISTRAL, "mistral", "[INST] ", "\n\n", " [/INST]", true, "</s>"}},
+    {NULL, NULL, NULL, {CHAT_NONE, "none", "", "\n\nQuestion: ", "\nAnswer:", true, NULL}},
 };
 enum { N_ROW = sizeof(rows) / sizeof(*rows) };
 
@@ -69,30 +114,38 @@ static bool holds(const char *text, const char *sign) {
     return false;
 }
 
+static bool has(const struct tokenizer *tokenizer, const char *token) {
+    return tokenizer_find(tokenizer, token) >= 0;
+}
+
 const struct chat_template *chat_template_choose(const struct tokenizer *tokenizer,
                                                  enum chat_family wanted) {
     const char *own = tokenizer ? tokenizer_chat_template(tokenizer) : NULL;
-    const struct chat_template *general = &rows[N_ROW - 1].pieces;
+    const struct chat_template *plain = &rows[N_ROW - 1].pieces, *by_vocabulary = NULL;
     for (int i = 0; i < N_ROW; i++) {
-        if (wanted != CHAT_AUTO && rows[i].pieces.family != wanted) continue;
-        if (own && rows[i].sign && holds(own, rows[i].sign)) return &rows[i].pieces;
-        general = &rows[i].pieces; // a family's last row is its plain one
+        const struct row *row = &rows[i];
+        if (wanted != CHAT_AUTO && row->pieces.family != wanted) continue;
+        if (own && row->sign && holds(own, row->sign)) return &row->pieces;
+        if (!by_vocabulary && tokenizer && row->token && has(tokenizer, row->token) &&
+            (!row->also || has(tokenizer, row->also)))
+            by_vocabulary = &row->pieces;
+        plain = &row->pieces; // a family's last row is its plain one
     }
-    for (int i = 0; i < N_ROW && wanted == CHAT_AUTO && tokenizer; i++)
-        if (rows[i].token && tokenizer_find(tokenizer, rows[i].token) >= 0) return &rows[i].pieces;
-    return general;
+    return by_vocabulary ? by_vocabulary : plain;
 }
 
 enum status chat_family_parse(const char *name, enum chat_family *out) {
-    static const char *const names[] = {[CHAT_AUTO] = "auto",
-                                        [CHAT_NONE] = "none",
-                                        [CHAT_CHATML] = "chatml",
-                                        [CHAT_LLAMA3] = "llama3",
-                                        [CHAT_MISTRAL] = "mistral"};
-    for (int i = CHAT_AUTO; i <= CHAT_MISTRAL; i++) {
+    static const char *const names[N_CHAT_FAMILY] = {
+        [CHAT_AUTO] = "auto",     [CHAT_NONE] = "none",       [CHAT_CHATML] = "chatml",
+        [CHAT_LLAMA3] = "llama3", [CHAT_MISTRAL] = "mistral", [CHAT_DEEPSEEK] = "deepseek",
+        [CHAT_GLM] = "glm",
+    };
+    for (int i = 0; i < N_CHAT_FAMILY; i++) {
         if (strcmp(name, names[i]) != 0) continue;
         *out = (enum chat_family)i;
         return OK;
     }
-    FAIL(ERR_CONFIG, "the chat template '%s' is none of auto, none, chatml, llama3, mistral", name);
+    FAIL(ERR_CONFIG,
+         "the chat template '%s' is none of auto, none, chatml, llama3, mistral, deepseek, glm",
+         name);
 }

@@ -12,8 +12,8 @@
 
 #include "model/chat.h"
 
-// A tokenizer of three tokens with this special and this Jinja template (either may be NULL).
-static struct tokenizer *make_tokenizer(const char *special, const char *jinja) {
+// A tokenizer of two tokens, these specials (words) and this Jinja template (either may be NULL).
+static struct tokenizer *make_tokenizer(const char *specials, const char *jinja) {
     char folder[] = "/tmp/halka-chat-XXXXXX", path[64], template_path[64];
     struct tokenizer *tokenizer = NULL;
     assert_non_null(mkdtemp(folder));
@@ -22,7 +22,13 @@ static struct tokenizer *make_tokenizer(const char *special, const char *jinja) 
     FILE *file = fopen(path, "w");
     assert_non_null(file);
     fprintf(file, "{\"added_tokens\":[");
-    if (special) fprintf(file, "{\"id\":2,\"content\":\"%s\",\"special\":true}", special);
+    int id = 2;
+    for (const char *word = specials; word; word = strchr(word, ' ')) {
+        if (*word == ' ') word++;
+        fprintf(file, "%s{\"id\":%d,\"content\":\"%.*s\",\"special\":true}", id > 2 ? "," : "", id,
+                (int)strcspn(word, " "), word);
+        id++;
+    }
     fprintf(file, "],\"model\":{\"vocab\":{\"a\":0,\"b\":1},\"merges\":[]}}");
     assert_int_equal(fclose(file), 0);
     if (jinja) {
@@ -38,9 +44,9 @@ static struct tokenizer *make_tokenizer(const char *special, const char *jinja) 
     return tokenizer;
 }
 
-static void check(const char *special, const char *jinja, enum chat_family wanted,
+static void check(const char *specials, const char *jinja, enum chat_family wanted,
                   enum chat_family family, const char *prompt) {
-    struct tokenizer *tokenizer = make_tokenizer(special, jinja);
+    struct tokenizer *tokenizer = make_tokenizer(specials, jinja);
     const struct chat_template *chat = chat_template_choose(tokenizer, wanted);
     char text[1024];
     snprintf(text, sizeof(text), "%sD%sQ%s", chat->head, chat->middle, chat->tail);
@@ -90,6 +96,65 @@ static void test_vocabulary(void **state) {
     check("<|other|>", NULL, CHAT_AUTO, CHAT_NONE, "D\n\nQuestion: Q\nAnswer:");
 }
 
+#define DEEPSEEK_PROMPT "<｜begin▁of▁sentence｜><｜User｜>D\n\nQ<｜Assistant｜>"
+#define DEEPSEEK_MARKS "<｜begin▁of▁sentence｜> <｜User｜> <｜Assistant｜>"
+
+// Pieces of the published templates: V3 ends with the marker, V3.1 closes the thought after it.
+static void test_deepseek(void **state) {
+    (void)state;
+    check(NULL,
+          "{{'<｜User｜>' + message['content']}}{% if '</think>' in content %}"
+          "{% if add_generation_prompt %}{{'<｜Assistant｜>'}}{% endif %}",
+          CHAT_AUTO, CHAT_DEEPSEEK, DEEPSEEK_PROMPT);
+    check(NULL,
+          "{{'<｜User｜>' + message['content']}}{{'<｜Assistant｜></think>'}}{{'<｜Assistant｜>'}}"
+          "{%- if not thinking -%}{{'</think>'}}{%- else -%}{{'<think>'}}{%- endif -%}",
+          CHAT_AUTO, CHAT_DEEPSEEK, DEEPSEEK_PROMPT "</think>");
+    check(NULL,
+          "{%- set thinking_end_token = \"</think>\" -%}{%- set dsml_token = \"｜DSML｜\" -%}"
+          "<｜User｜>{{ message.content }}<｜Assistant｜>{{ thinking_end_token }}",
+          CHAT_AUTO, CHAT_DEEPSEEK, DEEPSEEK_PROMPT "</think>");
+    check(DEEPSEEK_MARKS, NULL, CHAT_AUTO, CHAT_DEEPSEEK, DEEPSEEK_PROMPT);
+    check(DEEPSEEK_MARKS " <think> </think>", NULL, CHAT_AUTO, CHAT_DEEPSEEK,
+          DEEPSEEK_PROMPT "</think>");
+    check(DEEPSEEK_MARKS " <think> </think>", NULL, CHAT_DEEPSEEK, CHAT_DEEPSEEK,
+          DEEPSEEK_PROMPT "</think>");
+    // Bars of ASCII are another vocabulary's; a vocabulary that can think need not be DeepSeek's.
+    check("<|User|> <|Assistant|> <think>", NULL, CHAT_AUTO, CHAT_NONE,
+          "D\n\nQuestion: Q\nAnswer:");
+    check("<|im_start|> <think>", NULL, CHAT_AUTO, CHAT_CHATML, CHATML_PROMPT);
+    assert_string_equal(chat_template_choose(NULL, CHAT_DEEPSEEK)->stop, "<｜end▁of▁sentence｜>");
+    assert_false(chat_template_choose(NULL, CHAT_DEEPSEEK)->add_bos); // the head writes it
+}
+
+#define GLM_MARKS "<|endoftext|> [gMASK] <sop> <|system|> <|user|> <|assistant|>"
+
+// GLM 4, GLM 4.5 and 4.6, GLM 4.7 and 5.
+static void test_glm(void **state) {
+    (void)state;
+    check(NULL,
+          "[gMASK]<sop>{% for m in messages %}<|user|>\n{{ m.content }}{% endfor %}"
+          "{% if add_generation_prompt %}<|assistant|>\n{% endif %}",
+          CHAT_AUTO, CHAT_GLM, "[gMASK]<sop><|user|>\nD\n\nQ<|assistant|>\n");
+    check(NULL,
+          "[gMASK]<sop>\n<|user|>\n{{ visible_text(m.content) }}{{- '/nothink' if (enable_thinking "
+          "is defined and not enable_thinking) else '' -}}<|assistant|>{{- '\\n<think></think>' if "
+          "(enable_thinking is defined and not enable_thinking) else '' -}}",
+          CHAT_AUTO, CHAT_GLM,
+          "[gMASK]<sop><|user|>\nD\n\nQ/nothink<|assistant|>\n<think></think>");
+    check(NULL,
+          "[gMASK]<sop>\n<|user|>{{ visible_text(m.content) }}<|assistant|>{{- '</think>' if "
+          "(enable_thinking is defined and not enable_thinking) else '<think>' -}}",
+          CHAT_AUTO, CHAT_GLM, "[gMASK]<sop><|user|>D\n\nQ<|assistant|></think>");
+    check(GLM_MARKS, NULL, CHAT_AUTO, CHAT_GLM, "[gMASK]<sop><|user|>\nD\n\nQ<|assistant|>\n");
+    check(GLM_MARKS " <think> </think> /nothink", NULL, CHAT_AUTO, CHAT_GLM,
+          "[gMASK]<sop><|user|>D\n\nQ<|assistant|></think>");
+    check("<|user|> <|assistant|> <think>", NULL, CHAT_AUTO, CHAT_NONE,
+          "D\n\nQuestion: Q\nAnswer:");
+    assert_string_equal(chat_template_choose(NULL, CHAT_GLM)->stop, "<|user|>");
+    assert_false(chat_template_choose(NULL, CHAT_GLM)->add_bos);
+}
+
 static void test_wanted(void **state) {
     (void)state;
     check("<|im_start|>", "<|im_start|>", CHAT_LLAMA3, CHAT_LLAMA3, LLAMA3_PROMPT);
@@ -111,16 +176,19 @@ static void test_names(void **state) {
     assert_int_equal(family, CHAT_AUTO);
     assert_int_equal(chat_family_parse("mistral", &family), OK);
     assert_int_equal(family, CHAT_MISTRAL);
+    assert_int_equal(chat_family_parse("deepseek", &family), OK);
+    assert_int_equal(family, CHAT_DEEPSEEK);
+    assert_int_equal(chat_family_parse("glm", &family), OK);
+    assert_int_equal(family, CHAT_GLM);
     assert_int_equal(chat_family_parse("alpaca", &family), ERR_CONFIG);
     assert_non_null(strstr(status_message(), "alpaca"));
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_own_template),
-        cmocka_unit_test(test_vocabulary),
-        cmocka_unit_test(test_wanted),
-        cmocka_unit_test(test_names),
+        cmocka_unit_test(test_own_template), cmocka_unit_test(test_vocabulary),
+        cmocka_unit_test(test_deepseek),     cmocka_unit_test(test_glm),
+        cmocka_unit_test(test_wanted),       cmocka_unit_test(test_names),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
