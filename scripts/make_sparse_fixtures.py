@@ -4,7 +4,9 @@
 Needs torch and transformers (made with 2.15 and 5.23). Tests read the results only.
   python3 scripts/make_sparse_fixtures.py [tests/fixtures]
 References are float64 from weights that bf16 (or fp8 with its scales) holds exactly. transformers
-scores keys without Hadamard transform and fp8: dsa.precision = fp32 is what they compare with.
+scores keys without Hadamard transform and fp8, which dsa.precision = fp32 does as well. For fp8,
+DeepSeek's act_quant (one power of two as the scale of each head of a query and of each key, after
+the transform) is put around its product: reference-index-fp8.json.
 
 A selection at a near-tie would test noise, so each text is chosen token by token such that no
 query of an indexed layer, and no choice of experts, hangs on less than MARGIN. Exact ties stay:
@@ -34,6 +36,8 @@ from transformers import (AutoModelForCausalLM, DeepseekV32Config, DeepseekV32Fo
 import make_model_fixtures as common
 
 MARGIN = 1e-4
+MARGIN_FP8 = 1e-3  # room for what flips between two codes of small elements
+NOISE_FP8 = 1e-6 * 448  # of an element in units of its scale: no large one is so near to a flip
 GREEDY_MARGIN = 0.02
 FP8_MAX, BLOCK = 448.0, 128
 SAMPLED_QUERIES = (0, 15, 16, 17, 40, 99, 150)
@@ -50,9 +54,11 @@ INDEX = dict(index_topk=16, index_n_heads=4, index_head_dim=32)
 
 
 class Watch:
-    """While it watches, ties of top-k go to the lower position, and each choice is recorded."""
+    """While it watches, ties of top-k go to the lower position, and each choice is recorded. With
+    fp8, index queries and keys are rounded as DeepSeek rounds them."""
 
-    def __init__(self, model):
+    def __init__(self, model, fp8=False):
+        self.fp8 = fp8
         self.indexers = {i: layer.self_attn.indexer for i, layer in enumerate(model.model.layers)
                          if getattr(layer.self_attn, "indexer", None) is not None}
         self.gates = [layer.mlp.gate for layer in model.model.layers if hasattr(layer.mlp, "gate")]
@@ -67,7 +73,8 @@ class Watch:
                 undo.callback(indexer.register_forward_hook(self.stop).remove)
             for gate in self.gates:
                 undo.callback(gate.register_forward_hook(self.route).remove)
-            for owner, name, new in ((torch.Tensor, "topk", self.topk(torch.Tensor.topk)),
+            for owner, name, new in ((torch, "matmul", self.matmul(torch.matmul)),
+                                     (torch.Tensor, "topk", self.topk(torch.Tensor.topk)),
                                      (torch.nn.functional, "relu",
                                       self.relu(torch.nn.functional.relu))):
                 undo.callback(setattr, owner, name, getattr(owner, name))
@@ -80,11 +87,39 @@ class Watch:
 
     def start_of(self, layer):
         def start(*_):
-            self.layer = layer
+            self.layer, self.rounds = layer, self.fp8
         return start
 
     def stop(self, *_):
         self.layer = None
+
+    def matmul(self, plain):
+        def matmul(query, key, *rest, **more):
+            if self.layer is None or not self.rounds:
+                return plain(query, key, *rest, **more)
+            self.rounds = False  # the product with the head weights, which comes next, stays
+            query = self.round(query, 1)
+            key = self.round(key.transpose(-1, -2), 2).transpose(-1, -2)
+            return plain(query, key, *rest, **more)
+        return matmul
+
+    def round(self, x, token_axis):
+        """x [.., dim] after the Hadamard transform, as fp8 times its scale."""
+        y, half = x.double(), 1
+        while half < x.shape[-1]:
+            pair = y.unflatten(-1, (-1, 2, half))
+            y = torch.stack((pair[..., 0, :] + pair[..., 1, :], pair[..., 0, :] - pair[..., 1, :]),
+                            dim=-2).flatten(-3)
+            half *= 2
+        y = y * x.shape[-1] ** -0.5
+        scale = (y.abs().amax(-1, keepdim=True).clamp(min=1e-4) / FP8_MAX).log2().ceil().exp2()
+        y = y / scale
+        code = y.float().clamp(-FP8_MAX, FP8_MAX).to(torch.float8_e4m3fn).double()
+        step = (y.abs().clamp(min=2.0 ** -6).log2().floor() - 3).exp2()
+        near = (step >= 1) & (((y - code).abs() - step / 2).abs() < NOISE_FP8)
+        for t in near.movedim(token_axis, 0).flatten(1).any(1).nonzero().flatten().tolist():
+            self.margins.append((t, 0.0, self.layer, True))
+        return (code * scale).to(x.dtype)
 
     def relu(self, plain):
         def relu(x, *rest, **more):
@@ -115,7 +150,7 @@ class Watch:
             # A plateau of zeros: no head of a zero key may come near to being active.
             best = self.active[t, :, :values.shape[0]].amax(0)
             distance = best[best <= 0].abs().min() / self.active[t].abs().max()
-            return float(distance), self.layer, True
+            return float(distance), self.layer, True  # with fp8, of rounded products
         return gap, self.layer, False
 
     def route(self, gate, _, result):
@@ -136,28 +171,33 @@ class Watch:
             self.margins.append((t, value, None, False))
 
 
-def run(model, ids):
-    with Watch(model) as watch, torch.no_grad():
+def run(model, ids, fp8=False):
+    with Watch(model, fp8) as watch, torch.no_grad():
         model(torch.tensor([ids]), use_cache=False)
     return watch
 
 
-def text(model, n, generator):
+def close_choices(watch):
+    least = MARGIN_FP8 if watch.fp8 else MARGIN
+    return [m[0] for m in watch.margins if m[1] < least]
+
+
+def text(model, n, generator, fp8=False):
     """n tokens none of whose choices is close: the first that brings one is drawn again."""
     ids = torch.randint(3, model.config.vocab_size, (n,), generator=generator).tolist()
-    while close := [m[0] for m in run(model, ids).margins if m[1] < MARGIN]:
+    while close := close_choices(run(model, ids, fp8)):
         ids[min(close)] = int(torch.randint(3, model.config.vocab_size, (1,), generator=generator))
     return ids
 
 
-def greedy(model, generator):
+def greedy(model, generator, fp8):
     """A prompt whose continuation has no close choice, and that continuation."""
     while True:
-        prompt = text(model, common.N_PROMPT, generator)
-        with Watch(model):
+        prompt = text(model, common.N_PROMPT, generator, fp8)
+        with Watch(model, fp8):
             result = common.greedy(model, prompt, common.N_GREEDY)
-        whole = run(model, result["prompt"] + result["token"])
-        if min(result["margin"]) > GREEDY_MARGIN and min(m[1] for m in whole.margins) > MARGIN:
+        close = close_choices(run(model, result["prompt"] + result["token"], fp8))
+        if min(result["margin"]) > GREEDY_MARGIN and not close:
             return result
 
 
@@ -179,17 +219,17 @@ def selection(watch):
     return out
 
 
-def reference(model, seed):
+def reference(model, seed, fp8=False):
     generator = torch.Generator().manual_seed(seed + 1)
-    long = text(model, common.N_LONG, generator)
-    short = text(model, common.N_SHORT, generator)
+    long = text(model, common.N_LONG, generator, fp8)
+    short = text(model, common.N_SHORT, generator, fp8)
     cases = []
     for name, ids in (("long", long), ("short", short), ("one", long[:1])):
-        with Watch(model):
+        with Watch(model, fp8):
             logprob, last = common.log_probabilities(model, ids)
         cases.append({"name": name, "token": ids, "logprob": logprob, "last_logits": last})
-    out = {"cases": cases, "greedy": [greedy(model, generator)]}
-    if selected := selection(run(model, long)):
+    out = {"cases": cases, "greedy": [greedy(model, generator, fp8)]}
+    if selected := selection(run(model, long, fp8)):
         out["selection"] = selected
     return out
 
@@ -294,7 +334,9 @@ def make_deepseek_v32(root):
     plain = common.config_of(model, "bfloat16")
     config = dialect_of_deepseek(plain)
     extra = next_token_layer(shape["hidden_size"], shape["num_hidden_layers"], seed)
-    write(f"{root}/deepseek_v32_tiny", model, tensors | extra, config, seed)
+    folder = f"{root}/deepseek_v32_tiny"
+    write(folder, model, tensors | extra, config, seed)
+    common.write_json(f"{folder}/reference-index-fp8.json", reference(model, seed, True))
     stored, values = quantise(tensors)
     config["quantization_config"] = {"activation_scheme": "dynamic", "fmt": "e4m3",
                                      "quant_method": "fp8", "scale_fmt": "ue8m0",

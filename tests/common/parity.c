@@ -24,7 +24,8 @@ static struct session *open_session(const struct parity_model *model, struct pro
                                       .layout = LAYOUT_ZIGZAG,
                                       .max_tokens = max_tokens,
                                       .chunk = model->chunk,
-                                      .exchange = model->exchange};
+                                      .exchange = model->exchange,
+                                      .index_precision = model->index_precision};
     demand(
         session_open(model->checkpoint, model->backend, model->comm, profile, &options, &session));
     return session;
@@ -104,7 +105,8 @@ void parity_check(const struct parity_run *run) {
     struct fixture fixture;
     struct checkpoint checkpoint = {0};
     struct backend backend = {0};
-    snprintf(path, sizeof path, "tests/fixtures/%s/reference.json", run->name);
+    snprintf(path, sizeof path, "tests/fixtures/%s/%s", run->name,
+             run->reference ? run->reference : "reference.json");
     assert_true(fixture_open(path, &fixture));
     snprintf(path, sizeof path, "tests/fixtures/%s", run->name);
     demand(checkpoint_open(path, &checkpoint));
@@ -114,7 +116,8 @@ void parity_check(const struct parity_run *run) {
                                  .comm = &mpi_test_comm,
                                  .precision = PRECISION_FP32,
                                  .chunk = run->chunk,
-                                 .exchange = run->exchange};
+                                 .exchange = run->exchange,
+                                 .index_precision = run->index_precision};
     for (int i = 0; i < fixture.n_case; i++) {
         struct parity_distance d = parity_measure(&model, &fixture.cases[i]);
         if (!(d.logprob_max <= PARITY_FP32_MAX) || !(d.logit_max <= PARITY_FP32_MAX)) {

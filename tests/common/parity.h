@@ -13,6 +13,7 @@ struct parity_model {
     enum precision precision;
     int64_t chunk;          // 0: the whole prompt at once
     enum exchange exchange; // of sparse attention
+    enum index_precision index_precision;
 };
 
 // Largest and mean distance between Halka's log-probabilities (and last logits) and the case's.
@@ -28,13 +29,15 @@ struct parity_distance parity_measure(const struct parity_model *model,
 int64_t parity_check_greedy(const struct parity_model *model, const struct fixture_greedy *from,
                             double margin);
 
-// Every case and greedy continuation of tests/fixtures/NAME, opened there, on all ranks of
-// mpi_test_comm with one thread each, in fp32.
+// Every case and greedy continuation of a reference beside the checkpoint tests/fixtures/NAME, on
+// all ranks of mpi_test_comm with one thread each, in fp32.
 struct parity_run {
     const char *name;
+    const char *reference; // NULL: reference.json
     enum backend_kind kind;
     int64_t chunk;
     enum exchange exchange;
+    enum index_precision index_precision; // AUTO: fp32
 };
 void parity_check(const struct parity_run *run);
 

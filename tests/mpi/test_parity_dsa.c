@@ -38,6 +38,23 @@ static void test_chunks(void **state) {
     check_sparse((struct parity_run){.kind = BACKEND_CPU, .chunk = 7, .exchange = EXCHANGE_KEYS});
 }
 
+// Hadamard transform, fp8 and its scales, which the reference imitates.
+static void test_fp8_index(void **state) {
+    (void)state;
+    struct parity_run run = {.name = "deepseek_v32_tiny",
+                             .reference = "reference-index-fp8.json",
+                             .kind = BACKEND_CPU,
+                             .exchange = EXCHANGE_KEYS,
+                             .index_precision = INDEX_FP8};
+    parity_check(&run);
+    run.exchange = EXCHANGE_SCORES;
+    parity_check(&run);
+    run.chunk = 29;
+    parity_check(&run);
+    run.kind = BACKEND_REFERENCE;
+    parity_check(&run);
+}
+
 static void test_reference_backend(void **state) {
     (void)state;
     check_sparse((struct parity_run){.kind = BACKEND_REFERENCE});
@@ -55,11 +72,9 @@ static void test_dense(void **state) {
 int main(int argc, char **argv) {
     mpi_test_start(&argc, &argv);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_dense),
-        cmocka_unit_test(test_keys_travel),
-        cmocka_unit_test(test_queries_travel),
-        cmocka_unit_test(test_chunks),
-        cmocka_unit_test(test_reference_backend),
+        cmocka_unit_test(test_dense),          cmocka_unit_test(test_keys_travel),
+        cmocka_unit_test(test_queries_travel), cmocka_unit_test(test_chunks),
+        cmocka_unit_test(test_fp8_index),      cmocka_unit_test(test_reference_backend),
     };
     return mpi_test_stop(cmocka_run_group_tests(tests, NULL, NULL));
 }
