@@ -67,22 +67,29 @@ static enum status read_metadata(const struct mapping *mapping, const char *path
     return status;
 }
 
-static enum status check_base(const struct checkpoint *checkpoint, const char *path,
-                              const struct indexer_facts *facts) {
+static enum status hash_file(const struct mapping *file, char out[2 * EVP_MAX_MD_SIZE + 1]) {
     unsigned char digest[EVP_MAX_MD_SIZE];
     unsigned int n = 0;
-    char text[2 * EVP_MAX_MD_SIZE + 1] = "";
-    if (!facts->base_sha256[0] || checkpoint->n_mapping != 1) return OK; // one file has one digest
-    const struct mapping *file = &checkpoint->mappings[0];
+    out[0] = 0;
     if (!EVP_Digest(file->data, file->bytes, digest, &n, EVP_sha256(), NULL))
         FAIL(ERR_INTERNAL, "libcrypto cannot compute SHA-256");
-    for (unsigned int i = 0; i < n; i++) snprintf(text + 2 * i, 3, "%02x", digest[i]);
-    if (strcmp(text, facts->base_sha256) != 0)
-        FAIL(ERR_INPUT,
-             "%s was trained for another model (SHA-256 %.12s..., %s has %.12s...): use the "
-             "indexer of this checkpoint",
-             path, facts->base_sha256, checkpoint->path, text);
+    for (unsigned int i = 0; i < n; i++) snprintf(out + 2 * i, 3, "%02x", digest[i]);
     return OK;
+}
+
+// One of the checkpoint's files must be the one that the indexer names.
+static enum status check_base(const struct checkpoint *checkpoint, const char *path,
+                              const struct indexer_facts *facts) {
+    char text[2 * EVP_MAX_MD_SIZE + 1];
+    if (!facts->base_sha256[0]) return OK;
+    for (int i = 0; i < checkpoint->n_mapping; i++) {
+        TRY(hash_file(&checkpoint->mappings[i], text));
+        if (strcmp(text, facts->base_sha256) == 0) return OK;
+    }
+    FAIL(ERR_INPUT,
+         "%s was trained for another model: none of the files of %s has SHA-256 %.12s...; use the "
+         "indexer of this checkpoint",
+         path, checkpoint->path, facts->base_sha256);
 }
 
 static enum status check_network(const struct checkpoint *checkpoint, const char *path) {

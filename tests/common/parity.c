@@ -25,7 +25,8 @@ static struct session *open_session(const struct parity_model *model, struct pro
                                       .max_tokens = max_tokens,
                                       .chunk = model->chunk,
                                       .exchange = model->exchange,
-                                      .index_precision = model->index_precision};
+                                      .index_precision = model->index_precision,
+                                      .dense = model->dense};
     demand(
         session_open(model->checkpoint, model->backend, model->comm, profile, &options, &session));
     return session;
@@ -56,10 +57,13 @@ struct parity_distance parity_measure(const struct parity_model *model,
                                                          .n = from->n_token,
                                                          .logprob = logprob,
                                                          .last_logits = logits}));
+    double sum = 0;
     for (int64_t i = 1; i < from->n_token; i++) {
+        sum += from->logprob[i] - (double)logprob[i];
         out.logprob_max = worse(out.logprob_max, logprob[i], from->logprob[i]);
         out.logprob_mean += fabs(logprob[i] - from->logprob[i]) / (double)(from->n_token - 1);
     }
+    out.perplexity = exp(sum / (double)(from->n_token - 1)) - 1;
     if (from->n_logit) assert_int_equal(from->n_logit, n_vocab);
     for (int64_t i = 0; i < from->n_logit; i++) {
         out.logit_max = worse(out.logit_max, logits[i], from->last_logits[i]);

@@ -14,12 +14,14 @@ struct parity_model {
     int64_t chunk;          // 0: the whole prompt at once
     enum exchange exchange; // of sparse attention
     enum index_precision index_precision;
+    bool dense;
 };
 
 // Largest and mean distance between Halka's log-probabilities (and last logits) and the case's.
 // Fails the cmocka test when a call fails or a value is missing.
 struct parity_distance {
     double logprob_max, logprob_mean, logit_max;
+    double perplexity; // Halka's over the case's, less one
 };
 struct parity_distance parity_measure(const struct parity_model *model,
                                       const struct fixture_case *from);
