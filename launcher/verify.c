@@ -66,6 +66,7 @@ enum status verb_verify(struct job *job) {
     TRY_OR(done, verify_kernels(&verify));
     TRY_OR(done, verify_transport(&verify));
     TRY_OR(done, verify_ring(&verify));
+    TRY_OR(done, verify_sparse(&verify));
     if (job->comm.rank == 0) {
         printf("%d passed, %d failed: %s\n", verify.n_passed, verify.n_failed,
                verify.n_failed ? "FAILED" : "PASSED");

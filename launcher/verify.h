@@ -26,5 +26,6 @@ enum status verify_exact(struct verify *verify, const char *name, const char *sh
 enum status verify_kernels(struct verify *verify);
 enum status verify_transport(struct verify *verify);
 enum status verify_ring(struct verify *verify);
+enum status verify_sparse(struct verify *verify);
 
 #endif
