@@ -140,6 +140,7 @@ enum status options_check(const struct options *o) {
     if (!o->model_path) {
         FAIL(ERR_CONFIG, "no model: give --model PATH or model.path in the job file");
     }
+    if (o->verb == VERB_PLAN && o->plan_tokens > 0) return OK;
     if (o->documents.n == 0 && o->token_files.n == 0 && !o->document_list) {
         FAIL(ERR_CONFIG, "no document: give --document FILE, --tokens FILE or document.list");
     }

@@ -80,6 +80,15 @@ enum status job_open_model(struct job *job) {
     return OK;
 }
 
+static enum status open_shapes(struct job *job) {
+    TRY(checkpoint_open_shapes(job->options->model_path, &job->checkpoint));
+    return open_indexer(job);
+}
+
+enum status job_open_shapes(struct job *job) {
+    return comm_agree(&job->comm, open_shapes(job));
+}
+
 struct document_reader job_reader(const struct job *job) {
     return (struct document_reader){.tokenizer = job->tokenizer,
                                     .n_vocab = job->checkpoint.spec.n_vocab,
@@ -151,8 +160,22 @@ static enum status job_plan_memory(struct job *job) {
     return OK;
 }
 
-enum status job_plan(struct job *job) {
+void job_set_session_options(struct job *job, int64_t max_tokens) {
     const struct options *o = job->options;
+    job->session_options = (struct session_options){
+        .precision = (enum precision)o->precision,
+        .kv_precision = (enum precision)o->kv_precision,
+        .layout = o->layout == LAYOUT_WISH_CONTIGUOUS ? LAYOUT_CONTIGUOUS : LAYOUT_ZIGZAG,
+        .max_tokens = max_tokens,
+        .chunk = o->chunk,
+        .dense = o->attention_kind == ATTENTION_WISH_DENSE,
+        .index_precision = (enum index_precision)o->index_precision,
+        .exchange = (enum exchange)o->exchange,
+        .study = o->study,
+    };
+}
+
+enum status job_plan(struct job *job) {
     int64_t longest = 0;
     double begun = profile_begin();
     enum status status = job->comm.rank == 0 ? measure_documents(job, &longest) : OK;
@@ -160,17 +183,7 @@ enum status job_plan(struct job *job) {
     TRY(comm_agree(&job->comm, document_set_share(&job->documents, &job->comm)));
     TRY(job->comm.ops->broadcast(&job->comm, &longest, sizeof longest, 0));
     profile_end(&job->profile, PHASE_TOKENIZE, begun);
-    job->session_options = (struct session_options){
-        .precision = (enum precision)o->precision,
-        .kv_precision = (enum precision)o->kv_precision,
-        .layout = o->layout == LAYOUT_WISH_CONTIGUOUS ? LAYOUT_CONTIGUOUS : LAYOUT_ZIGZAG,
-        .max_tokens = longest,
-        .chunk = o->chunk,
-        .dense = o->attention_kind == ATTENTION_WISH_DENSE,
-        .index_precision = (enum index_precision)o->index_precision,
-        .exchange = (enum exchange)o->exchange,
-        .study = o->study,
-    };
+    job_set_session_options(job, longest);
     return comm_agree(&job->comm, job_plan_memory(job));
 }
 

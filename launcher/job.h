@@ -34,6 +34,8 @@ struct job {
 
 enum status job_open_ranks(struct job *job, enum status parsed); // transport and backend
 enum status job_open_model(struct job *job);                     // checkpoint, tokenizer, template
+enum status job_open_shapes(struct job *job); // for plans: no tensor need be here
+void job_set_session_options(struct job *job, int64_t max_tokens);
 enum status job_plan(struct job *job); // documents, session options, memory: ERR_MEMORY
 enum status job_open_session(struct job *job);
 void job_close(struct job *job); // accepts a zeroed struct

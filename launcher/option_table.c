@@ -74,6 +74,12 @@ const struct option option_table[] = {
      .help = "report recall and overlap of the selection by layer; costs dense attention as well"},
     {ROW("partition.layout", OPTION_CHOICE, layout), .initial = "auto", .choices = "auto|zigzag|contiguous",
      .help = "which tokens a rank owns; auto: zigzag, which balances causal work"},
+    {ROW("plan.tokens", OPTION_INT, plan_tokens), .unit = "tokens", .initial = "0", .most = 1e9,
+     .help = "plan: for a sequence of this length, without documents or weights; 0: the documents"},
+    {ROW("plan.ranks", OPTION_INT, plan_ranks), .initial = "0", .most = 1e6,
+     .help = "plan: for this many ranks, each with a memory of its own; 0: this job's"},
+    {ROW("plan.memory", OPTION_REAL, plan_memory), .unit = "GB", .initial = "0", .most = 1e9,
+     .help = "plan: of each rank; says whether it fits"},
     {ROW("prefill.chunk", OPTION_INT, chunk), .unit = "tokens", .initial = "0", .most = 1e9,
      .help = "read at once; 0: the whole document; less needs less memory"},
 };

@@ -65,6 +65,9 @@ struct options {
     int layout;    // enum layout_wish
     int64_t chunk; // tokens; 0: the whole prompt
 
+    int64_t plan_tokens, plan_ranks; // 0: the documents', this job's
+    double plan_memory;              // GB of a rank; 0: not said
+
     unsigned char source[64]; // enum option_source, by row of the table
 };
 

@@ -116,24 +116,28 @@ done:
     return status;
 }
 
-static void print_memory(const struct job *job) {
+static void print_memory(const struct job *job, int n_rank) {
     const struct memory_plan *p = &job->plan;
     const struct {
         const char *name;
         int64_t bytes;
     } rows[] = {{"weights (share)", p->weights},
+                {"experts (own)", p->experts},
                 {"keys and values", p->kv},
                 {"activations", p->activations},
                 {"ring buffers", p->ring},
                 {"backend scratch", p->scratch},
                 {"process", p->base},
                 {"total", p->total}};
-    printf("Bytes of each of %d ranks, sequences of up to %lld tokens\n", job->comm.size,
+    printf("Bytes of each of %d ranks, sequences of up to %lld tokens\n", n_rank,
            (long long)job->session_options.max_tokens);
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         printf("  %-16s %14lld  %9.1f MiB\n", rows[i].name, (long long)rows[i].bytes,
                (double)rows[i].bytes / (1 << 20));
     }
+}
+
+static void print_node(const struct job *job) {
     printf("  this node has %d ranks and %.1f MiB available\n", job->cluster->local_size,
            (double)cluster_available_bytes() / (1 << 20));
 }
@@ -164,12 +168,40 @@ static enum status print_seconds(const struct job *job, const struct rates *rate
     return OK;
 }
 
+// A run that is imagined: plan.tokens on plan.ranks devices of plan.memory each, none of which need
+// be here. Weights are not shared between devices.
+static enum status plan_elsewhere(struct job *job) {
+    const struct options *o = job->options;
+    int n_rank = o->plan_ranks > 0 ? (int)o->plan_ranks : job->comm.size;
+    job_set_session_options(job, o->plan_tokens);
+    TRY(comm_agree(&job->comm, session_plan(&job->checkpoint, &job->backend, n_rank, 1,
+                                            &job->session_options, &job->plan)));
+    if (job->comm.rank != 0) return OK;
+    print_memory(job, n_rank);
+    if (o->plan_memory <= 0) return OK;
+    double free_bytes = o->plan_memory * 1e9 - (double)job->plan.total;
+    printf("  %s %.0f GB a rank: %.2f GB %s\n", free_bytes >= 0 ? "fits" : "does NOT fit",
+           o->plan_memory, (free_bytes < 0 ? -free_bytes : free_bytes) * 1e-9,
+           free_bytes >= 0 ? "to spare" : "too much");
+    if (free_bytes < 0)
+        FAIL(ERR_MEMORY,
+             "%lld tokens on %d ranks need %.2f GB each: take more ranks, or a smaller "
+             "prefill.chunk",
+             (long long)o->plan_tokens, n_rank, (double)job->plan.total * 1e-9);
+    return OK;
+}
+
 enum status verb_plan(struct job *job) {
     struct rates rates;
+    if (job->options->plan_tokens > 0) {
+        TRY(job_open_shapes(job));
+        return plan_elsewhere(job);
+    }
     TRY(job_open_model(job));
     TRY(job_plan(job));
     TRY(comm_agree(&job->comm, measure_rates(job, &rates))); // together, as the run will be
     if (job->comm.rank != 0) return OK;
-    print_memory(job);
+    print_memory(job, job->comm.size);
+    print_node(job);
     return print_seconds(job, &rates);
 }

@@ -39,13 +39,54 @@ static const char *exchange_name(enum exchange exchange) {
     return exchange == EXCHANGE_SCORES ? "scores" : exchange == EXCHANGE_KEYS ? "keys" : "none";
 }
 
-static json_t *describe_selection(const struct job *job, const struct session_facts *facts) {
+// Means of each layer, NaN where it selected nothing; recall NULL where nobody asked.
+struct selection_means {
+    double *recall, *overlap; // [n_layer] owned
+};
+
+static enum status study_selection(struct job *job, struct selection_means *out) {
+    if (!job->session_options.study) return OK;
+    size_t n = (size_t)job->checkpoint.spec.n_layer;
+    out->recall = malloc(n * sizeof *out->recall);
+    out->overlap = malloc(n * sizeof *out->overlap);
+    if (!out->recall || !out->overlap) FAIL(ERR_MEMORY, "no memory for the report");
+    return session_study(job->session, out->recall, out->overlap);
+}
+
+static json_t *number_list(const double *values, int n) {
+    json_t *array = json_array();
+    for (int i = 0; i < n; i++) json_array_append_new(array, json_number(values[i]));
+    return array;
+}
+
+static json_t *describe_selection(const struct job *job, const struct session_facts *facts,
+                                  const struct selection_means *means) {
+    const struct model_spec *spec = &job->checkpoint.spec;
     json_t *object = json_object();
-    json_object_set_new(object, "top_k", json_integer(model_spec_top_k(&job->checkpoint.spec)));
+    json_object_set_new(object, "top_k", json_integer(model_spec_top_k(spec)));
     json_object_set_new(object, "precision",
                         json_string(index_precision_name(facts->index_precision)));
     json_object_set_new(object, "last_exchange", json_string(exchange_name(facts->last_exchange)));
+    if (means->recall) {
+        json_object_set_new(object, "recall", number_list(means->recall, spec->n_layer));
+        json_object_set_new(object, "overlap", number_list(means->overlap, spec->n_layer));
+    }
     return object;
+}
+
+static void print_selection(FILE *out, const struct job *job, const struct session_facts *facts,
+                            const struct selection_means *means) {
+    const struct model_spec *spec = &job->checkpoint.spec;
+    fprintf(out, "  sparse attention: %d tokens a query by %s index keys, last exchange: %s\n",
+            model_spec_top_k(spec), index_precision_name(facts->index_precision),
+            exchange_name(facts->last_exchange));
+    if (!means->recall) return;
+    fprintf(out,
+            "\nSelection by layer: dense attention's mass on it, and tokens that the layer "
+            "before had selected too\n  %-12s %12s %12s\n",
+            "layer", "recall", "overlap");
+    for (int i = 0; i < spec->n_layer; i++)
+        fprintf(out, "  %-12d %12.4f %12.4f\n", i, means->recall[i], means->overlap[i]);
 }
 
 struct totals {
@@ -77,7 +118,8 @@ static json_t *describe_rank(const struct rank_record *r, int rank) {
     return object;
 }
 
-static enum status write_json(const struct job *job, const struct rank_record *records) {
+static enum status write_json(const struct job *job, const struct rank_record *records,
+                              const struct selection_means *means) {
     struct session_facts facts;
     struct totals totals = measure(job);
     session_get_facts(job->session, &facts);
@@ -99,7 +141,7 @@ static enum status write_json(const struct job *job, const struct rank_record *r
     json_object_set_new(object, "kv_precision", json_string(precision_name(facts.kv_precision)));
     json_object_set_new(object, "layout", json_string(layout));
     json_object_set_new(object, "last_pass", json_string(facts.last_pass == PASS_Q ? "Q" : "KV"));
-    if (facts.indexed) json_object_set_new(object, "dsa", describe_selection(job, &facts));
+    if (facts.indexed) json_object_set_new(object, "dsa", describe_selection(job, &facts, means));
     json_object_set_new(object, "backend", json_string(job->backend.ops->name));
     json_object_set_new(object, "transport", json_string(job->comm.ops->name));
     json_object_set_new(object, "ranks", ranks);
@@ -159,7 +201,8 @@ static void print_loads(FILE *out, const struct rank_record *records, int n) {
     for (int i = 0; i < 7; i++) print_row(out, names[i], columns[i], n, 0);
 }
 
-static enum status write_text(const struct job *job, const struct rank_record *records) {
+static enum status write_text(const struct job *job, const struct rank_record *records,
+                              const struct selection_means *means) {
     struct session_facts facts;
     struct totals totals = measure(job);
     char *text = NULL;
@@ -182,6 +225,7 @@ static enum status write_text(const struct job *job, const struct rank_record *r
         fprintf(out, "  up to %lld positions lie beyond the %lld that the model was trained for\n",
                 (long long)beyond, (long long)job->checkpoint.spec.context);
     }
+    if (facts.indexed) print_selection(out, job, &facts, means);
     print_phases(out, records, job->comm.size, totals.wall);
     print_loads(out, records, job->comm.size);
     fclose(out);
@@ -195,14 +239,18 @@ enum status report_write(struct job *job) {
     enum status status = OK;
     struct rank_record own = own_record(job), *records = malloc((size_t)size * sizeof *records);
     int64_t *bytes = malloc((size_t)size * sizeof *bytes);
+    struct selection_means means = {NULL, NULL};
     if (!records || !bytes) FAIL_OR(done, ERR_MEMORY, "no memory for the report");
     for (int rank = 0; rank < size; rank++) bytes[rank] = sizeof own;
     TRY_OR(done, job->comm.ops->all_gather(&job->comm, &own, records, bytes));
+    TRY_OR(done, study_selection(job, &means));
     if (job->comm.rank == 0) {
-        TRY_OR(done, write_json(job, records));
-        TRY_OR(done, write_text(job, records));
+        TRY_OR(done, write_json(job, records, &means));
+        TRY_OR(done, write_text(job, records, &means));
     }
 done:
+    free(means.overlap);
+    free(means.recall);
     free(bytes);
     free(records);
     return status;

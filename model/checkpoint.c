@@ -198,6 +198,7 @@ static enum status compute_digest(struct checkpoint *checkpoint, const struct co
         XXH3_128bits_update(state, tensor->format, sizeof tensor->format);
         XXH3_128bits_update(state, tensor->shape, sizeof tensor->shape);
         XXH3_128bits_update(state, &tensor->bytes, sizeof tensor->bytes);
+        if (!tensor->data) continue;                         // shapes only
         if (strstr(tensor->name, ".mlp.experts.")) continue; // each rank touches its own alone
         if (tensor->bytes <= N_SAMPLE * SAMPLE_BYTES) {
             XXH3_128bits_update(state, tensor->data, (size_t)tensor->bytes);
@@ -237,17 +238,26 @@ static enum status open_parts(const char *path, struct checkpoint *out,
     *tensors = (struct tensor_list){0};
     complete_draft(out, &draft);
     TRY(spec_build(&draft, path, &out->spec));
+    if (out->shapes_only) checkpoint_fill_shapes(out);
     TRY(checkpoint_check_tensors(out));
     return compute_digest(out, &config);
 }
 
-enum status checkpoint_open(const char *path, struct checkpoint *out) {
+static enum status open_checkpoint(const char *path, bool shapes_only, struct checkpoint *out) {
     struct tensor_list tensors = {0};
-    *out = (struct checkpoint){0};
+    *out = (struct checkpoint){.shapes_only = shapes_only};
     enum status status = open_parts(path, out, &tensors);
     tensor_list_close(&tensors);
     if (status != OK) checkpoint_close(out);
     return status;
+}
+
+enum status checkpoint_open(const char *path, struct checkpoint *out) {
+    return open_checkpoint(path, false, out);
+}
+
+enum status checkpoint_open_shapes(const char *path, struct checkpoint *out) {
+    return open_checkpoint(path, checkpoint_has_index(path), out);
 }
 
 void checkpoint_close(struct checkpoint *checkpoint) {

@@ -12,6 +12,7 @@ struct checkpoint {
     char *path;
     struct gguf *gguf; // NULL for a folder
     char *folder;      // NULL for a GGUF file
+    bool shapes_only;  // no tensor has data
     int64_t n_tensor;
     struct tensor *tensors;   // sorted by name, owned
     struct mapping *mappings; // mapped files, owned
@@ -25,6 +26,9 @@ struct checkpoint {
 // Opens a checkpoint, fills its spec and checks that every tensor the spec needs is there.
 // ERR_NO_INPUT: no such file; ERR_INPUT: damaged or unsupported.
 enum status checkpoint_open(const char *path, struct checkpoint *out);
+// For plans: of a folder with a tensor index only config.json and the index are read, no tensor has
+// data. Anything else is opened whole.
+enum status checkpoint_open_shapes(const char *path, struct checkpoint *out);
 void checkpoint_close(struct checkpoint *checkpoint); // accepts a zeroed struct
 
 // What a tensor is for; names differ by format and are kept in one table in tensor_names.c.

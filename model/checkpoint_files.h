@@ -23,5 +23,10 @@ enum status checkpoint_map(struct checkpoint *checkpoint, const char *path,
 enum status checkpoint_keep_mapping(struct checkpoint *checkpoint, struct mapping *mapping);
 // Demands every tensor that the spec needs.
 enum status checkpoint_check_tensors(const struct checkpoint *checkpoint);
+bool checkpoint_has_index(const char *folder);
+// checkpoint_shapes.c. The names of a tensor index, without shapes; then, with the spec laid out,
+// the shape of every tensor that it needs and the index names. No tensor has data.
+enum status checkpoint_read_names(const char *path, struct tensor_list *tensors);
+void checkpoint_fill_shapes(struct checkpoint *checkpoint);
 
 #endif

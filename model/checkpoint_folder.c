@@ -98,7 +98,9 @@ static enum status read_weights(struct checkpoint *out, struct tensor_list *tens
     char *single = NULL, *index = NULL;
     TRY_OR(done, join_path(out->folder, "model.safetensors", &single));
     TRY_OR(done, join_path(out->folder, "model.safetensors.index.json", &index));
-    if (access(single, F_OK) == 0)
+    if (out->shapes_only)
+        status = checkpoint_read_names(index, tensors);
+    else if (access(single, F_OK) == 0)
         status = read_shard(out, "model.safetensors", tensors);
     else if (access(index, F_OK) == 0)
         status = read_index(out, index, tensors);
@@ -111,6 +113,14 @@ done:
     free(single);
     free(index);
     return status;
+}
+
+bool checkpoint_has_index(const char *folder) {
+    char *index = NULL;
+    if (asprintf(&index, "%s/model.safetensors.index.json", folder) < 0) return false;
+    bool has = access(index, F_OK) == 0;
+    free(index);
+    return has;
 }
 
 static enum status read_generation(const char *folder, struct spec_draft *draft) {

@@ -160,13 +160,15 @@ enum status session_plan(const struct checkpoint *checkpoint, const struct backe
         .value_dim = sizes.attention.value_dim,
     };
     *out = (struct memory_plan){
-        .weights = weights.bytes / local_size + weights.expert_bytes + weights.own_bytes,
+        .weights = weights.bytes / local_size + weights.own_bytes,
+        .experts = weights.expert_bytes,
         .kv = sizes.kv_bytes,
         .activations = sizes.buffer_bytes + sizes.study_bytes,
         .ring = sizes.ring_bytes + sizes.expert_bytes,
         .scratch = backend->ops->scratch_bytes(backend, &scratch),
         .base = BASE_BYTES,
     };
-    out->total = out->weights + out->kv + out->activations + out->ring + out->scratch + out->base;
+    out->total = out->weights + out->experts + out->kv + out->activations + out->ring +
+                 out->scratch + out->base;
     return OK;
 }

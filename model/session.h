@@ -27,6 +27,7 @@ struct session_options {
 // Bytes per rank by part, from the specification alone: session_open allocates these very sizes.
 struct memory_plan {
     int64_t weights; // mapped, shared by the node's ranks: this rank's proportional share
+    int64_t experts; // of the rank that owns most of them
     int64_t kv;      // this rank's shard, capacity
     int64_t activations;
     int64_t ring;    // receive buffers and partials, rows that travel to experts
