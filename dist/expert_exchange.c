@@ -246,49 +246,49 @@ static void list_groups(struct expert_exchange *x, bool inverse) {
             }
 }
 
-enum status expert_exchange_dispatch(struct expert_exchange *x, const void *rows,
+enum status expert_exchange_dispatch(struct expert_exchange *exchange, const void *rows,
                                      const int32_t *expert, int64_t n_token, const void **out) {
-    struct expert_room *r = x->room;
-    TRY(place_pairs(x, expert, n_token));
-    TRY(copy_rows(x, rows, x->shape.row_bytes, r->n_sent, r->away));
-    if (x->comm->size == 1) {
-        for (int e = 0; e < x->shape.n_expert; e++) r->received[e] = r->sent[e];
-        place_groups(x);
+    struct expert_room *r = exchange->room;
+    TRY(place_pairs(exchange, expert, n_token));
+    TRY(copy_rows(exchange, rows, exchange->shape.row_bytes, r->n_sent, r->away));
+    if (exchange->comm->size == 1) {
+        for (int e = 0; e < exchange->shape.n_expert; e++) r->received[e] = r->sent[e];
+        place_groups(exchange);
         *out = r->away;
         return OK;
     }
-    TRY(exchange_counts(x));
-    place_groups(x);
-    count_bytes(x, x->shape.row_bytes);
-    TRY(all_to_all(x, r->away, r->sent_bytes, r->here, r->received_bytes));
-    list_groups(x, false);
-    TRY(copy_rows(x, r->here, x->shape.row_bytes, r->n_received, r->grouped));
+    TRY(exchange_counts(exchange));
+    place_groups(exchange);
+    count_bytes(exchange, exchange->shape.row_bytes);
+    TRY(all_to_all(exchange, r->away, r->sent_bytes, r->here, r->received_bytes));
+    list_groups(exchange, false);
+    TRY(copy_rows(exchange, r->here, exchange->shape.row_bytes, r->n_received, r->grouped));
     *out = r->grouped;
     return OK;
 }
 
-enum status expert_exchange_combine(struct expert_exchange *x, const float *product,
+enum status expert_exchange_combine(struct expert_exchange *exchange, const float *product,
                                     const float *weight, float *out) {
-    struct expert_room *r = x->room;
-    int64_t bytes = x->shape.n_col * (int64_t)sizeof(float);
+    struct expert_room *r = exchange->room;
+    int64_t bytes = exchange->shape.n_col * (int64_t)sizeof(float);
     const float *home = product;
-    if (x->comm->size > 1) {
-        list_groups(x, true);
-        TRY(copy_rows(x, product, bytes, r->n_received, r->here));
-        count_bytes(x, bytes);
-        TRY(x->backend->ops->sync(x->backend));
-        TRY(all_to_all(x, r->here, r->received_bytes, r->away, r->sent_bytes));
+    if (exchange->comm->size > 1) {
+        list_groups(exchange, true);
+        TRY(copy_rows(exchange, product, bytes, r->n_received, r->here));
+        count_bytes(exchange, bytes);
+        TRY(exchange->backend->ops->sync(exchange->backend));
+        TRY(all_to_all(exchange, r->here, r->received_bytes, r->away, r->sent_bytes));
         home = (const float *)(const void *)r->away;
     }
     double begun = profile_begin();
-    TRY(x->backend->ops->expert_combine(x->backend,
-                                        &(struct expert_combine_args){.n_token = r->n_token,
-                                                                      .n_used = x->shape.n_used,
-                                                                      .n_col = x->shape.n_col,
-                                                                      .x = home,
-                                                                      .row = r->pair_row,
-                                                                      .weight = weight,
-                                                                      .out = out}));
-    profile_end(x->profile, PHASE_OTHER, begun);
+    TRY(exchange->backend->ops->expert_combine(
+        exchange->backend, &(struct expert_combine_args){.n_token = r->n_token,
+                                                         .n_used = exchange->shape.n_used,
+                                                         .n_col = exchange->shape.n_col,
+                                                         .x = home,
+                                                         .row = r->pair_row,
+                                                         .weight = weight,
+                                                         .out = out}));
+    profile_end(exchange->profile, PHASE_OTHER, begun);
     return OK;
 }

@@ -33,11 +33,11 @@ enum status expert_exchange_open(struct expert_exchange *out, struct backend *ba
                                  const struct expert_exchange_shape *shape);
 void expert_exchange_close(struct expert_exchange *exchange); // accepts a zeroed struct
 
-// x [n_token, row_bytes] and expert [n_token, n_used] in backend memory; every rank calls it.
-// Afterwards *rows [first_row[owned], row_bytes] hold what this rank's experts are to multiply,
+// rows [n_token, row_bytes] and expert [n_token, n_used] in backend memory; every rank calls it.
+// Afterwards *out [first_row[owned], row_bytes] holds what this rank's experts are to multiply,
 // grouped by expert, within a group by rank and token.
-enum status expert_exchange_dispatch(struct expert_exchange *exchange, const void *x,
-                                     const int32_t *expert, int64_t n_token, const void **rows);
+enum status expert_exchange_dispatch(struct expert_exchange *exchange, const void *rows,
+                                     const int32_t *expert, int64_t n_token, const void **out);
 // product [first_row[owned], n_col] in the order of the rows: out[t] += sum over j, ascending, of
 // weight[t, j] * the product of pair (t, j). out [n_token, n_col], weight [n_token, n_used].
 enum status expert_exchange_combine(struct expert_exchange *exchange, const float *product,

@@ -1,16 +1,7 @@
 // DeepSeek Sparse Attention over a sharded sequence: the lightning indexer scores every earlier
-// token for each query, the k best of all ranks are selected, and only those are attended. Two
-// exact exchanges select the same tokens, bit for bit, on any number of ranks:
-//   keys    pass A: P - 1 shifts of (index keys, scales) while each rank keeps a running top-k of
-//   its
-//           queries; pass B: P - 1 shifts of K/V, of which each query attends what it selected.
-//   scores  index queries to all; every rank's k best to the row's owner, who merges them and sends
-//           the k-th best back as a threshold; each rank attends its tokens above it; partials
-//           home.
-//   decode  every rank holds the query: its k best are gathered by all, each attends its own part
-//   of
-//           the selection, one all-to-all of partials as in decode_attention.
-// Bytes: volume_sparse_keys, _scores, _decode. Source: DeepSeek-V3.2 technical report, section 2.
+// token for each query, the k best of all ranks are selected, and only those are attended. The same
+// tokens, bit for bit, whatever travels and on any number of ranks. docs/dsa.md draws it; bytes:
+// volume_sparse_keys, _scores, _decode. Source: DeepSeek-V3.2 technical report, section 2.
 #ifndef HALKA_DIST_SPARSE_ATTENTION_H
 #define HALKA_DIST_SPARSE_ATTENTION_H
 
@@ -41,9 +32,17 @@ int64_t sparse_attention_workspace_bytes(const struct attention_shape *shape,
                                          int64_t max_shard_tokens, int64_t max_queries,
                                          int64_t max_scores_queries, int64_t max_decode_queries);
 
+// By exchange:
+//   keys    pass A: P - 1 shifts of (index keys, scales) while each rank keeps a running top-k of
+//   its
+//           queries; pass B: P - 1 shifts of K/V, of which each query attends what it selected.
+//   scores  index queries to all; every rank's k best to the row's owner, who merges them and sends
+//           the k-th best back as a threshold; each rank attends its tokens above it; partials
+//           home.
 enum status sparse_attention_run(struct ring_attention *ring, const struct sparse_ring_args *args);
 
-// As decode_attention_run, over the selected tokens only.
+// As decode_attention_run, over the selected tokens only: every rank holds the query, its k best
+// are gathered by all, each attends its part of the selection.
 enum status sparse_decode_run(struct ring_attention *ring, const struct sparse_ring_args *args,
                               float *head_out, float *all_lse);
 

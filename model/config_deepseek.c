@@ -69,6 +69,10 @@ static enum status read_latent(struct json_object in, struct spec_draft *draft) 
         FAIL(ERR_INPUT,
              "%s lacks one of kv_lora_rank, qk_nope_head_dim, qk_rope_head_dim and v_head_dim",
              in.path);
+    if (latent->rank % 8 || latent->rope_dim % 8 || latent->value_dim % 8 || latent->nope_dim % 8)
+        FAIL(ERR_INPUT,
+             "%s: latent attention of %d, %d, %d and %d elements: all must be multiples of 8",
+             in.path, latent->rank, latent->nope_dim, latent->rope_dim, latent->value_dim);
     TRY(json_read_bool(in, "attention_bias", &bias));
     if (bias) FAIL(ERR_INPUT, "%s: attention_bias with latent attention is not supported", in.path);
     TRY(read_score_factor(in, draft, &factor));
@@ -82,11 +86,14 @@ static enum status read_latent(struct json_object in, struct spec_draft *draft) 
 
 static enum status read_experts(struct json_object in, struct spec_draft *draft) {
     struct expert_spec *e = &draft->experts;
-    double scale = 1;
-    int64_t n_dense = 0, frequency = 1;
+    bool is_glm = strcmp(draft->architecture->name, "glm_moe_dsa") == 0;
+    double scale = 2.5; // this and what follows: transformers' defaults
+    int64_t n_dense = 3, frequency = 1;
     e->normalise = true;
     e->bias = true;
-    e->n_group = e->n_group_used = 1;
+    e->n_shared = 1;
+    e->n_group = is_glm ? 1 : 8;
+    e->n_group_used = is_glm ? 1 : 4;
     TRY(refuse_other(in, "scoring_func", "sigmoid"));
     TRY(refuse_other(in, "topk_method", "noaux_tc"));
     TRY(read_int(in, "n_routed_experts", 1, &e->n_expert));

@@ -33,21 +33,31 @@ static int64_t scaled_stretch(const struct weight *w, int64_t row, int64_t at, f
     return min64(w->n_col - at, block - col % block);
 }
 
+static void expand_scaled_row(const struct cpu_state *state, const struct weight *w, int64_t row,
+                              enum dtype dtype, void *out) {
+    const uint8_t *data = (const uint8_t *)w->data + row * w->row_bytes;
+    float scale = 1, stretch[WEIGHT_SCALE_BLOCK] = {0};
+    for (int64_t at = 0, n; at < w->n_col; at += n) {
+        n = scaled_stretch(w, row, at, &scale);
+        state->format->to_float(w->dtype, data + at, n, stretch);
+        for (int64_t i = 0; i < n; i++) {
+            if (dtype == DTYPE_BF16)
+                ((bf16 *)out)[at + i] = bf16_from_float(scale * stretch[i]);
+            else
+                ((float *)out)[at + i] = scale * stretch[i];
+        }
+    }
+}
+
 static void expand_row(const struct cpu_state *state, const struct weight *w, int64_t row,
                        enum dtype dtype, void *out) {
     const uint8_t *data = (const uint8_t *)w->data + row * w->row_bytes;
-    if (!w->scale && dtype == DTYPE_BF16) state->format->to_bf16(w->dtype, data, w->n_col, out);
-    if (!w->scale && dtype == DTYPE_F32) state->format->to_float(w->dtype, data, w->n_col, out);
-    if (!w->scale) return;
-    float scale, room[WEIGHT_SCALE_BLOCK];
-    for (int64_t at = 0, n; at < w->n_col; at += n) {
-        n = scaled_stretch(w, row, at, &scale);
-        float *to = dtype == DTYPE_F32 ? (float *)out + at : room;
-        state->format->to_float(w->dtype, data + at, n, to);
-        for (int64_t i = 0; i < n; i++) to[i] *= scale;
-        for (int64_t i = 0; i < n && dtype == DTYPE_BF16; i++)
-            ((bf16 *)out)[at + i] = bf16_from_float(to[i]);
-    }
+    if (w->scale)
+        expand_scaled_row(state, w, row, dtype, out);
+    else if (dtype == DTYPE_BF16)
+        state->format->to_bf16(w->dtype, data, w->n_col, out);
+    else
+        state->format->to_float(w->dtype, data, w->n_col, out);
 }
 
 static void dot_row(const struct cpu_state *state, const struct weight *w, int64_t row,
