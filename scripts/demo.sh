@@ -1,6 +1,7 @@
 #!/bin/bash
 # Two ranks read the GNU General Public Licence with SmolLM2-135M-Instruct: how likely each word is
-# to the model (perplexity), then two questions answered from one reading, with evidence.
+# to the model (perplexity), by dense and by sparse attention; then two questions answered from one
+# reading, with evidence.
 #   scripts/demo.sh [PROGRAM]     RANKS=2  DOCUMENT=file  OUTPUT=build/demo
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -21,6 +22,12 @@ mkdir -p "$output"
 echo "== $ranks ranks score $document"
 scripts/mpirun.sh -np "$ranks" "$halka" run --model "$model" --document "$document" \
     --task score --output "$output/score"
+echo
+echo "== the same with sparse attention: each token attends the 512 that an indexer selects"
+scripts/mpirun.sh -np "$ranks" "$halka" run --model "$model" --document "$document" \
+    --set model.indexer=configs/indexers/smollm2-135m-instruct.safetensors \
+    --set dsa.top_k=512 --task score --output "$output/sparse"
+python3 scripts/compare_reports.py dense="$output/score" sparse="$output/sparse"
 echo
 echo "== $ranks ranks answer ${#questions[@]} questions about it"
 scripts/mpirun.sh -np "$ranks" "$halka" run --model "$model" --document "$document" \
