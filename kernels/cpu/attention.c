@@ -2,7 +2,7 @@
 // and one range of keys; it packs a key tile once and runs all its rows through it. Tasks go to
 // threads as they become free, longest first. Few rows (decode) split the keys into ranges whose
 // partials are merged; ranges follow from the shape alone, so results do not depend on the thread
-// count.
+// count. Sparse attention is the same, one query after the other, with a list of rows for each.
 #include <math.h>
 #include <omp.h>
 
@@ -93,6 +93,7 @@ struct task {
     int64_t *row_visible; // [n_row] keys of the whole block that the row sees
     int64_t first_row;
     int first_head, head; // of keys and values
+    const int32_t *index; // rows of the block that the query selected, or NULL
 };
 
 static void task_buffers(const struct shape *s, const struct attention_args *a, char *scratch,
@@ -161,16 +162,18 @@ static void task_pack_queries(const struct shape *s, const struct attention_args
     }
 }
 
-static struct kv_rows kv_rows(const struct attention_args *a, const void *base, int64_t stride,
-                              int n_col, int head, int64_t first, int n_key) {
-    int64_t at = first * stride + (int64_t)head * n_col;
+// The task's keys or values from `first` on, as they are packed.
+static struct kv_rows kv_rows(const struct attention_args *a, const struct task *t,
+                              const void *base, int64_t stride, int n_col, int64_t first) {
+    int64_t at = (t->index ? 0 : first * stride) + (int64_t)t->head * n_col;
     return (struct kv_rows){
         .data = a->kv_dtype == DTYPE_BF16 ? (const void *)((const bf16 *)base + at)
                                           : (const void *)((const float *)base + at),
         .dtype = a->kv_dtype,
         .round = a->query_dtype == DTYPE_BF16 && a->kv_dtype == DTYPE_F32,
         .stride = stride,
-        .n_row = n_key,
+        .index = t->index ? t->index + first : NULL,
+        .n_row = t->work.n_key,
         .n_col = n_col,
     };
 }
@@ -184,10 +187,10 @@ static void task_load_tile(const struct shape *s, const struct attention_args *a
         int64_t n = min64(t->row_visible[r] - first, n_key);
         t->visible[r] = n > 0 ? (int)n : 0;
     }
-    struct kv_rows rows = kv_rows(a, a->key, a->key_stride, a->head_dim, t->head, first, n_key);
+    struct kv_rows rows = kv_rows(a, t, a->key, a->key_stride, a->head_dim, first);
     s->tile->pack_keys(&rows, t->work.key);
     if (!with_values) return;
-    rows = kv_rows(a, a->value, a->value_stride, a->value_dim, t->head, first, n_key);
+    rows = kv_rows(a, t, a->value, a->value_stride, a->value_dim, first);
     s->tile->pack_values(&rows, s->value_width, t->work.value);
 }
 
@@ -211,11 +214,18 @@ static void task_finish(const struct shape *s, const struct attention_args *a, c
     }
 }
 
-static void run_task(const struct shape *s, const struct attention_args *a, int64_t row_tile,
-                     int first_head, int split, char *scratch, float *out, float *lse) {
-    struct task t = {.first_head = first_head};
+struct place { // of a task in the work
+    int64_t row_tile;
+    int first_head, split;
+    const int32_t *index; // see struct task
+};
+
+static void run_task(const struct shape *s, const struct attention_args *a,
+                     const struct place *place, char *scratch, float *out, float *lse) {
+    int first_head = place->first_head, split = place->split;
+    struct task t = {.first_head = first_head, .index = place->index};
     task_buffers(s, a, scratch, &t);
-    task_rows_begin(s, a, row_tile, &t);
+    task_rows_begin(s, a, place->row_tile, &t);
     int end_head = first_head + s->n_task_head;
     for (int head = first_head; head < end_head; head++) {
         task_turn_to(s, scratch, &t, head);
@@ -237,15 +247,36 @@ static void run_task(const struct shape *s, const struct attention_args *a, int6
     }
 }
 
+// Bytes of the partial of a range after the first: like out, then like lse.
+static int64_t split_out_bytes(const struct attention_args *a) {
+    return at_line(a->n_query * a->n_head * a->value_dim * 4);
+}
+static int64_t split_bytes(const struct attention_args *a) {
+    return split_out_bytes(a) + at_line(a->n_query * a->n_head * 4);
+}
+
+static enum status merge_splits(struct backend *backend, const struct attention_args *a,
+                                int n_split, const char *partials) {
+    for (int split = 1; split < n_split; split++) {
+        const char *partial = partials + (split - 1) * split_bytes(a);
+        struct merge_args merge = {.n_row = a->n_query * a->n_head,
+                                   .value_dim = a->value_dim,
+                                   .out = a->out,
+                                   .lse = a->lse,
+                                   .other_out = (const float *)(const void *)partial,
+                                   .other_lse =
+                                       (const float *)(const void *)(partial + split_out_bytes(a))};
+        TRY(cpu_merge_partials(backend, &merge));
+    }
+    return OK;
+}
+
 enum status cpu_attention(struct backend *backend, const struct attention_args *args) {
     const struct cpu_state *state = cpu_state(backend);
     struct shape s;
     TRY(shape_of(state, args, &s));
     if (args->n_query == 0) return OK;
-    // Partials of the ranges after the first, each like out and lse.
-    int64_t n_row = args->n_query * args->n_head;
-    int64_t out_bytes = at_line(n_row * args->value_dim * 4), lse_bytes = at_line(n_row * 4);
-    int64_t partial_bytes = out_bytes + lse_bytes;
+    int64_t out_bytes = split_out_bytes(args), partial_bytes = split_bytes(args);
     void *memory;
     TRY(cpu_scratch(backend, state->n_thread * s.bytes + (s.n_split - 1) * partial_bytes, &memory));
     char *partials = (char *)memory + state->n_thread * s.bytes;
@@ -257,24 +288,66 @@ enum status cpu_attention(struct backend *backend, const struct attention_args *
 #pragma omp for schedule(dynamic, 1)
         for (int64_t i = 0; i < n_task; i++) {
             int split = (int)(i % s.n_split), head = (int)(i / s.n_split % n_head_group);
-            int64_t row_tile = s.n_row_tile - 1 - i / s.n_split / n_head_group;
+            const struct place place = {.row_tile = s.n_row_tile - 1 - i / s.n_split / n_head_group,
+                                        .first_head = head * s.n_task_head,
+                                        .split = split};
             char *partial = partials + (split - 1) * partial_bytes;
-            run_task(&s, args, row_tile, head * s.n_task_head, split, scratch,
-                     split ? (float *)partial : args->out,
+            run_task(&s, args, &place, scratch, split ? (float *)partial : args->out,
                      split ? (float *)(partial + out_bytes) : args->lse);
         }
     }
-    for (int split = 1; split < s.n_split; split++) {
-        char *partial = partials + (split - 1) * partial_bytes;
-        struct merge_args merge = {.n_row = n_row,
-                                   .value_dim = args->value_dim,
-                                   .out = args->out,
-                                   .lse = args->lse,
-                                   .other_out = (float *)partial,
-                                   .other_lse = (float *)(partial + out_bytes)};
-        TRY(cpu_merge_partials(backend, &merge));
+    return merge_splits(backend, args, s.n_split, partials);
+}
+
+// One query's share of the arguments: its selected rows are all the keys there are.
+static struct attention_args one_query(const struct sparse_attention_args *args, int64_t t) {
+    const struct attention_args *a = &args->attention;
+    struct attention_args one = *a;
+    one.n_query = 1;
+    one.n_key = args->n_selected[t];
+    one.causal = false;
+    one.query = (const char *)a->query + dtype_bytes(a->query_dtype, t * a->query_stride);
+    return one;
+}
+
+enum status cpu_sparse_attention(struct backend *backend,
+                                 const struct sparse_attention_args *args) {
+    const struct cpu_state *state = cpu_state(backend);
+    const struct attention_args *a = &args->attention;
+    struct attention_args one = *a;
+    struct shape s;
+    one.n_query = 1;
+    one.n_key = args->k;
+    TRY(shape_of(state, &one, &s));
+    if (a->n_query >= MIN_TASK) { // tasks enough without ranges
+        s.n_split = 1;
+        s.split_key = round_up64(args->k, ATTENTION_KEY_TILE);
     }
-    return OK;
+    int64_t out_bytes = split_out_bytes(a), partial_bytes = split_bytes(a);
+    void *memory;
+    TRY(cpu_scratch(backend, state->n_thread * s.bytes + (s.n_split - 1) * partial_bytes, &memory));
+    char *partials = (char *)memory + state->n_thread * s.bytes;
+    int64_t n_head_group = a->n_kv_head / s.n_task_head;
+    int64_t n_each = s.n_row_tile * n_head_group * s.n_split; // tasks of a query
+#pragma omp parallel num_threads(state->n_thread)
+    {
+        char *scratch = (char *)memory + omp_get_thread_num() * s.bytes;
+#pragma omp for schedule(dynamic, 1)
+        for (int64_t i = 0; i < a->n_query * n_each; i++) {
+            int64_t t = i / n_each, rest = i % n_each, row = t * a->n_head;
+            const struct attention_args query = one_query(args, t);
+            const struct place place = {.row_tile = rest / s.n_split / n_head_group,
+                                        .first_head =
+                                            (int)(rest / s.n_split % n_head_group) * s.n_task_head,
+                                        .split = (int)(rest % s.n_split),
+                                        .index = args->row + t * args->k};
+            char *partial = partials + (place.split - 1) * partial_bytes;
+            float *out = place.split ? (float *)(void *)partial : a->out;
+            float *lse = place.split ? (float *)(void *)(partial + out_bytes) : a->lse;
+            run_task(&s, &query, &place, scratch, out + row * a->value_dim, lse + row);
+        }
+    }
+    return merge_splits(backend, a, s.n_split, partials);
 }
 
 static void run_mass_task(const struct shape *s, const struct attention_mass_args *args,

@@ -23,7 +23,7 @@ static inline vec operand_multiply_add(operand a, operand b, vec c) {
 
 // 16 bf16 of a row from `col`, zeros past its end.
 static inline __m256i row_load(const struct kv_rows *rows, int row, int col) {
-    int64_t at = row * rows->stride + col;
+    int64_t at = kv_row_at(rows, row) + col;
     int n = rows->n_col - col;
     __mmask16 keep = (__mmask16)(n >= 16 ? 0xffffu : n <= 0 ? 0 : (1u << n) - 1);
     if (rows->dtype == DTYPE_BF16)

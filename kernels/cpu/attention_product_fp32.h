@@ -23,7 +23,7 @@ static inline vec operand_multiply_add(operand a, operand b, vec c) {
 // Rows that end inside the vector or need rounding: one element at a time.
 static inline vec row_load_slow(const struct kv_rows *rows, int row, int col) {
     float x[VEC_WIDTH] = {0};
-    int64_t at = row * rows->stride + col;
+    int64_t at = kv_row_at(rows, row) + col;
     for (int i = 0; i < VEC_WIDTH && col + i < rows->n_col; i++) {
         if (rows->dtype == DTYPE_BF16)
             x[i] = bf16_to_float(((const bf16 *)rows->data)[at + i]);
@@ -37,7 +37,7 @@ static inline vec row_load_slow(const struct kv_rows *rows, int row, int col) {
 // VEC_WIDTH units of a row from `col`, zeros past its end.
 static inline vec row_load(const struct kv_rows *rows, int row, int col) {
     if (rows->round || col + VEC_WIDTH > rows->n_col) return row_load_slow(rows, row, col);
-    int64_t at = row * rows->stride + col;
+    int64_t at = kv_row_at(rows, row) + col;
     if (rows->dtype == DTYPE_BF16) return vec_load_bf16((const bf16 *)rows->data + at);
     return vec_load((const float *)rows->data + at);
 }

@@ -13,14 +13,20 @@ enum {
     ATTENTION_MAX_DIM = 576,  // of keys and of values
 };
 
-// Rows of one kv head: row i begins at data + i * stride elements.
+// Rows of one kv head: row i begins at data + i * stride elements, or at index[i] * stride where
+// rows were selected.
 struct kv_rows {
     const void *data;
     enum dtype dtype; // F32 or BF16
     bool round;       // the products are of values rounded to bf16, and dtype is F32
     int64_t stride;
+    const int32_t *index; // [n_row] or NULL
     int n_row, n_col;
 };
+
+static inline int64_t kv_row_at(const struct kv_rows *rows, int row) {
+    return (rows->index ? rows->index[row] : row) * rows->stride;
+}
 
 struct tile_work {
     int n_row;          // rows of queries

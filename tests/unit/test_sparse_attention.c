@@ -1,0 +1,124 @@
+// Attention over selected rows on every backend against the reference: grouped heads, latents whose
+// keys hold the values, one query (ranges of its selection are merged), uneven and empty
+// selections.
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "kernels/sparse.h"
+#include "tests/common/cases.h"
+
+static const struct backend_options candidates[] = {{BACKEND_CPU, ISA_AUTO, 2},
+                                                    {BACKEND_CPU, ISA_AVX512, 2},
+                                                    {BACKEND_CPU, ISA_AVX2, 1},
+                                                    {BACKEND_CPU, ISA_PLAIN, 3}};
+enum { N_CANDIDATE = sizeof candidates / sizeof *candidates };
+
+struct sparse_case {
+    const char *name;
+    int64_t n_query, n_key;
+    int n_head, n_kv_head, head_dim, value_dim, k;
+    bool value_in_key;
+    enum dtype query_dtype, kv_dtype;
+};
+
+static const struct sparse_case cases[] = {
+    {"grouped", 70, 90, 6, 2, 32, 32, 50, false, DTYPE_F32, DTYPE_F32},
+    {"grouped, bf16 keys", 9, 200, 9, 3, 64, 64, 130, false, DTYPE_F32, DTYPE_BF16},
+    {"grouped, bf16 products", 65, 300, 9, 3, 64, 64, 257, false, DTYPE_BF16, DTYPE_BF16},
+    {"one query", 1, 5000, 8, 2, 64, 64, 2048, false, DTYPE_F32, DTYPE_F32},
+    {"latent", 3, 700, 16, 1, 576, 512, 600, true, DTYPE_F32, DTYPE_F32},
+    {"latent, bf16", 2, 2500, 128, 1, 576, 512, 2048, true, DTYPE_BF16, DTYPE_BF16},
+    {"heads of their own", 5, 64, 4, 4, 192, 128, 33, false, DTYPE_BF16, DTYPE_F32},
+    {"one selected", 4, 40, 3, 1, 16, 24, 1, false, DTYPE_F32, DTYPE_F32},
+};
+enum { N_CASE = sizeof cases / sizeof *cases };
+
+// Every selection has another length, none among them; rows ascend.
+static void select_rows(const struct sparse_case *c, int32_t *row, int32_t *n_selected) {
+    for (int64_t t = 0; t < c->n_query; t++) {
+        int32_t wanted = (int32_t)(c->n_query == 1 ? c->k : t * 7 % (c->k + 1)), n = 0;
+        if (t == 1) wanted = 0;
+        if (t == 2) wanted = c->k;
+        for (int64_t s = 0; s < c->n_key && n < wanted; s++) {
+            uint64_t left = (uint64_t)(c->n_key - s), needed = (uint64_t)(wanted - n);
+            if (random_bits(9 + (uint64_t)t, (uint64_t)s) % left < needed)
+                row[t * c->k + n++] = (int32_t)s;
+        }
+        n_selected[t] = n;
+    }
+}
+
+static void check_case(const struct sparse_case *c, struct backend *reference,
+                       struct backend *backends) {
+    int64_t n_out = c->n_query * c->n_head * c->value_dim, n_lse = c->n_query * c->n_head;
+    int64_t key_width = (int64_t)c->n_kv_head * c->head_dim;
+    int64_t value_width = c->value_in_key ? key_width : (int64_t)c->n_kv_head * c->value_dim;
+    void *query = random_vector(c->query_dtype, c->n_query * c->n_head * c->head_dim, 1, 1);
+    void *key = random_vector(c->kv_dtype, c->n_key * key_width, 1, 2);
+    void *value = c->value_in_key ? key : random_vector(c->kv_dtype, c->n_key * value_width, 1, 3);
+    int32_t *row = test_alloc(c->n_query * c->k * 4), *n_selected = test_alloc(c->n_query * 4);
+    float *expected = test_alloc((n_out + n_lse) * 4), *got = test_alloc((n_out + n_lse) * 4);
+    memset(row, 0x7f, (size_t)(c->n_query * c->k) * 4); // what is not selected must not be read
+    select_rows(c, row, n_selected);
+    struct sparse_attention_args args = {
+        .attention = {.n_query = c->n_query,
+                      .n_key = c->n_key,
+                      .n_head = c->n_head,
+                      .n_kv_head = c->n_kv_head,
+                      .head_dim = c->head_dim,
+                      .value_dim = c->value_dim,
+                      .scale = 1 / sqrtf((float)c->head_dim),
+                      .query = query,
+                      .query_dtype = c->query_dtype,
+                      .query_stride = (int64_t)c->n_head * c->head_dim,
+                      .key = key,
+                      .value = value,
+                      .kv_dtype = c->kv_dtype,
+                      .key_stride = key_width,
+                      .value_stride = value_width,
+                      .out = expected,
+                      .lse = expected + n_out},
+        .row = row,
+        .n_selected = n_selected,
+        .k = c->k};
+    assert_int_equal(reference->ops->sparse_attention(reference, &args), OK);
+    bool bf16 = c->query_dtype == DTYPE_BF16;
+    struct tolerance tolerance = bf16 ? TOLERANCE_BF16_PRODUCT : TOLERANCE_F32;
+    for (int i = 0; i < N_CANDIDATE; i++) {
+        char message[200];
+        poison(got, (n_out + n_lse) * 4);
+        args.attention.out = got;
+        args.attention.lse = got + n_out;
+        assert_int_equal(backends[i].ops->sparse_attention(&backends[i], &args), OK);
+        if (!is_close(DTYPE_F32, got, expected, n_out, tolerance, message, sizeof message) ||
+            !is_close(DTYPE_F32, got + n_out, expected + n_out, n_lse, tolerance, message,
+                      sizeof message))
+            fail_msg("%s, backend %d: %s", c->name, i, message);
+    }
+    if (!c->value_in_key) free(value);
+    void *all[] = {query, key, row, n_selected, expected, got};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
+}
+
+static void test_against_reference(void **state) {
+    (void)state;
+    struct backend reference, backends[N_CANDIDATE];
+    assert_int_equal(
+        backend_open(&(struct backend_options){BACKEND_REFERENCE, ISA_AUTO, 1}, &reference), OK);
+    for (int i = 0; i < N_CANDIDATE; i++)
+        assert_int_equal(backend_open(&candidates[i], &backends[i]), OK);
+    for (int i = 0; i < N_CASE; i++) check_case(&cases[i], &reference, backends);
+    for (int i = 0; i < N_CANDIDATE; i++) backend_close(&backends[i]);
+    backend_close(&reference);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_against_reference)};
+    return cmocka_run_group_tests_name("sparse attention", tests, NULL, NULL);
+}
