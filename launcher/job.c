@@ -54,6 +54,9 @@ static enum status open_indexer(struct job *job) {
     if (o->top_k > 0 && !has_indexer)
         FAIL(ERR_CONFIG, "dsa.top_k is set, but %s has no indexer: set model.indexer",
              o->model_path);
+    if (o->top_k > job_context(job))
+        FAIL(ERR_CONFIG, "dsa.top_k = %lld exceeds the context of %lld tokens", (long long)o->top_k,
+             (long long)job_context(job));
     if (o->top_k > 0) model_spec_set_top_k(spec, (int)o->top_k);
     return OK;
 }

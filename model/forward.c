@@ -187,7 +187,8 @@ static enum status attend(struct forward *f, int layer, const struct forward_chu
     args.lse = f->buffers.lse;
     if (!forward_selects(f, layer, chunk)) return ring_attention_run(&f->ring, &args);
     struct sparse_ring_args sparse = forward_sparse_args(f, layer, &args);
-    TRY(sparse_attention_run(&f->ring, &sparse));
+    enum status status = sparse_attention_run(&f->ring, &sparse);
+    if (status != OK) return status_context(status, "layer %d", layer);
     if (!f->study || sparse.reuse) return OK;
     bool first = layer == 0 || !forward_selects(f, layer - 1, chunk);
     return selection_study_add(f->study, layer, &sparse, first);

@@ -254,7 +254,8 @@ static enum status attend_token(struct forward *f, int layer, const struct forwa
     float *all_lse = add_mass && upper ? f->buffers.lse : NULL;
     if (forward_selects(f, layer, chunk)) {
         struct sparse_ring_args sparse = forward_sparse_args(f, layer, &args);
-        TRY(sparse_decode_run(&f->ring, &sparse, f->buffers.attended, all_lse));
+        enum status status = sparse_decode_run(&f->ring, &sparse, f->buffers.attended, all_lse);
+        if (status != OK) return status_context(status, "layer %d", layer);
     } else {
         TRY(decode_attention_run(&f->ring, &args, f->buffers.attended, all_lse));
     }

@@ -1,6 +1,7 @@
 // The lightning indexer of DeepSeek Sparse Attention (V3.2 technical report, equation 1): queries,
 // keys and head weights from a layer's normed input, and what the ring is told of them.
 #include "kernels/sparse.h"
+
 #include "model/forward.h"
 
 #define OPS(f) ((f)->backend->ops)

@@ -1,9 +1,9 @@
-// Sparse against dense attention in DeepSeek V3.2's layer shape: indexer 64 heads of 128 with fp8
-// keys, 2048 tokens selected, attention of 128 heads over latents of 512 + 64. Milliseconds a token
-// at a position, for prefill (the last N_PREFILL positions at once) and decode (one). Attention and
-// indexer only. Dense is the faster of the absorbed form (128 heads over one row of 576) and the
-// expanded one (heads of 192 and 128 of their own, measured on N_EXPANDED heads and scaled to 128).
-// The FLOP bound is the ratio of the operations alone. `bench_sparse [threads [longest]]`.
+// Sparse against dense attention in DeepSeek V3.2's layer shape: indexer of 64 heads of 128 with
+// fp8 keys, 2048 tokens selected, attention of 128 heads over latents of 512 + 64. Milliseconds a
+// token at a position, attention and indexer only. Dense is the faster of the absorbed form (128
+// heads over one row of 576) and the expanded one (heads of 192 and 128 of their own; a few of them
+// are measured and scaled). bound: the ratio of the operations alone. `bench_sparse [threads
+// [longest]]`.
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -24,7 +24,9 @@ enum {
     VALUE_DIM = 128,
     N_EXPANDED = 8,
     N_PREFILL = 32,
-    N_REPEAT = 2
+    N_EXPANDED_ROW = 256, // the expanded form packs each head's keys anew: more rows, fairer to it
+    N_REPEAT = 2,
+    SHORTEST = 2048
 };
 
 static struct backend backend;
@@ -85,7 +87,7 @@ static struct keys keys_open(int64_t n) {
 static struct queries queries_open(void) {
     return (struct queries){
         .absorbed = repeated(query_dtype, N_PREFILL, N_HEAD * ROW),
-        .expanded = repeated(query_dtype, N_PREFILL, N_EXPANDED * HEAD_DIM),
+        .expanded = repeated(query_dtype, N_EXPANDED_ROW, N_EXPANDED * HEAD_DIM),
         .index_query = repeated(DTYPE_F8_E4M3, N_PREFILL, N_INDEX_HEAD * INDEX_DIM),
         .index_weight = random_vector(DTYPE_F32, N_PREFILL * N_INDEX_HEAD, 1, 6),
         .out = test_alloc((int64_t)N_PREFILL * N_HEAD * LATENT * 4),
@@ -128,8 +130,10 @@ static double absorbed_seconds(const struct keys *k, const struct queries *q, in
     return now() - start;
 }
 
-static double expanded_seconds(const struct keys *k, const struct queries *q, int64_t n_query,
+// Of one query.
+static double expanded_seconds(const struct keys *k, const struct queries *q, bool prefill,
                                int64_t n_key) {
+    int64_t n_query = prefill ? N_EXPANDED_ROW : 1;
     struct attention_args args = absorbed(k, q, n_query, n_key);
     args.n_head = args.n_kv_head = N_EXPANDED;
     args.head_dim = HEAD_DIM;
@@ -141,7 +145,7 @@ static double expanded_seconds(const struct keys *k, const struct queries *q, in
     args.value_stride = N_EXPANDED * VALUE_DIM;
     double start = now();
     require(backend.ops->attention(&backend, &args));
-    return (now() - start) * N_HEAD / N_EXPANDED;
+    return (now() - start) * N_HEAD / N_EXPANDED / (double)n_query;
 }
 
 struct sparse_seconds {
@@ -180,7 +184,8 @@ static struct sparse_seconds sparse_seconds(const struct keys *k, const struct q
     return (struct sparse_seconds){middle - start, now() - middle};
 }
 
-static void bench(const struct keys *k, const struct queries *q, int64_t n_query, int64_t n_key) {
+// Returns how many times cheaper sparse attention is.
+static double bench(const struct keys *k, const struct queries *q, int64_t n_query, int64_t n_key) {
     double mqa = INFINITY, mha = INFINITY;
     struct sparse_seconds sparse = {INFINITY, INFINITY};
     for (int i = 0; i < N_REPEAT; i++) {
@@ -188,7 +193,7 @@ static void bench(const struct keys *k, const struct queries *q, int64_t n_query
         sparse.index = fmin(sparse.index, s.index);
         sparse.attention = fmin(sparse.attention, s.attention);
         mqa = fmin(mqa, absorbed_seconds(k, q, n_query, n_key));
-        mha = fmin(mha, expanded_seconds(k, q, n_query, n_key));
+        mha = fmin(mha, (double)n_query * expanded_seconds(k, q, n_query > 1, n_key));
     }
     double dense = fmin(mqa, mha), all = sparse.index + sparse.attention;
     double ms = 1e3 / (double)n_query;
@@ -201,6 +206,21 @@ static void bench(const struct keys *k, const struct queries *q, int64_t n_query
            sparse.index * ms, sparse.attention * ms, all * ms, dense / all,
            dense_flop / (index_flop + row_flop * K));
     fflush(stdout);
+    return dense / all;
+}
+
+// Powers of two; the crossover is where the ratio passes 1, on a line between two of them.
+static void bench_lengths(const struct keys *k, const struct queries *q, int64_t n_query,
+                          int64_t longest) {
+    double before = 0, crossover = 0;
+    for (int64_t n_key = SHORTEST; n_key <= longest; n_key *= 2) {
+        double ratio = bench(k, q, n_query, n_key);
+        double part = before > 0 ? (1 - before) / (ratio - before) : 1;
+        if (before < 1 && ratio >= 1) crossover = (double)n_key / 2 * (1 + part);
+        before = ratio;
+    }
+    printf("# %s: sparse attention is cheaper from about %.0f tokens on\n",
+           n_query > 1 ? "prefill" : "decode", crossover);
 }
 
 int main(int argc, char **argv) {
@@ -213,9 +233,8 @@ int main(int argc, char **argv) {
     printf("# %d threads, queries in %s; ms a token, %d query rows of prefill\n", n_thread,
            dtype_info[query_dtype].name, N_PREFILL);
     printf("#        keys  absorbed  expanded     index    sparse  idx+spar   ratio   bound\n");
-    for (int64_t n_key = 8192; n_key <= longest; n_key *= 2)
-        bench(&keys, &queries, N_PREFILL, n_key);
-    for (int64_t n_key = 8192; n_key <= longest; n_key *= 2) bench(&keys, &queries, 1, n_key);
+    bench_lengths(&keys, &queries, N_PREFILL, longest);
+    bench_lengths(&keys, &queries, 1, longest);
     void *all[] = {
         keys.latent,         keys.expanded_key,    keys.expanded_value, keys.index_key,
         keys.index_scale,    keys.position,        queries.absorbed,    queries.expanded,
