@@ -158,6 +158,9 @@ enum status session_plan(const struct checkpoint *checkpoint, const struct backe
         .n_head = sizes.attention.n_head,
         .head_dim = sizes.attention.head_dim,
         .value_dim = sizes.attention.value_dim,
+        .index_k = sizes.index.k,
+        .n_index_head = sizes.index.n_head,
+        .index_dim = sizes.index.head_dim,
     };
     *out = (struct memory_plan){
         .weights = weights.bytes / local_size + weights.own_bytes,
