@@ -60,8 +60,7 @@ const struct attention_tile *cpu_attention_tile_choose(enum isa isa);
 int64_t cpu_attention_scratch_bytes(const struct cpu_state *state,
                                     const struct scratch_shape *shape);
 enum status cpu_attention(struct backend *backend, const struct attention_args *args);
-enum status cpu_sparse_attention(struct backend *backend,
-                                 const struct sparse_attention_args *args);
+enum status cpu_sparse_attention(struct backend *backend, const struct sparse_attention_args *args);
 enum status cpu_merge_partials(struct backend *backend, const struct merge_args *args);
 enum status cpu_attention_mass(struct backend *backend, const struct attention_mass_args *args);
 
