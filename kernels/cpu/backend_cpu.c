@@ -74,8 +74,8 @@ static const struct kernel_ops cpu_ops = {
     .select_rows = cpu_select_rows,
     .sparse_attention = cpu_sparse_attention,
     .expert_gate = reference_expert_gate,
-    .grouped_matmul = reference_grouped_matmul,
-    .expert_combine = reference_expert_combine,
+    .grouped_matmul = cpu_grouped_matmul,
+    .expert_combine = cpu_expert_combine,
     .scratch_bytes = cpu_scratch_bytes,
 };
 

@@ -55,6 +55,10 @@ enum status cpu_logprob(struct backend *backend, const struct logprob_args *args
 int64_t cpu_matmul_scratch_bytes(const struct backend *backend, const struct scratch_shape *shape);
 int64_t cpu_logprob_scratch_bytes(const struct scratch_shape *shape);
 
+// experts.c
+enum status cpu_grouped_matmul(struct backend *backend, const struct grouped_matmul_args *args);
+enum status cpu_expert_combine(struct backend *backend, const struct expert_combine_args *args);
+
 // attention.c
 const struct attention_tile *cpu_attention_tile_choose(enum isa isa);
 int64_t cpu_attention_scratch_bytes(const struct cpu_state *state,

@@ -1,0 +1,213 @@
+// The experts' gate, grouped products and weighted sums on every backend against their definitions.
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "kernels/experts.h"
+#include "tests/common/backends.h"
+#include "tests/common/cases.h"
+
+struct gate_case {
+    enum expert_scoring scoring;
+    int n_expert, n_used, n_group, n_group_used;
+    bool bias, normalise, ties;
+};
+static const struct gate_case gate_cases[] = {
+    {EXPERT_SIGMOID, 256, 8, 8, 4, true, true, false}, // DeepSeek V3
+    {EXPERT_SIGMOID, 256, 8, 1, 1, true, true, false}, // GLM
+    {EXPERT_SIGMOID, 8, 3, 4, 2, true, false, false},
+    {EXPERT_SOFTMAX, 64, 6, 1, 1, false, false, false},
+    {EXPERT_SOFTMAX, 16, 16, 1, 1, false, true, false},
+    {EXPERT_SIGMOID, 32, 8, 4, 2, true, true, true},
+    {EXPERT_SIGMOID, 1, 1, 1, 1, false, true, false},
+};
+enum { N_GATE_CASE = sizeof gate_cases / sizeof *gate_cases, N_TOKEN = 37, MAX_EXPERT = 256 };
+
+static void score_experts(const struct gate_case *c, const float *logit, double *score) {
+    double total = 0;
+    for (int e = 0; e < c->n_expert; e++) {
+        score[e] =
+            c->scoring == EXPERT_SIGMOID ? 1 / (1 + exp(-(double)logit[e])) : exp((double)logit[e]);
+        total += score[e];
+    }
+    for (int e = 0; e < c->n_expert && c->scoring == EXPERT_SOFTMAX; e++) score[e] /= total;
+}
+
+// How many of the n values beat value i: larger ones, and equal ones before it.
+static int rank_of(const double *value, int n, int i) {
+    int rank = 0;
+    for (int j = 0; j < n; j++) rank += value[j] > value[i] || (value[j] == value[i] && j < i);
+    return rank;
+}
+
+// Marks what the definition chooses: experts ranked among those of the best groups.
+static void choose(const struct gate_case *c, const double *choice, bool *chosen) {
+    int width = c->n_expert / c->n_group;
+    double group[MAX_EXPERT], allowed[MAX_EXPERT];
+    for (int g = 0; g < c->n_group; g++) {
+        group[g] = 0;
+        for (int e = 0; e < width; e++)
+            if (rank_of(choice + g * width, width, e) < 2) group[g] += choice[g * width + e];
+    }
+    for (int e = 0; e < c->n_expert; e++)
+        allowed[e] =
+            rank_of(group, c->n_group, e / width) < c->n_group_used ? choice[e] : -INFINITY;
+    for (int e = 0; e < c->n_expert; e++)
+        chosen[e] = allowed[e] > -INFINITY && rank_of(allowed, c->n_expert, e) < c->n_used;
+}
+
+static void check_token(const struct gate_case *c, const struct expert_gate_args *args, int64_t t) {
+    const float *logit = args->logit + t * c->n_expert;
+    double score[MAX_EXPERT], choice[MAX_EXPERT], total = 0;
+    bool chosen[MAX_EXPERT];
+    score_experts(c, logit, score);
+    for (int e = 0; e < c->n_expert; e++)
+        choice[e] = (double)((float)score[e] + (args->bias ? args->bias[e] : 0));
+    choose(c, choice, chosen);
+    for (int e = 0; e < c->n_expert; e++) total += chosen[e] ? score[e] : 0;
+    for (int i = 0; i < c->n_used; i++) {
+        int e = args->expert[t * c->n_used + i];
+        assert_in_range(e, 0, c->n_expert - 1);
+        if (!chosen[e]) fail_msg("token %d takes expert %d", (int)t, e);
+        chosen[e] = false; // none twice
+        double expected = score[e] / (c->normalise ? total : 1) * (double)args->scale;
+        assert_true(fabs((double)args->weight[t * c->n_used + i] - expected) < 1e-5);
+    }
+}
+
+static void test_gate(void **state) {
+    (void)state;
+    for (int i = 0; i < N_GATE_CASE; i++) {
+        const struct gate_case *c = &gate_cases[i];
+        float *logit = random_vector(DTYPE_F32, N_TOKEN * c->n_expert, 1, 1);
+        float *bias = random_vector(DTYPE_F32, c->n_expert, 0.2f, 2);
+        for (int e = 0; c->ties && e < N_TOKEN * c->n_expert; e++) {
+            logit[e] = roundf(logit[e]);
+            bias[e % c->n_expert] = 0;
+        }
+        int32_t expert[N_TOKEN * 16];
+        float weight[N_TOKEN * 16];
+        for (int b = 0; b < N_BACKEND; b++) {
+            const struct expert_gate_args args = {.scoring = c->scoring,
+                                                  .logit = logit,
+                                                  .bias = c->bias ? bias : NULL,
+                                                  .n_token = N_TOKEN,
+                                                  .n_expert = c->n_expert,
+                                                  .n_used = c->n_used,
+                                                  .n_group = c->n_group,
+                                                  .n_group_used = c->n_group_used,
+                                                  .normalise = c->normalise,
+                                                  .scale = 2.5f,
+                                                  .expert = expert,
+                                                  .weight = weight};
+            memset(expert, 0xff, sizeof expert);
+            poison(weight, sizeof weight);
+            assert_int_equal(backends[b].ops->expert_gate(&backends[b], &args), OK);
+            for (int64_t t = 0; t < N_TOKEN; t++) check_token(c, &args, t);
+        }
+        free(bias);
+        free(logit);
+    }
+}
+
+// Groups of no, one, few and many rows; plain, quantised and scaled weights.
+static void test_grouped_matmul(void **state) {
+    (void)state;
+    enum { N_GROUP = 6, N_OUT = 72, N_IN = 160 };
+    const int64_t first_row[N_GROUP + 1] = {0, 0, 1, 1, 10, 60, 60};
+    const enum dtype dtypes[] = {DTYPE_F32, DTYPE_BF16, DTYPE_Q4_1, DTYPE_F8_E4M3};
+    const float scale[2] = {0.5f, 3};
+    int64_t n_row = first_row[N_GROUP], n = n_row * N_OUT;
+    for (int d = 0; d < 4; d++)
+        for (int bf16 = 0; bf16 < 2; bf16++) {
+            struct weight weight[N_GROUP];
+            enum dtype x_dtype = bf16 ? DTYPE_BF16 : DTYPE_F32;
+            void *x = random_vector(x_dtype, n_row * N_IN, 1, 3);
+            float *expected = test_alloc(n * 4), *got = test_alloc(n * 4);
+            for (int g = 0; g < N_GROUP; g++) {
+                weight[g] = random_weight(dtypes[d], N_OUT, N_IN, 0, (uint64_t)g);
+                if (dtypes[d] != DTYPE_F8_E4M3) continue;
+                weight[g].scale = scale;
+                weight[g].scale_stride = 2;
+            }
+            struct grouped_matmul_args args = {.n_group = N_GROUP,
+                                               .first_row = first_row,
+                                               .weight = weight,
+                                               .x = x,
+                                               .x_dtype = x_dtype,
+                                               .out = expected};
+            assert_int_equal(backends[0].ops->grouped_matmul(&backends[0], &args), OK);
+            for (int64_t row = 0; row < n_row; row += 7) { // the definition, in a few places
+                int g = row < 1 ? 1 : row < 10 ? 3 : 4;
+                float w[N_IN], input[N_IN];
+                double sum = 0;
+                weight_row_to_float(&weight[g], row, w);
+                dtype_to_float(x_dtype, (char *)x + dtype_bytes(x_dtype, row * N_IN), N_IN, input);
+                for (int i = 0; i < N_IN; i++)
+                    sum += (double)(bf16 ? bf16_to_float(bf16_from_float(w[i])) : w[i]) *
+                           (double)input[i];
+                assert_true(fabs(sum - (double)expected[row * N_OUT + row]) < 1e-4);
+            }
+            for (int b = 1; b < N_BACKEND; b++) {
+                char message[200];
+                poison(got, n * 4);
+                args.out = got;
+                assert_int_equal(backends[b].ops->grouped_matmul(&backends[b], &args), OK);
+                struct tolerance tolerance = bf16 ? TOLERANCE_BF16_PRODUCT : TOLERANCE_F32;
+                if (!is_close(DTYPE_F32, got, expected, n, tolerance, message, sizeof message))
+                    fail_msg("%s, backend %d: %s", dtype_info[dtypes[d]].name, b, message);
+            }
+            for (int g = 0; g < N_GROUP; g++) free((void *)weight[g].data);
+            free(got);
+            free(expected);
+            free(x);
+        }
+}
+
+static void test_combine(void **state) {
+    (void)state;
+    enum { N_USED = 4, N_COL = 531, N_ROW = 50, N = N_TOKEN * N_COL };
+    float *x = random_vector(DTYPE_F32, N_ROW * N_COL, 1, 4);
+    float *weight = random_vector(DTYPE_F32, N_TOKEN * N_USED, 1, 5);
+    float *before = random_vector(DTYPE_F32, N, 1, 6), *got = test_alloc(N * 4);
+    int32_t row[N_TOKEN * N_USED];
+    for (int i = 0; i < N_TOKEN * N_USED; i++)
+        row[i] = i % 5 == 0 ? -1 : (int32_t)(random_bits(7, (uint64_t)i) % N_ROW);
+    for (int b = 0; b < N_BACKEND; b++) {
+        memcpy(got, before, N * 4);
+        const struct expert_combine_args args = {.n_token = N_TOKEN,
+                                                 .n_used = N_USED,
+                                                 .n_col = N_COL,
+                                                 .x = x,
+                                                 .row = row,
+                                                 .weight = weight,
+                                                 .out = got};
+        assert_int_equal(backends[b].ops->expert_combine(&backends[b], &args), OK);
+        for (int64_t i = 0; i < N; i++) {
+            double expected = (double)before[i];
+            for (int j = 0; j < N_USED; j++) {
+                int64_t at = i / N_COL * N_USED + j;
+                if (row[at] >= 0)
+                    expected += (double)weight[at] * (double)x[row[at] * N_COL + i % N_COL];
+            }
+            assert_true(fabs((double)got[i] - expected) < 1e-5);
+        }
+    }
+    free(got);
+    free(before);
+    free(weight);
+    free(x);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_gate),
+        cmocka_unit_test(test_grouped_matmul),
+        cmocka_unit_test(test_combine),
+    };
+    return cmocka_run_group_tests_name("experts", tests, open_backends, close_backends);
+}
