@@ -354,7 +354,7 @@ static void run_mass_task(const struct shape *s, const struct attention_mass_arg
                           int64_t first_key, char *scratch) {
     const struct attention_args *a = &args->attention;
     _Alignas(64) float mass[ATTENTION_KEY_TILE];
-    struct task t;
+    struct task t = {0};
     task_buffers(s, a, scratch, &t);
     t.work.mass = mass;
     int64_t range_end = min64(first_key + MASS_KEY, a->n_key);
