@@ -39,6 +39,8 @@ struct comm {
     const struct comm_ops *ops;
     enum memory memory;
     int rank, size;
+    // The same ranks over host memory: for counts, messages and agreement. NULL: this one.
+    struct comm *host;
     bool needs_progress;   // transfers advance only inside calls: long computations call progress()
     double deadline_s;     // of one wait, counted anew whenever a message completes
     int64_t message_bytes; // transfers are cut into messages of at most this, the same on all ranks
@@ -68,10 +70,21 @@ struct comm_ops {
     void (*close)(struct comm *);
 };
 
+static inline struct comm *comm_host(struct comm *comm) {
+    return comm->host ? comm->host : comm;
+}
+
 // One rank, no library: every exchange is a copy.
 enum status comm_self_open(struct comm *out);
 // The MPI job's ranks, host memory. MPI must be initialised (cluster_start).
 enum status comm_mpi_open(struct comm *out, double deadline_s);
+// Device memory. `host` joins the same ranks and outlives it, as `backend` does.
+// mpi_staged: through pinned host memory and the messages of `host`; any ranks may share a device.
+enum status comm_mpi_staged_open(struct comm *out, struct comm *host, struct backend *backend,
+                                 double deadline_s);
+// NCCL, one rank a device. ERR_CONFIG in a build without it.
+enum status comm_nccl_open(struct comm *out, struct comm *host, struct backend *backend,
+                           double deadline_s);
 void comm_close(struct comm *comm); // accepts a zeroed struct
 
 int reduce_element_bytes(enum reduce op);

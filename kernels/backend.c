@@ -1,4 +1,5 @@
 #include "kernels/cpu/cpu.h"
+#include "kernels/cuda/open.h"
 #include "kernels/kernels.h"
 #include "kernels/reference/reference.h"
 
@@ -9,13 +10,15 @@ enum status backend_open(const struct backend_options *options, struct backend *
     switch (options->kind) {
     case BACKEND_REFERENCE:
         return reference_open(options, out);
-    case BACKEND_AUTO:
-    case BACKEND_CPU:
-        return cpu_open(options, out);
     case BACKEND_CUDA:
+        return cuda_open(options, out);
+    case BACKEND_AUTO:
+        if (cuda_device_count() > 0) return cuda_open(options, out);
+        break;
+    case BACKEND_CPU:
         break;
     }
-    FAIL(ERR_CONFIG, "this build has no cuda backend: set run.backend to auto or cpu");
+    return cpu_open(options, out);
 }
 
 void backend_close(struct backend *backend) {

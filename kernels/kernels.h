@@ -25,6 +25,10 @@ struct backend {
     enum memory memory;
     bool bf16_products; // the processor multiplies bf16 natively: `auto` precision means bf16
     void *state;        // owned by the backend
+    // Called again and again while the host waits in sync(), which returns what it returns: a
+    // transport's look at its peers and deadline. NULL: nobody looks.
+    enum status (*while_waiting)(void *user);
+    void *waiting_user;
 };
 
 // A matrix [n_row, n_col] in any format, or a view of some rows or columns of one. y = x W^T.
@@ -183,6 +187,22 @@ struct scratch_shape {
     int index_k, n_index_head, index_dim; // of the lightning indexer; 0: there is none
 };
 
+// Copies between the device and pinned host memory, beside the computation, for transports. They
+// run in order on a queue of their own; a ticket says when one has ended. Only where memory is
+// DEVICE.
+struct copy_ops {
+    enum status (*pin)(struct backend *, int64_t bytes, void **host);
+    void (*unpin)(struct backend *, void *host);
+    enum status (*after_work)(struct backend *);  // later copies wait for the work queued so far
+    enum status (*before_work)(struct backend *); // later work waits for the copies queued so far
+    enum status (*out)(struct backend *, void *host, const void *from, int64_t bytes,
+                       int64_t *ticket);
+    enum status (*in)(struct backend *, void *to, const void *host, int64_t bytes, int64_t *ticket);
+    // Tickets end in order; of the last COPY_TICKETS, older ones have ended.
+    enum status (*ended)(struct backend *, int64_t ticket, bool *out);
+};
+enum { COPY_TICKETS = 64 };
+
 struct hadamard_args; // DeepSeek Sparse Attention: kernels/sparse.h
 struct quantize_args;
 struct index_args;
@@ -202,7 +222,10 @@ struct kernel_ops {
     void (*free)(struct backend *, void *);
     enum status (*upload)(struct backend *, void *to, const void *host, int64_t bytes);
     enum status (*download)(struct backend *, void *host, const void *from, int64_t bytes);
+    // From backend memory to backend memory; the ranges do not overlap, or are the same.
+    enum status (*copy)(struct backend *, void *to, const void *from, int64_t bytes);
     enum status (*sync)(struct backend *);
+    const struct copy_ops *copies; // NULL where memory is the host's
     // Makes a host (mapped) matrix usable; a host backend keeps the mapping itself.
     enum status (*load_weight)(struct backend *, const struct weight *host, struct weight *out);
     void (*unload_weight)(struct backend *, struct weight *);
@@ -238,6 +261,7 @@ struct backend_options {
     enum backend_kind kind;
     enum isa isa; // a limit; what the processor lacks is never used
     int n_thread; // of this rank; at least 1
+    int device;   // cuda: which of the devices this process sees
 };
 
 // Opens a backend. ERR_CONFIG when this build or machine lacks it. close accepts a zeroed struct.

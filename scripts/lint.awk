@@ -9,6 +9,11 @@ BEGIN {
     # The one home of each foreign header, and of calls that only one file may make: a pattern of paths.
     header_home["mpi.h"] = "^dist/|^launcher/main\\.c$"
     header_home["nccl.h"] = "^dist/comm_nccl\\.c$"
+    header_home["cuda_runtime.h"] = "^kernels/cuda/|^dist/comm_nccl\\.c$"
+    header_home["cuda_bf16.h"] = "^kernels/cuda/"
+    header_home["cuda_fp8.h"] = "^kernels/cuda/"
+    header_home["cublas_v2.h"] = "^kernels/cuda/"
+    header_home["cublasLt.h"] = "^kernels/cuda/"
     header_home["hwloc.h"] = "^dist/cluster\\.c$"
     header_home["dnnl.h"] = "^kernels/cpu/"
     header_home["immintrin.h"] = "^kernels/cpu/"

@@ -20,6 +20,7 @@ static const struct kernel_ops reference_ops = {
     .free = host_free,
     .upload = host_upload,
     .download = host_download,
+    .copy = host_copy,
     .sync = host_sync,
     .load_weight = host_load_weight,
     .unload_weight = host_unload_weight,
