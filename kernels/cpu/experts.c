@@ -35,9 +35,8 @@ static void combine_token(const struct expert_combine_args *args, int64_t t) {
 }
 
 enum status cpu_expert_combine(struct backend *backend, const struct expert_combine_args *args) {
-    int64_t work = args->n_token * args->n_used * args->n_col;
 #pragma omp parallel for num_threads(cpu_state(backend)->n_thread)                                 \
-    schedule(static) if (work > PARALLEL_ELEMENTS)
+    schedule(static) if (args->n_token * args->n_used * args->n_col > PARALLEL_ELEMENTS)
     for (int64_t t = 0; t < args->n_token; t++) combine_token(args, t);
     return OK;
 }
