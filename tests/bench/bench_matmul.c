@@ -133,7 +133,7 @@ static void bench_smollm2(struct backend *b) {
 
 int main(int argc, char **argv) {
     const char *const names[] = {"auto", "plain", "avx2", "avx512", "avx512bf16"};
-    struct backend_options options = {BACKEND_CPU, ISA_AUTO, 2};
+    struct backend_options options = {.kind = BACKEND_CPU, .isa = ISA_AUTO, .n_thread = 2};
     for (int i = 0; i < 5; i++)
         if (argc > 1 && !strcmp(argv[1], names[i])) options.isa = (enum isa)i;
     if (argc > 2) options.n_thread = atoi(argv[2]);

@@ -3,12 +3,12 @@
 #include <stdio.h>
 
 static const struct backend_options options[N_BACKEND] = {
-    {BACKEND_REFERENCE, ISA_AUTO, 1},
-    {BACKEND_CPU, ISA_AUTO, 2},
-    {BACKEND_CPU, ISA_AVX512, 2},
-    [BACKEND_AVX2] = {BACKEND_CPU, ISA_AVX2, 2},
-    [BACKEND_AVX2_5_THREADS] = {BACKEND_CPU, ISA_AVX2, 5},
-    {BACKEND_CPU, ISA_PLAIN, 2},
+    {.kind = BACKEND_REFERENCE, .isa = ISA_AUTO, .n_thread = 1},
+    {.kind = BACKEND_CPU, .isa = ISA_AUTO, .n_thread = 2},
+    {.kind = BACKEND_CPU, .isa = ISA_AVX512, .n_thread = 2},
+    [BACKEND_AVX2] = {.kind = BACKEND_CPU, .isa = ISA_AVX2, .n_thread = 2},
+    [BACKEND_AVX2_5_THREADS] = {.kind = BACKEND_CPU, .isa = ISA_AVX2, .n_thread = 5},
+    {.kind = BACKEND_CPU, .isa = ISA_PLAIN, .n_thread = 2},
 };
 struct backend backends[N_BACKEND];
 

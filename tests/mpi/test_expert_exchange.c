@@ -146,7 +146,8 @@ static void test_wrong_expert(void **state) {
 
 int main(int argc, char **argv) {
     mpi_test_start(&argc, &argv);
-    if (backend_open(&(struct backend_options){BACKEND_CPU, ISA_AUTO, 1}, &backend) != OK)
+    if (backend_open(&(struct backend_options){.kind = BACKEND_CPU, .isa = ISA_AUTO, .n_thread = 1},
+                     &backend) != OK)
         return mpi_test_stop(1);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_spread),       cmocka_unit_test(test_one_for_all),

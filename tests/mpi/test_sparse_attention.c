@@ -459,8 +459,9 @@ static void test_not_a_number(void **state) {
 
 int main(int argc, char **argv) {
     mpi_test_start(&argc, &argv);
-    const struct backend_options options[] = {{BACKEND_CPU, ISA_AUTO, 1},
-                                              {BACKEND_REFERENCE, ISA_AUTO, 1}};
+    const struct backend_options options[] = {
+        {.kind = BACKEND_CPU, .isa = ISA_AUTO, .n_thread = 1},
+        {.kind = BACKEND_REFERENCE, .isa = ISA_AUTO, .n_thread = 1}};
     if (backend_open(&options[0], &backend) != OK || backend_open(&options[1], &reference) != OK)
         return mpi_test_stop(1);
     const struct CMUnitTest tests[] = {

@@ -402,7 +402,8 @@ static void test_scratch(void **state) {
     };
     for (int i = 0; i < 12; i++) {
         const struct index_case *c = &shapes[i / 4];
-        const struct backend_options options = {BACKEND_CPU, isas[i % 4], 3};
+        const struct backend_options options = {
+            .kind = BACKEND_CPU, .isa = isas[i % 4], .n_thread = 3};
         struct backend backend;
         assert_int_equal(backend_open(&options, &backend), OK);
         struct index_data d = index_data_open(c);

@@ -12,8 +12,11 @@
 
 // Best instruction set first: oneDNN keeps the limit of the first product of a process.
 static const struct backend_options candidates[] = {
-    {BACKEND_CPU, ISA_AUTO, 2},  {BACKEND_CPU, ISA_AVX512, 2}, {BACKEND_CPU, ISA_AVX2, 2},
-    {BACKEND_CPU, ISA_PLAIN, 2}, {BACKEND_CPU, ISA_AUTO, 1},
+    {.kind = BACKEND_CPU, .isa = ISA_AUTO, .n_thread = 2},
+    {.kind = BACKEND_CPU, .isa = ISA_AVX512, .n_thread = 2},
+    {.kind = BACKEND_CPU, .isa = ISA_AVX2, .n_thread = 2},
+    {.kind = BACKEND_CPU, .isa = ISA_PLAIN, .n_thread = 2},
+    {.kind = BACKEND_CPU, .isa = ISA_AUTO, .n_thread = 1},
 };
 #define N_CANDIDATE (int)(sizeof candidates / sizeof *candidates)
 static const char *const isa_names[] = {"auto", "plain", "avx2", "avx512", "avx512bf16"};
@@ -22,7 +25,8 @@ static struct backend reference, backends[N_CANDIDATE];
 
 static int open_backends(void **state) {
     (void)state;
-    const struct backend_options options = {BACKEND_REFERENCE, ISA_AUTO, 1};
+    const struct backend_options options = {
+        .kind = BACKEND_REFERENCE, .isa = ISA_AUTO, .n_thread = 1};
     if (backend_open(&options, &reference) != OK) return -1;
     for (int i = 0; i < N_CANDIDATE; i++)
         if (backend_open(&candidates[i], &backends[i]) != OK) {
@@ -450,9 +454,9 @@ static void opens_what_exists(void **state) {
     (void)state;
     struct backend backend = {0};
     backend_close(&backend);
-    const struct backend_options cuda = {BACKEND_CUDA, ISA_AUTO, 1};
+    const struct backend_options cuda = {.kind = BACKEND_CUDA, .isa = ISA_AUTO, .n_thread = 1};
     assert_int_equal(backend_open(&cuda, &backend), ERR_CONFIG);
-    const struct backend_options no_thread = {BACKEND_CPU, ISA_AUTO, 0};
+    const struct backend_options no_thread = {.kind = BACKEND_CPU, .isa = ISA_AUTO, .n_thread = 0};
     assert_int_equal(backend_open(&no_thread, &backend), ERR_CONFIG);
     assert_null(backend.ops);
     backend_close(&backend);

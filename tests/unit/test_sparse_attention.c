@@ -13,10 +13,11 @@
 #include "kernels/sparse.h"
 #include "tests/common/cases.h"
 
-static const struct backend_options candidates[] = {{BACKEND_CPU, ISA_AUTO, 2},
-                                                    {BACKEND_CPU, ISA_AVX512, 2},
-                                                    {BACKEND_CPU, ISA_AVX2, 1},
-                                                    {BACKEND_CPU, ISA_PLAIN, 3}};
+static const struct backend_options candidates[] = {
+    {.kind = BACKEND_CPU, .isa = ISA_AUTO, .n_thread = 2},
+    {.kind = BACKEND_CPU, .isa = ISA_AVX512, .n_thread = 2},
+    {.kind = BACKEND_CPU, .isa = ISA_AVX2, .n_thread = 1},
+    {.kind = BACKEND_CPU, .isa = ISA_PLAIN, .n_thread = 3}};
 enum { N_CANDIDATE = sizeof candidates / sizeof *candidates };
 
 struct sparse_case {
@@ -110,7 +111,10 @@ static void test_against_reference(void **state) {
     (void)state;
     struct backend reference, backends[N_CANDIDATE];
     assert_int_equal(
-        backend_open(&(struct backend_options){BACKEND_REFERENCE, ISA_AUTO, 1}, &reference), OK);
+        backend_open(
+            &(struct backend_options){.kind = BACKEND_REFERENCE, .isa = ISA_AUTO, .n_thread = 1},
+            &reference),
+        OK);
     for (int i = 0; i < N_CANDIDATE; i++)
         assert_int_equal(backend_open(&candidates[i], &backends[i]), OK);
     for (int i = 0; i < N_CASE; i++) check_case(&cases[i], &reference, backends);
