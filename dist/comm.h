@@ -34,6 +34,14 @@ struct shift_args {
     struct comm_buffer receive[SHIFT_BUFFERS]; // bytes agree with what the source sends
 };
 
+// Block r, of bytes[r], of every rank r back to back into receive; send is this rank's block and
+// may be its place in receive.
+struct gather {
+    const void *send;
+    void *receive;
+    const int64_t *bytes; // [size]
+};
+
 struct comm_ops;
 struct comm {
     const struct comm_ops *ops;
@@ -56,9 +64,13 @@ struct comm_ops {
     enum status (*shift_start)(struct comm *, const struct shift_args *);
     // After a missed deadline the shift is still in flight: wait again, or end the job.
     enum status (*shift_wait)(struct comm *);
-    enum status (*progress)(struct comm *);
-    // receive holds size blocks back to back, block r of bytes[r]; send is this rank's block and
-    // may be its place in receive.
+    // Some all-gathers at once, beside a shift and the collectives: they have a communicator of
+    // their own. One such set is in flight at most; buffers and waits are a shift's, `bytes` may go
+    // after the start.
+    enum status (*gather_start)(struct comm *, const struct gather *, int n);
+    enum status (*gather_wait)(struct comm *);
+    enum status (*progress)(struct comm *); // of both
+    // One gather, as above.
     enum status (*all_gather)(struct comm *, const void *send, void *receive, const int64_t *bytes);
     // Blocks back to back: send_bytes[r] go to rank r, receive_bytes[r] come from it.
     enum status (*all_to_all)(struct comm *, const void *send, const int64_t *send_bytes,

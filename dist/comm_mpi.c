@@ -21,13 +21,18 @@ struct message {
     int expected; // bytes to receive; -1 when nothing is to check
 };
 
-struct mpi_state {
+// Messages in flight on a communicator of their own.
+struct lane {
     MPI_Comm communicator;
-    bool oversubscribed;    // more ranks than cores here: waiting ranks must give way early
     MPI_Request *requests;  // [capacity], posted in [0, n), finished before `next`
     struct message *posted; // [capacity]
     int n, next, capacity;
-    char (*host)[HOST_BYTES]; // [size]
+};
+
+struct mpi_state {
+    struct lane lane, gathers; // everything else; gather_start's
+    bool oversubscribed;       // more ranks than cores here: waiting ranks must give way early
+    char (*host)[HOST_BYTES];  // [size]
 };
 
 static struct mpi_state *mpi_state(const struct comm *comm) {
@@ -43,20 +48,20 @@ static enum status check(const struct comm *comm, int code, const char *operatio
          mpi_state(comm)->host[comm->rank], text);
 }
 
-static enum status reserve(struct mpi_state *state, MPI_Request **out, struct message message) {
-    if (state->n == state->capacity) {
-        int capacity = state->capacity ? 2 * state->capacity : 64;
-        MPI_Request *requests = realloc(state->requests, (size_t)capacity * sizeof *requests);
-        if (requests) state->requests = requests;
-        struct message *posted = realloc(state->posted, (size_t)capacity * sizeof *posted);
-        if (posted) state->posted = posted;
+static enum status reserve(struct lane *lane, MPI_Request **out, struct message message) {
+    if (lane->n == lane->capacity) {
+        int capacity = lane->capacity ? 2 * lane->capacity : 64;
+        MPI_Request *requests = realloc(lane->requests, (size_t)capacity * sizeof *requests);
+        if (requests) lane->requests = requests;
+        struct message *posted = realloc(lane->posted, (size_t)capacity * sizeof *posted);
+        if (posted) lane->posted = posted;
         if (!requests || !posted) FAIL(ERR_MEMORY, "no memory for %d messages", capacity);
-        state->capacity = capacity;
+        lane->capacity = capacity;
     }
-    state->posted[state->n] = message;
-    *out = &state->requests[state->n];
+    lane->posted[lane->n] = message;
+    *out = &lane->requests[lane->n];
     **out = MPI_REQUEST_NULL;
-    state->n++;
+    lane->n++;
     return OK;
 }
 
@@ -68,62 +73,63 @@ static int next_message(const struct comm *comm, int64_t left, int element_bytes
     return (int)(left < limit ? left : limit);
 }
 
-static enum status post_send(struct comm *comm, const void *data, int64_t bytes, int to, int tag) {
-    struct mpi_state *state = mpi_state(comm);
-    const char *at = data;
-    for (int64_t left = bytes; left > 0;) {
+static enum status post_send(struct comm *comm, struct lane *lane, struct comm_buffer buffer,
+                             int to, int tag) {
+    const char *at = buffer.data;
+    for (int64_t left = buffer.bytes; left > 0;) {
         int n = next_message(comm, left, 1);
         MPI_Request *request;
-        TRY(reserve(state, &request, (struct message){to, -1}));
-        TRY(check(comm, MPI_Isend(at, n, MPI_BYTE, to, tag, state->communicator, request), "send"));
+        TRY(reserve(lane, &request, (struct message){to, -1}));
+        TRY(check(comm, MPI_Isend(at, n, MPI_BYTE, to, tag, lane->communicator, request), "send"));
         at += n;
         left -= n;
     }
-    if (to != comm->rank) comm->bytes_sent += bytes;
+    if (to != comm->rank) comm->bytes_sent += buffer.bytes;
     return OK;
 }
 
-static enum status post_receive(struct comm *comm, void *data, int64_t bytes, int from, int tag) {
-    struct mpi_state *state = mpi_state(comm);
-    char *at = data;
-    for (int64_t left = bytes; left > 0;) {
+static enum status post_receive(struct comm *comm, struct lane *lane, struct comm_buffer buffer,
+                                int from, int tag) {
+    char *at = buffer.data;
+    for (int64_t left = buffer.bytes; left > 0;) {
         int n = next_message(comm, left, 1);
         MPI_Request *request;
-        TRY(reserve(state, &request, (struct message){from, n}));
-        TRY(check(comm, MPI_Irecv(at, n, MPI_BYTE, from, tag, state->communicator, request),
+        TRY(reserve(lane, &request, (struct message){from, n}));
+        TRY(check(comm, MPI_Irecv(at, n, MPI_BYTE, from, tag, lane->communicator, request),
                   "receive"));
         at += n;
         left -= n;
     }
-    if (from != comm->rank) comm->bytes_received += bytes;
+    if (from != comm->rank) comm->bytes_received += buffer.bytes;
     return OK;
 }
 
 // Finishes what can be finished now; *done when nothing is left.
-static enum status poll_messages(struct comm *comm, const char *operation, bool *done) {
-    struct mpi_state *state = mpi_state(comm);
+static enum status poll_messages(struct comm *comm, struct lane *lane, const char *operation,
+                                 bool *done) {
     *done = false;
-    while (state->next < state->n) {
-        const struct message *message = &state->posted[state->next];
+    while (lane->next < lane->n) {
+        const struct message *message = &lane->posted[lane->next];
         MPI_Status received;
         int finished;
-        TRY(check(comm, MPI_Test(&state->requests[state->next], &finished, &received), operation));
+        TRY(check(comm, MPI_Test(&lane->requests[lane->next], &finished, &received), operation));
         if (!finished) return OK;
         int n = message->expected;
         if (message->expected >= 0) MPI_Get_count(&received, MPI_BYTE, &n);
         if (n != message->expected)
             FAIL(ERR_INTERNAL, "%s: rank %d got %d of %d bytes from rank %d", operation, comm->rank,
                  n, message->expected, message->peer);
-        state->next++;
+        lane->next++;
     }
-    state->n = state->next = 0;
+    lane->n = lane->next = 0;
     *done = true;
     return OK;
 }
 
-static enum status too_late(const struct comm *comm, const char *operation) {
+static enum status too_late(const struct comm *comm, const struct lane *lane,
+                            const char *operation) {
     const struct mpi_state *state = mpi_state(comm);
-    int peer = state->posted[state->next].peer;
+    int peer = lane->posted[lane->next].peer;
     const char *advice = "see whether it still runs; a longer deadline helps only if it is slow";
     if (peer == EVERY_RANK)
         FAIL(ERR_RANK, "%s on rank %d (%s): some rank did not take part within %g s: %s", operation,
@@ -141,36 +147,38 @@ static void give_way(const struct mpi_state *state, double waited) {
         nanosleep(&(struct timespec){.tv_nsec = 20000}, NULL);
 }
 
-static enum status wait_all(struct comm *comm, const char *operation) {
-    struct mpi_state *state = mpi_state(comm);
+static enum status wait_lane(struct comm *comm, struct lane *lane, const char *operation) {
     double begun = cluster_seconds();
     for (;;) {
-        int next = state->next;
+        int next = lane->next;
         bool done;
-        TRY(poll_messages(comm, operation, &done));
+        TRY(poll_messages(comm, lane, operation, &done));
         if (done) return OK;
         double now = cluster_seconds();
-        if (state->next != next) begun = now;
-        if (now - begun > comm->deadline_s) return too_late(comm, operation);
-        give_way(state, now - begun);
+        if (lane->next != next) begun = now;
+        if (now - begun > comm->deadline_s) return too_late(comm, lane, operation);
+        give_way(mpi_state(comm), now - begun);
     }
 }
 
-static enum status begin(const struct comm *comm, const char *operation) {
-    if (mpi_state(comm)->n != 0)
+static enum status wait_all(struct comm *comm, const char *operation) {
+    return wait_lane(comm, &mpi_state(comm)->lane, operation);
+}
+
+static enum status begin(const struct comm *comm, const struct lane *lane, const char *operation) {
+    if (lane->n != 0)
         FAIL(ERR_INTERNAL, "%s on rank %d began before the transfer before it ended", operation,
              comm->rank);
     return OK;
 }
 
 static enum status mpi_shift_start(struct comm *comm, const struct shift_args *args) {
-    TRY(begin(comm, "shift"));
+    struct lane *lane = &mpi_state(comm)->lane;
+    TRY(begin(comm, lane, "shift"));
     for (int i = 0; i < args->n_buffer; i++)
-        TRY(post_receive(comm, args->receive[i].data, args->receive[i].bytes, args->source,
-                         TAG_SHIFT + i));
+        TRY(post_receive(comm, lane, args->receive[i], args->source, TAG_SHIFT + i));
     for (int i = 0; i < args->n_buffer; i++)
-        TRY(post_send(comm, args->send[i].data, args->send[i].bytes, args->destination,
-                      TAG_SHIFT + i));
+        TRY(post_send(comm, lane, args->send[i], args->destination, TAG_SHIFT + i));
     return OK;
 }
 
@@ -179,35 +187,57 @@ static enum status mpi_shift_wait(struct comm *comm) {
 }
 
 static enum status mpi_progress(struct comm *comm) {
+    struct mpi_state *state = mpi_state(comm);
     bool done;
-    return poll_messages(comm, "shift", &done);
+    TRY(poll_messages(comm, &state->gathers, "gather", &done));
+    return poll_messages(comm, &state->lane, "shift", &done);
+}
+
+// Block r comes from rank r; the own one is copied unless it is in its place.
+static enum status post_gather(struct comm *comm, struct lane *lane, const struct gather *gather) {
+    char *block = gather->receive;
+    int64_t own = gather->bytes[comm->rank];
+    for (int r = 0; r < comm->size; block += gather->bytes[r++]) {
+        struct comm_buffer buffer = {block, gather->bytes[r]};
+        if (r != comm->rank)
+            TRY(post_receive(comm, lane, buffer, r, TAG_GATHER));
+        else if (block != gather->send && own)
+            memcpy(block, gather->send, (size_t)own);
+    }
+    struct comm_buffer send = {(void *)gather->send, own};
+    for (int i = 1; i < comm->size; i++)
+        TRY(post_send(comm, lane, send, (comm->rank + i) % comm->size, TAG_GATHER));
+    return OK;
+}
+
+static enum status mpi_gather_start(struct comm *comm, const struct gather *gathers, int n) {
+    struct lane *lane = &mpi_state(comm)->gathers;
+    TRY(begin(comm, lane, "gather"));
+    for (int i = 0; i < n; i++) TRY(post_gather(comm, lane, &gathers[i]));
+    return OK;
+}
+
+static enum status mpi_gather_wait(struct comm *comm) {
+    return wait_lane(comm, &mpi_state(comm)->gathers, "gather");
 }
 
 static enum status mpi_all_gather(struct comm *comm, const void *send, void *receive,
                                   const int64_t *bytes) {
-    TRY(begin(comm, "all_gather"));
-    char *block = receive;
-    for (int r = 0; r < comm->size; r++) {
-        if (r != comm->rank)
-            TRY(post_receive(comm, block, bytes[r], r, TAG_GATHER));
-        else if (block != send && bytes[r])
-            memcpy(block, send, (size_t)bytes[r]);
-        block += bytes[r];
-    }
-    for (int i = 1; i < comm->size; i++)
-        TRY(post_send(comm, send, bytes[comm->rank], (comm->rank + i) % comm->size, TAG_GATHER));
+    struct lane *lane = &mpi_state(comm)->lane;
+    TRY(begin(comm, lane, "all_gather"));
+    TRY(post_gather(comm, lane, &(struct gather){send, receive, bytes}));
     return wait_all(comm, "all_gather");
 }
 
 static enum status mpi_all_to_all(struct comm *comm, const void *send, const int64_t *send_bytes,
                                   void *receive, const int64_t *receive_bytes) {
-    TRY(begin(comm, "all_to_all"));
-    char *to = receive;
+    struct lane *lane = &mpi_state(comm)->lane;
+    TRY(begin(comm, lane, "all_to_all"));
+    char *to = receive, *from = (char *)send;
     for (int r = 0; r < comm->size; to += receive_bytes[r++])
-        TRY(post_receive(comm, to, receive_bytes[r], r, TAG_EXCHANGE));
-    const char *from = send;
+        TRY(post_receive(comm, lane, (struct comm_buffer){to, receive_bytes[r]}, r, TAG_EXCHANGE));
     for (int r = 0; r < comm->size; from += send_bytes[r++])
-        TRY(post_send(comm, from, send_bytes[r], r, TAG_EXCHANGE));
+        TRY(post_send(comm, lane, (struct comm_buffer){from, send_bytes[r]}, r, TAG_EXCHANGE));
     return wait_all(comm, "all_to_all");
 }
 
@@ -220,8 +250,8 @@ static void reduce_type(enum reduce op, MPI_Datatype *type, MPI_Op *mpi_op) {
 }
 
 static enum status mpi_all_reduce(struct comm *comm, void *data, int64_t count, enum reduce op) {
-    TRY(begin(comm, "all_reduce"));
-    struct mpi_state *state = mpi_state(comm);
+    struct lane *lane = &mpi_state(comm)->lane;
+    TRY(begin(comm, lane, "all_reduce"));
     int element = reduce_element_bytes(op);
     MPI_Datatype type;
     MPI_Op mpi_op;
@@ -230,9 +260,9 @@ static enum status mpi_all_reduce(struct comm *comm, void *data, int64_t count, 
     for (int64_t left = count * element; left > 0;) {
         int n = next_message(comm, left, element);
         MPI_Request *request;
-        TRY(reserve(state, &request, (struct message){EVERY_RANK, -1}));
+        TRY(reserve(lane, &request, (struct message){EVERY_RANK, -1}));
         TRY(check(comm,
-                  MPI_Iallreduce(MPI_IN_PLACE, at, n / element, type, mpi_op, state->communicator,
+                  MPI_Iallreduce(MPI_IN_PLACE, at, n / element, type, mpi_op, lane->communicator,
                                  request),
                   "all_reduce"));
         at += n;
@@ -245,14 +275,14 @@ static enum status mpi_all_reduce(struct comm *comm, void *data, int64_t count, 
 }
 
 static enum status mpi_broadcast(struct comm *comm, void *data, int64_t bytes, int root) {
-    TRY(begin(comm, "broadcast"));
-    struct mpi_state *state = mpi_state(comm);
+    struct lane *lane = &mpi_state(comm)->lane;
+    TRY(begin(comm, lane, "broadcast"));
     char *at = data;
     for (int64_t left = bytes; left > 0;) {
         int n = next_message(comm, left, 1);
         MPI_Request *request;
-        TRY(reserve(state, &request, (struct message){EVERY_RANK, -1}));
-        TRY(check(comm, MPI_Ibcast(at, n, MPI_BYTE, root, state->communicator, request),
+        TRY(reserve(lane, &request, (struct message){EVERY_RANK, -1}));
+        TRY(check(comm, MPI_Ibcast(at, n, MPI_BYTE, root, lane->communicator, request),
                   "broadcast"));
         at += n;
         left -= n;
@@ -265,21 +295,27 @@ static enum status mpi_broadcast(struct comm *comm, void *data, int64_t bytes, i
 }
 
 static enum status mpi_barrier(struct comm *comm) {
-    TRY(begin(comm, "barrier"));
-    struct mpi_state *state = mpi_state(comm);
+    struct lane *lane = &mpi_state(comm)->lane;
+    TRY(begin(comm, lane, "barrier"));
     MPI_Request *request;
-    TRY(reserve(state, &request, (struct message){EVERY_RANK, -1}));
-    TRY(check(comm, MPI_Ibarrier(state->communicator, request), "barrier"));
+    TRY(reserve(lane, &request, (struct message){EVERY_RANK, -1}));
+    TRY(check(comm, MPI_Ibarrier(lane->communicator, request), "barrier"));
     return wait_all(comm, "barrier");
+}
+
+static void close_lane(struct lane *lane, bool quiet) {
+    // With messages still in flight the job is failing, and freeing could wait for them.
+    if (quiet && lane->communicator != MPI_COMM_NULL) MPI_Comm_free(&lane->communicator);
+    free(lane->posted);
+    free(lane->requests);
 }
 
 static void mpi_close(struct comm *comm) {
     struct mpi_state *state = mpi_state(comm);
-    // With messages still in flight the job is failing, and freeing could wait for them.
-    if (state->n == 0 && state->communicator != MPI_COMM_NULL) MPI_Comm_free(&state->communicator);
+    bool quiet = state->lane.n == 0 && state->gathers.n == 0;
+    close_lane(&state->gathers, quiet);
+    close_lane(&state->lane, quiet);
     free(state->host);
-    free(state->posted);
-    free(state->requests);
     free(state);
 }
 
@@ -287,6 +323,8 @@ static const struct comm_ops mpi_ops = {
     .name = "mpi",
     .shift_start = mpi_shift_start,
     .shift_wait = mpi_shift_wait,
+    .gather_start = mpi_gather_start,
+    .gather_wait = mpi_gather_wait,
     .progress = mpi_progress,
     .all_gather = mpi_all_gather,
     .all_to_all = mpi_all_to_all,
@@ -302,11 +340,18 @@ static enum status learn_hosts(struct comm *comm) {
     int n;
     MPI_Get_processor_name(own, &n);
     int code = MPI_Allgather(own, HOST_BYTES, MPI_CHAR, state->host, HOST_BYTES, MPI_CHAR,
-                             state->communicator);
+                             state->lane.communicator);
     TRY(check(comm, code, "start of the mpi transport"));
     int n_here = 0;
     for (int r = 0; r < comm->size; r++) n_here += strcmp(state->host[r], own) == 0;
     state->oversubscribed = n_here > sysconf(_SC_NPROCESSORS_ONLN);
+    return OK;
+}
+
+static enum status open_lane(struct lane *lane) {
+    if (MPI_Comm_dup(MPI_COMM_WORLD, &lane->communicator) != MPI_SUCCESS)
+        FAIL(ERR_RANK, "MPI cannot make a communicator");
+    MPI_Comm_set_errhandler(lane->communicator, MPI_ERRORS_RETURN);
     return OK;
 }
 
@@ -321,13 +366,12 @@ enum status comm_mpi_open(struct comm *out, double deadline_s) {
     struct mpi_state *state = calloc(1, sizeof *state);
     if (!state) FAIL(ERR_MEMORY, "no memory for the mpi transport");
     out->state = state;
-    state->communicator = MPI_COMM_NULL;
+    state->lane.communicator = state->gathers.communicator = MPI_COMM_NULL;
     enum status status = OK;
-    if (MPI_Comm_dup(MPI_COMM_WORLD, &state->communicator) != MPI_SUCCESS)
-        FAIL_OR(failed, ERR_RANK, "MPI cannot make a communicator");
-    MPI_Comm_set_errhandler(state->communicator, MPI_ERRORS_RETURN);
-    MPI_Comm_rank(state->communicator, &out->rank);
-    MPI_Comm_size(state->communicator, &out->size);
+    TRY_OR(failed, open_lane(&state->lane));
+    TRY_OR(failed, open_lane(&state->gathers));
+    MPI_Comm_rank(MPI_COMM_WORLD, &out->rank);
+    MPI_Comm_size(MPI_COMM_WORLD, &out->size);
     state->host = calloc((size_t)out->size, HOST_BYTES);
     if (!state->host) FAIL_OR(failed, ERR_MEMORY, "no memory for %d host names", out->size);
     TRY_OR(failed, learn_hosts(out));

@@ -33,6 +33,12 @@ static enum status self_all_gather(struct comm *comm, const void *send, void *re
     return OK;
 }
 
+static enum status self_gather_start(struct comm *comm, const struct gather *gathers, int n) {
+    for (int i = 0; i < n; i++)
+        TRY(self_all_gather(comm, gathers[i].send, gathers[i].receive, gathers[i].bytes));
+    return OK;
+}
+
 static enum status self_all_to_all(struct comm *comm, const void *send, const int64_t *send_bytes,
                                    void *receive, const int64_t *receive_bytes) {
     (void)comm;
@@ -61,6 +67,8 @@ static const struct comm_ops self_ops = {
     .name = "self",
     .shift_start = self_shift_start,
     .shift_wait = self_nothing,
+    .gather_start = self_gather_start,
+    .gather_wait = self_nothing,
     .progress = self_nothing,
     .all_gather = self_all_gather,
     .all_to_all = self_all_to_all,

@@ -72,6 +72,31 @@ static void gather_varies_by_rank(int64_t n) {
     free(in);
 }
 
+// Two gathers fly while a shift and an all-gather come and go.
+static void gathers_fly_beside_the_rest(int64_t n) {
+    int64_t bytes[2][8], total[2] = {0};
+    char *out[2], *in[2];
+    struct gather gathers[2];
+    for (int g = 0; g < 2; g++) {
+        for (int r = 0; r < comm->size; r++) total[g] += bytes[g][r] = r == g ? 0 : n + g + r;
+        out[g] = filled(comm->rank, bytes[g][comm->rank]);
+        in[g] = calloc(1, (size_t)total[g] + 1);
+        gathers[g] = (struct gather){out[g], in[g], bytes[g]};
+    }
+    assert_int_equal(comm->ops->gather_start(comm, gathers, 2), OK);
+    if (comm->size > 1) assert_int_equal(comm->ops->gather_start(comm, gathers, 2), ERR_INTERNAL);
+    shift_moves_every_length(n);
+    gather_varies_by_rank(n);
+    assert_int_equal(comm->ops->progress(comm), OK);
+    assert_int_equal(comm->ops->gather_wait(comm), OK);
+    for (int g = 0; g < 2; g++) {
+        const char *at = in[g];
+        for (int r = 0; r < comm->size; at += bytes[g][r++]) check_pattern(at, r, bytes[g][r]);
+        free(out[g]);
+        free(in[g]);
+    }
+}
+
 static void exchange_varies_by_pair(int64_t n) {
     int64_t send[8], receive[8], n_out = 0, n_in = 0;
     for (int r = 0; r < comm->size; r++) {
@@ -110,6 +135,7 @@ static void bytes_arrive_whole_and_cut(void **state) {
             if (too_many_messages(lengths[i])) continue;
             shift_moves_every_length(lengths[i]);
             gather_varies_by_rank(lengths[i]);
+            gathers_fly_beside_the_rest(lengths[i]);
             exchange_varies_by_pair(lengths[i]);
             broadcast_from_each(lengths[i]);
         }
