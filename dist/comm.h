@@ -1,4 +1,4 @@
-// Ranks together: one table of transports (self, mpi; later mpi_staged, nccl). Buffers are in the
+// Ranks together: one table of transports (self, mpi, mpi_staged, nccl). Buffers are in the
 // transport's memory, which must be the backend's. No call blocks for ever: each wait polls against
 // the deadline and returns ERR_RANK, naming the operation and the peer. Counts may exceed INT_MAX.
 // Collectives are entered by all ranks in the same order. Communicators are all made in open.
@@ -86,12 +86,14 @@ static inline struct comm *comm_host(struct comm *comm) {
     return comm->host ? comm->host : comm;
 }
 
-// One rank, no library: every exchange is a copy.
-enum status comm_self_open(struct comm *out);
+// One rank, no library: every exchange is a copy, queued on the device; NULL: in host memory.
+enum status comm_self_open(struct comm *out, struct backend *device);
 // The MPI job's ranks, host memory. MPI must be initialised (cluster_start).
 enum status comm_mpi_open(struct comm *out, double deadline_s);
-// Device memory. `host` joins the same ranks and outlives it, as `backend` does.
-// mpi_staged: through pinned host memory and the messages of `host`; any ranks may share a device.
+// Device memory. Operations are ordered like work queued on the backend: they begin after what was
+// queued before, and what is queued after them (a shift: after shift_wait) sees their results.
+// `host` joins the same ranks and outlives the transport, as `backend` does.
+// mpi_staged: through pinned host memory; any ranks may share a device.
 enum status comm_mpi_staged_open(struct comm *out, struct comm *host, struct backend *backend,
                                  double deadline_s);
 // NCCL, one rank a device. ERR_CONFIG in a build without it.
@@ -100,6 +102,9 @@ enum status comm_nccl_open(struct comm *out, struct comm *host, struct backend *
 void comm_close(struct comm *comm); // accepts a zeroed struct
 
 int reduce_element_bytes(enum reduce op);
+
+// Whether each rank computes on a device of its own. All ranks learn the same.
+enum status comm_devices_distinct(struct comm *comm, const struct backend *backend, bool *out);
 
 // All ranks learn the lowest failing rank's code and message, "rank R (host): ...".
 // Only for loading and planning, where every rank reaches the same call.

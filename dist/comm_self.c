@@ -1,14 +1,18 @@
-// The transport of a job of one rank: every exchange is a copy, no byte leaves the rank.
+// The transport of a job of one rank: every exchange is a copy, no byte leaves the rank. On a
+// device copies are queued like other work.
 #include <string.h>
 
 #include "dist/comm.h"
 
-static void copy(void *to, const void *from, int64_t bytes) {
-    if (bytes > 0 && to != from) memmove(to, from, (size_t)bytes);
+static enum status copy(struct comm *comm, void *to, const void *from, int64_t bytes) {
+    struct backend *device = comm->state;
+    if (bytes <= 0 || to == from) return OK;
+    if (device) return device->ops->copy(device, to, from, bytes);
+    memmove(to, from, (size_t)bytes);
+    return OK;
 }
 
 static enum status self_shift_start(struct comm *comm, const struct shift_args *args) {
-    (void)comm;
     if (args->destination != 0 || args->source != 0)
         FAIL(ERR_INTERNAL, "shift from rank %d to rank %d in a job of one rank", args->source,
              args->destination);
@@ -16,7 +20,7 @@ static enum status self_shift_start(struct comm *comm, const struct shift_args *
         if (args->send[i].bytes != args->receive[i].bytes)
             FAIL(ERR_INTERNAL, "shift of %lld bytes into a buffer of %lld",
                  (long long)args->send[i].bytes, (long long)args->receive[i].bytes);
-        copy(args->receive[i].data, args->send[i].data, args->send[i].bytes);
+        TRY(copy(comm, args->receive[i].data, args->send[i].data, args->send[i].bytes));
     }
     return OK;
 }
@@ -28,9 +32,7 @@ static enum status self_nothing(struct comm *comm) {
 
 static enum status self_all_gather(struct comm *comm, const void *send, void *receive,
                                    const int64_t *bytes) {
-    (void)comm;
-    copy(receive, send, bytes[0]);
-    return OK;
+    return copy(comm, receive, send, bytes[0]);
 }
 
 static enum status self_gather_start(struct comm *comm, const struct gather *gathers, int n) {
@@ -41,12 +43,10 @@ static enum status self_gather_start(struct comm *comm, const struct gather *gat
 
 static enum status self_all_to_all(struct comm *comm, const void *send, const int64_t *send_bytes,
                                    void *receive, const int64_t *receive_bytes) {
-    (void)comm;
     if (send_bytes[0] != receive_bytes[0])
         FAIL(ERR_INTERNAL, "all_to_all sends %lld bytes and receives %lld",
              (long long)send_bytes[0], (long long)receive_bytes[0]);
-    copy(receive, send, send_bytes[0]);
-    return OK;
+    return copy(comm, receive, send, send_bytes[0]);
 }
 
 static enum status self_all_reduce(struct comm *comm, void *data, int64_t count, enum reduce op) {
@@ -78,7 +78,12 @@ static const struct comm_ops self_ops = {
     .close = self_close,
 };
 
-enum status comm_self_open(struct comm *out) {
-    *out = (struct comm){.ops = &self_ops, .memory = MEMORY_HOST, .size = 1};
+enum status comm_self_open(struct comm *out, struct backend *device) {
+    *out = (struct comm){
+        .ops = &self_ops,
+        .memory = device ? device->memory : MEMORY_HOST,
+        .size = 1,
+        .state = device,
+    };
     return OK;
 }

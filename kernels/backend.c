@@ -21,6 +21,10 @@ enum status backend_open(const struct backend_options *options, struct backend *
     return cpu_open(options, out);
 }
 
+int backend_device_count(enum backend_kind kind) {
+    return kind == BACKEND_AUTO || kind == BACKEND_CUDA ? cuda_device_count() : 0;
+}
+
 void backend_close(struct backend *backend) {
     if (backend->ops) backend->ops->close(backend);
     *backend = (struct backend){0};

@@ -24,7 +24,8 @@ struct backend {
     const struct kernel_ops *ops;
     enum memory memory;
     bool bf16_products; // the processor multiplies bf16 natively: `auto` precision means bf16
-    void *state;        // owned by the backend
+    unsigned char device_id[16]; // MEMORY_DEVICE: differs between any two devices of a job
+    void *state;                 // owned by the backend
     // Called again and again while the host waits in sync(), which returns what it returns: a
     // transport's look at its peers and deadline. NULL: nobody looks.
     enum status (*while_waiting)(void *user);
@@ -267,6 +268,8 @@ struct backend_options {
 // Opens a backend. ERR_CONFIG when this build or machine lacks it. close accepts a zeroed struct.
 enum status backend_open(const struct backend_options *options, struct backend *out);
 void backend_close(struct backend *backend);
+// Devices that this process may use by such options; 0: the backend computes on the host.
+int backend_device_count(enum backend_kind kind);
 
 #ifdef __cplusplus
 }

@@ -7,37 +7,70 @@
 #include "launcher/prompt.h"
 #include "model/indexer.h"
 
-static enum status open_comm(struct job *job) {
-    const struct options *o = job->options;
+// What ranks agree by. It carries the data as well, unless that is on devices.
+static enum status open_host_comm(struct job *job) {
+    enum transport_wish wish = (enum transport_wish)job->options->transport;
     bool alone = job->cluster->size == 1;
-    if (o->transport == TRANSPORT_SELF && !alone) {
+    if (wish == TRANSPORT_SELF && !alone) {
         FAIL(ERR_CONFIG, "run.transport = self is for one rank, and this job has %d: use mpi",
              job->cluster->size);
     }
-    if (o->transport == TRANSPORT_SELF || (o->transport == TRANSPORT_AUTO && alone)) {
-        return comm_self_open(&job->comm);
-    }
-    return comm_mpi_open(&job->comm, o->deadline);
+    if (alone && wish != TRANSPORT_MPI) return comm_self_open(&job->comm, NULL);
+    return comm_mpi_open(&job->comm, job->options->deadline);
 }
 
 static enum status open_backend(struct job *job) {
-    TRY(backend_open(&(struct backend_options){.kind = (enum backend_kind)job->options->backend,
-                                               .isa = (enum isa)job->options->isa,
-                                               .n_thread = job->cluster->n_thread},
-                     &job->backend));
-    if (job->backend.memory != job->comm.memory) {
-        FAIL(ERR_CONFIG, "transport %s and backend %s do not share memory: choose run.transport",
-             job->comm.ops->name, job->backend.ops->name);
+    const struct options *o = job->options;
+    int n_device = backend_device_count((enum backend_kind)o->backend);
+    TRY(backend_open(
+        &(struct backend_options){.kind = (enum backend_kind)o->backend,
+                                  .isa = (enum isa)o->isa,
+                                  .n_thread = job->cluster->n_thread,
+                                  .device = n_device ? job->cluster->local_rank % n_device : 0},
+        &job->backend));
+    if (job->backend.memory == MEMORY_HOST && o->transport > TRANSPORT_MPI) {
+        FAIL(ERR_CONFIG,
+             "run.transport = %s is for devices, and backend %s has none: use auto or mpi",
+             o->transport == TRANSPORT_NCCL ? "nccl" : "mpi_staged", job->backend.ops->name);
     }
     return OK;
 }
 
+static enum status open_device_comm(struct job *job) {
+    struct comm *host = &job->host_comm;
+    const struct options *o = job->options;
+    enum transport_wish wish = (enum transport_wish)o->transport;
+    bool distinct;
+    if (wish == TRANSPORT_AUTO && host->size == 1) wish = TRANSPORT_SELF;
+    TRY(comm_devices_distinct(host, &job->backend, &distinct));
+    if (wish == TRANSPORT_AUTO) wish = distinct ? TRANSPORT_NCCL : TRANSPORT_MPI_STAGED;
+    if (wish == TRANSPORT_NCCL && !distinct) {
+        FAIL(ERR_CONFIG,
+             "run.transport = nccl needs a device for each rank, and some of the %d "
+             "ranks share one: use mpi_staged",
+             host->size);
+    }
+    if (wish == TRANSPORT_SELF) {
+        TRY(comm_self_open(&job->comm, &job->backend));
+        job->comm.host = host;
+        return OK;
+    }
+    FAIL(ERR_CONFIG,
+         "run.transport = mpi does not reach the memory of backend %s: use auto or "
+         "mpi_staged",
+         job->backend.ops->name);
+}
+
 enum status job_open_ranks(struct job *job, enum status parsed) {
     job->started = cluster_seconds();
-    TRY(open_comm(job));
+    TRY(open_host_comm(job));
     TRY(comm_agree(&job->comm, parsed));
     cluster_pin_threads(job->cluster);
-    return comm_agree(&job->comm, open_backend(job));
+    TRY(comm_agree(&job->comm, open_backend(job)));
+    if (job->backend.memory == MEMORY_HOST) return OK;
+    job->host_comm = job->comm;
+    job->comm = (struct comm){0};
+    return comm_agree(&job->host_comm, open_device_comm(job));
 }
 
 // Which layers select, and how many tokens.
@@ -203,6 +236,7 @@ void job_close(struct job *job) {
     document_set_close(&job->documents);
     tokenizer_close(&job->tokenizer);
     checkpoint_close(&job->checkpoint);
-    backend_close(&job->backend);
     comm_close(&job->comm);
+    backend_close(&job->backend);
+    comm_close(&job->host_comm);
 }

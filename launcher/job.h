@@ -13,7 +13,8 @@
 struct job {
     const struct options *options;
     const struct cluster *cluster;
-    struct comm comm;
+    struct comm comm;      // in the backend's memory
+    struct comm host_comm; // its `host`; zeroed where memory is the host's
     struct backend backend;
     struct checkpoint checkpoint;
     struct tokenizer *tokenizer;      // NULL: the checkpoint has none

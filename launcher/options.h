@@ -22,7 +22,13 @@ enum verb { VERB_NONE, VERB_RUN, VERB_PLAN, VERB_VERIFY, VERB_INSPECT, N_VERB };
 enum task_kind { TASK_SCORE, TASK_ANSWER };
 enum layout_wish { LAYOUT_WISH_AUTO, LAYOUT_WISH_ZIGZAG, LAYOUT_WISH_CONTIGUOUS };
 enum attention_wish { ATTENTION_WISH_AUTO, ATTENTION_WISH_DENSE, ATTENTION_WISH_DSA };
-enum transport_wish { TRANSPORT_AUTO, TRANSPORT_SELF, TRANSPORT_MPI };
+enum transport_wish {
+    TRANSPORT_AUTO,
+    TRANSPORT_SELF,
+    TRANSPORT_MPI,
+    TRANSPORT_MPI_STAGED,
+    TRANSPORT_NCCL
+};
 
 // A choice holds the index of its word, which is the value of the enum named beside it.
 struct options {

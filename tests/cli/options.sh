@@ -20,7 +20,6 @@ expect "set out of range" 78 "between 1 and" run --set task.max_tokens=0
 expect "set not finite" 78 "must be a number" run --set task.temperature=nan
 expect "set bad choice" 78 "auto|fp32|bf16" run --set run.precision=fp16
 expect "precision of later" 78 "not in this version" run --set kv.precision=fp8
-expect "backend of later" 78 "not in this version" run --set run.backend=cuda
 expect "task of later" 78 "not in this version" run --task embed
 expect "two job files" 64 "one argument too many" run a.cfg b.cfg
 expect "no model" 78 "no model" run --document x --output y

@@ -14,7 +14,7 @@
 static void exchanges_are_copies(void **state) {
     (void)state;
     struct comm comm;
-    assert_int_equal(comm_self_open(&comm), OK);
+    assert_int_equal(comm_self_open(&comm, NULL), OK);
     assert_int_equal(comm.size, 1);
     assert_int_equal(comm.rank, 0);
     char from[] = "abcdefgh", to[9] = "";
@@ -45,7 +45,7 @@ static void exchanges_are_copies(void **state) {
 static void mismatches_are_refused(void **state) {
     (void)state;
     struct comm comm;
-    assert_int_equal(comm_self_open(&comm), OK);
+    assert_int_equal(comm_self_open(&comm, NULL), OK);
     char a[8] = "", b[8] = "";
     struct shift_args shift = {.n_buffer = 1, .send = {{a, 4}}, .receive = {{b, 8}}};
     assert_int_equal(comm.ops->shift_start(&comm, &shift), ERR_INTERNAL);
@@ -59,7 +59,7 @@ static void mismatches_are_refused(void **state) {
 static void agreement_alone_keeps_the_message(void **state) {
     (void)state;
     struct comm comm;
-    assert_int_equal(comm_self_open(&comm), OK);
+    assert_int_equal(comm_self_open(&comm, NULL), OK);
     assert_int_equal(comm_agree(&comm, OK), OK);
     enum status bad = status_fail(ERR_INPUT, "here", "tensor %d is short", 7);
     assert_int_equal(comm_agree(&comm, bad), ERR_INPUT);

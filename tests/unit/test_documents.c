@@ -50,7 +50,7 @@ static void refuse(const char *key, const char *name, enum status code, const ch
 
 static int set_up(void **state) {
     (void)state;
-    if (!mkdtemp(folder) || comm_self_open(&comm) != OK) return -1;
+    if (!mkdtemp(folder) || comm_self_open(&comm, NULL) != OK) return -1;
     if (tokenizer_open_json("tests/fixtures/tokenizers/smollm.json", &tokenizer) != OK) return -1;
     reader = (struct document_reader){.tokenizer = tokenizer,
                                       .n_vocab = tokenizer_size(tokenizer),
