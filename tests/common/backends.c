@@ -2,7 +2,11 @@
 
 #include <stdio.h>
 
-static const struct backend_options options[N_BACKEND] = {
+#include "kernels/cuda/open.h"
+#include "tests/common/fake_device.h"
+#include "tests/common/mirror.h"
+
+static const struct backend_options options[BACKEND_MIRROR] = {
     {.kind = BACKEND_REFERENCE, .isa = ISA_AUTO, .n_thread = 1},
     {.kind = BACKEND_CPU, .isa = ISA_AUTO, .n_thread = 2},
     {.kind = BACKEND_CPU, .isa = ISA_AVX512, .n_thread = 2},
@@ -12,10 +16,22 @@ static const struct backend_options options[N_BACKEND] = {
 };
 struct backend backends[N_BACKEND];
 
+enum status open_mirror(struct backend *out) {
+    struct backend_options device = {.kind = BACKEND_CUDA, .n_thread = 1};
+    bool has_device = cuda_device_count() > 0;
+    if (!has_device) device.kind = BACKEND_CPU;
+    TRY(backend_open(&device, out));
+    if (!has_device) fake_device_open(*out, out);
+    mirror_open(*out, out);
+    return OK;
+}
+
 int open_backends(void **state) {
     (void)state;
     for (int i = 0; i < N_BACKEND; i++) {
-        if (backend_open(&options[i], &backends[i]) == OK) continue;
+        enum status status = i == BACKEND_MIRROR ? open_mirror(&backends[i])
+                                                 : backend_open(&options[i], &backends[i]);
+        if (status == OK) continue;
         fprintf(stderr, "%s\n", status_message());
         return -1;
     }

@@ -5,11 +5,15 @@
 #include "kernels/kernels.h"
 
 // backends[0] is the reference; instruction sets that the processor lacks appear as lesser ones.
-enum { BACKEND_AVX2 = 3, BACKEND_AVX2_5_THREADS, N_BACKEND = 6 };
+// The last is a mirror of the device.
+enum { BACKEND_AVX2 = 3, BACKEND_AVX2_5_THREADS, BACKEND_MIRROR = 6, N_BACKEND };
 extern struct backend backends[N_BACKEND];
 
 // Set-up and tear-down of a cmocka group.
 int open_backends(void **state);
 int close_backends(void **state);
+
+// Opens a mirror of this machine's cuda device, or of a fake one where there is none.
+enum status open_mirror(struct backend *out);
 
 #endif

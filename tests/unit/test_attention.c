@@ -8,6 +8,7 @@
 // setjmp.h, stdarg.h and stdlib.h come before cmocka.h
 #include <cmocka.h>
 
+#include "tests/common/backends.h"
 #include "tests/common/cases.h"
 
 enum positions {
@@ -93,11 +94,24 @@ static const struct {
                {DTYPE_BF16, DTYPE_F32}};
 enum { N_FORMAT = sizeof formats / sizeof *formats };
 
+// Forms of attention: the cpu's instruction sets, then a device's, which is opened once.
+enum { FORM_PLAIN = ISA_PLAIN, FORM_AVX512 = ISA_AVX512, FORM_DEVICE = ISA_AVX512_BF16 + 1 };
+static struct backend mirror;
+
 static struct backend open_backend(enum backend_kind kind, enum isa isa, int n_thread) {
     struct backend_options options = {.kind = kind, .isa = isa, .n_thread = n_thread};
     struct backend backend;
+    if (kind == BACKEND_CUDA) return mirror;
     if (backend_open(&options, &backend) != OK) fail_msg("%s", status_message());
     return backend;
+}
+
+static struct backend open_form(int form, int n_thread) {
+    return open_backend(form == FORM_DEVICE ? BACKEND_CUDA : BACKEND_CPU, (enum isa)form, n_thread);
+}
+
+static void close_backend(struct backend *backend) {
+    if (backend->state != mirror.state) backend_close(backend);
 }
 
 // Queries, keys and values of one case; everything is freed by free_arguments.
@@ -238,9 +252,9 @@ static void assert_close(const char *what, const float *got, const float *expect
     free(b);
 }
 
-static struct tolerance out_tolerance(enum isa isa, enum dtype query_dtype) {
-    return isa == ISA_AVX512_BF16 && query_dtype == DTYPE_BF16 ? TOLERANCE_BF16_WEIGHT
-                                                               : TOLERANCE_F32;
+static struct tolerance out_tolerance(int form, enum dtype query_dtype) {
+    return form >= ISA_AVX512_BF16 && query_dtype == DTYPE_BF16 ? TOLERANCE_BF16_WEIGHT
+                                                                : TOLERANCE_F32;
 }
 
 static void check_case(struct backend *reference, const struct attention_case *c,
@@ -252,15 +266,15 @@ static void check_case(struct backend *reference, const struct attention_case *c
     a.out = test_alloc((n_out + 1) * 4);
     a.lse = test_alloc((n_row + 1) * 4);
     float *first_out = test_alloc(n_out * 4 + 4);
-    for (enum isa isa = ISA_PLAIN; isa <= ISA_AVX512_BF16; isa++) {
+    for (int form = FORM_PLAIN; form <= FORM_DEVICE; form++) {
         char what[200];
-        snprintf(what, sizeof what, "%s, query %s, K/V %s, isa %d", c->name,
-                 dtype_info[query_dtype].name, dtype_info[kv_dtype].name, (int)isa);
+        snprintf(what, sizeof what, "%s, query %s, K/V %s, form %d", c->name,
+                 dtype_info[query_dtype].name, dtype_info[kv_dtype].name, form);
         for (int n_thread = 1; n_thread <= 3; n_thread += 2) {
-            struct backend backend = open_backend(BACKEND_CPU, isa, n_thread);
+            struct backend backend = open_form(form, n_thread);
             attend(&backend, &a);
-            backend_close(&backend);
-            assert_close(what, a.out, expected, n_out, out_tolerance(isa, query_dtype));
+            close_backend(&backend);
+            assert_close(what, a.out, expected, n_out, out_tolerance(form, query_dtype));
             assert_close(what, a.lse, expected_lse, n_row, TOLERANCE_F32);
             // The number of threads changes no bit.
             if (n_thread > 1 && memcmp(first_out, a.out, (size_t)n_out * 4))
@@ -287,9 +301,9 @@ static void test_attention_equals_the_reference(void **state) {
 static void test_a_row_without_keys_is_zero(void **state) {
     (void)state;
     struct attention_case c = {"", 8, 6, 3, 1, 16, 24, true, LAST, RANDOM, 0}; // two see no key
-    for (enum isa isa = ISA_PLAIN; isa <= ISA_AVX512_BF16; isa++)
+    for (int form = FORM_PLAIN; form <= FORM_DEVICE; form++)
         for (int f = 0; f < N_FORMAT; f++) {
-            struct backend backend = open_backend(BACKEND_CPU, isa, 1);
+            struct backend backend = open_form(form, 1);
             struct attention_args a = new_arguments(&c, formats[f].query, formats[f].kv);
             attend(&backend, &a);
             for (int i = 0; i < 2 * 3; i++) {
@@ -298,7 +312,7 @@ static void test_a_row_without_keys_is_zero(void **state) {
             }
             for (int i = 2 * 3; i < 8 * 3; i++) assert_true(isfinite(a.lse[i]));
             free_arguments(&a);
-            backend_close(&backend);
+            close_backend(&backend);
         }
 }
 
@@ -336,12 +350,12 @@ static void test_weights_are_exponentials(void **state) {
                                .key_position = key_position,
                                .out = out,
                                .lse = lse};
-    for (enum isa isa = ISA_PLAIN; isa <= ISA_AVX512; isa++) {
-        struct backend backend = open_backend(BACKEND_CPU, isa, 1);
+    for (int form = FORM_PLAIN; form <= FORM_AVX512; form++) {
+        struct backend backend = open_form(form, 1);
         poison(out, N_QUERY * DIM * 4);
         assert_int_equal(backend.ops->attention(&backend, &a), OK);
         assert_close("exponentials", out, expected, N_QUERY * DIM, TOLERANCE_EXPONENTIAL);
-        backend_close(&backend);
+        close_backend(&backend);
     }
     free(query);
     free(out);
@@ -395,17 +409,14 @@ static void test_blocks_merge_to_one_call(void **state) {
     };
     static const int64_t halves[] = {0, 166, 333}, ragged[] = {0, 1, 1, 130, 131, 257, 330, 333};
     for (int i = 0; i < 4; i++)
-        for (int kind = BACKEND_REFERENCE; kind <= BACKEND_CPU; kind++) {
-            struct backend backend;
-            if (kind == BACKEND_REFERENCE)
-                backend = open_backend(BACKEND_REFERENCE, ISA_AUTO, 1);
-            else
-                backend = open_backend(BACKEND_CPU, ISA_AUTO, 2);
+        for (int kind = BACKEND_REFERENCE; kind <= BACKEND_CUDA; kind++) {
+            struct backend backend =
+                open_backend((enum backend_kind)kind, ISA_AUTO, kind == BACKEND_CPU ? 2 : 1);
             check_split(&backend, &split[i], halves, 2, 0, 1);
             check_split(&backend, &split[i], ragged, 7, 0, 1);
             check_split(&backend, &split[i], ragged, 7, 3, 2); // another order
             check_split(&backend, &split[i], ragged, 7, 6, 6); // backwards
-            backend_close(&backend);
+            close_backend(&backend);
         }
 }
 
@@ -416,7 +427,7 @@ static void test_merge_knows_the_infinities(void **state) {
     enum { N_ROW = 6, DIM = 19 };
     static const float lse[N_ROW] = {-INFINITY, 1.5f, -INFINITY, 700, -3e38f, 2};
     static const float other_lse[N_ROW] = {2.5f, -INFINITY, -INFINITY, 700, -3e38f, NAN};
-    for (int kind = BACKEND_REFERENCE; kind <= BACKEND_CPU; kind++) {
+    for (int kind = BACKEND_REFERENCE; kind <= BACKEND_CUDA; kind++) {
         struct backend backend = open_backend((enum backend_kind)kind, ISA_AUTO, 1);
         float *out = random_vector(DTYPE_F32, N_ROW * DIM, 1, 1), got_lse[N_ROW];
         float *other = random_vector(DTYPE_F32, N_ROW * DIM, 1, 2);
@@ -438,7 +449,7 @@ static void test_merge_knows_the_infinities(void **state) {
         assert_true(got_lse[4] == -3e38f && isnan(got_lse[5]));
         free(out);
         free(other);
-        backend_close(&backend);
+        close_backend(&backend);
     }
 }
 
@@ -455,13 +466,13 @@ static void test_attention_mass_equals_the_reference(void **state) {
             for (int64_t k = 0; k < a.n_key; k++) expected[k] = 0.25f; // masses are added
             struct attention_mass_args m = {a, 0.5f, expected};
             assert_int_equal(reference.ops->attention_mass(&reference, &m), OK);
-            for (enum isa isa = ISA_PLAIN; isa <= ISA_AVX512_BF16; isa++) {
-                struct backend backend = open_backend(BACKEND_CPU, isa, 2);
+            for (int form = FORM_PLAIN; form <= FORM_DEVICE; form++) {
+                struct backend backend = open_form(form, 2);
                 for (int64_t k = 0; k < a.n_key; k++) mass[k] = 0.25f;
                 m.mass = mass;
                 assert_int_equal(backend.ops->attention_mass(&backend, &m), OK);
                 assert_close(c->name, mass, expected, a.n_key, TOLERANCE_F32);
-                backend_close(&backend);
+                close_backend(&backend);
             }
             free(expected);
             free(mass);
@@ -469,6 +480,17 @@ static void test_attention_mass_equals_the_reference(void **state) {
         }
     }
     backend_close(&reference);
+}
+
+static int open_device(void **state) {
+    (void)state;
+    return open_mirror(&mirror) == OK ? 0 : -1;
+}
+
+static int close_device(void **state) {
+    (void)state;
+    backend_close(&mirror);
+    return 0;
 }
 
 int main(void) {
@@ -480,5 +502,5 @@ int main(void) {
         cmocka_unit_test(test_merge_knows_the_infinities),
         cmocka_unit_test(test_attention_mass_equals_the_reference),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, open_device, close_device);
 }

@@ -11,14 +11,8 @@
 #include <cmocka.h>
 
 #include "kernels/sparse.h"
+#include "tests/common/backends.h"
 #include "tests/common/cases.h"
-
-static const struct backend_options candidates[] = {
-    {.kind = BACKEND_CPU, .isa = ISA_AUTO, .n_thread = 2},
-    {.kind = BACKEND_CPU, .isa = ISA_AVX512, .n_thread = 2},
-    {.kind = BACKEND_CPU, .isa = ISA_AVX2, .n_thread = 1},
-    {.kind = BACKEND_CPU, .isa = ISA_PLAIN, .n_thread = 3}};
-enum { N_CANDIDATE = sizeof candidates / sizeof *candidates };
 
 struct sparse_case {
     const char *name;
@@ -55,8 +49,7 @@ static void select_rows(const struct sparse_case *c, int32_t *row, int32_t *n_se
     }
 }
 
-static void check_case(const struct sparse_case *c, struct backend *reference,
-                       struct backend *backends) {
+static void check_case(const struct sparse_case *c) {
     int64_t n_out = c->n_query * c->n_head * c->value_dim, n_lse = c->n_query * c->n_head;
     int64_t key_width = (int64_t)c->n_kv_head * c->head_dim;
     int64_t value_width = c->value_in_key ? key_width : (int64_t)c->n_kv_head * c->value_dim;
@@ -88,10 +81,10 @@ static void check_case(const struct sparse_case *c, struct backend *reference,
         .row = row,
         .n_selected = n_selected,
         .k = c->k};
-    assert_int_equal(reference->ops->sparse_attention(reference, &args), OK);
+    assert_int_equal(backends[0].ops->sparse_attention(&backends[0], &args), OK);
     bool bf16 = c->query_dtype == DTYPE_BF16;
     struct tolerance tolerance = bf16 ? TOLERANCE_BF16_PRODUCT : TOLERANCE_F32;
-    for (int i = 0; i < N_CANDIDATE; i++) {
+    for (int i = 1; i < N_BACKEND; i++) {
         char message[200];
         poison(got, (n_out + n_lse) * 4);
         args.attention.out = got;
@@ -109,20 +102,10 @@ static void check_case(const struct sparse_case *c, struct backend *reference,
 
 static void test_against_reference(void **state) {
     (void)state;
-    struct backend reference, backends[N_CANDIDATE];
-    assert_int_equal(
-        backend_open(
-            &(struct backend_options){.kind = BACKEND_REFERENCE, .isa = ISA_AUTO, .n_thread = 1},
-            &reference),
-        OK);
-    for (int i = 0; i < N_CANDIDATE; i++)
-        assert_int_equal(backend_open(&candidates[i], &backends[i]), OK);
-    for (int i = 0; i < N_CASE; i++) check_case(&cases[i], &reference, backends);
-    for (int i = 0; i < N_CANDIDATE; i++) backend_close(&backends[i]);
-    backend_close(&reference);
+    for (int i = 0; i < N_CASE; i++) check_case(&cases[i]);
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_against_reference)};
-    return cmocka_run_group_tests_name("sparse attention", tests, NULL, NULL);
+    return cmocka_run_group_tests_name("sparse attention", tests, open_backends, close_backends);
 }
