@@ -1,150 +1,42 @@
 // Ranks over MPI, buffers in host memory. Everything after open is posted without blocking and
-// finished by wait_all, which polls the oldest unfinished message against the deadline. Messages
-// between two ranks keep their order, so a transfer is cut into equal messages by both sides.
-#include <limits.h>
-#include <mpi.h>
-#include <sched.h>
+// finished by wait_lane, which polls the oldest unfinished message against the deadline.
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "dist/cluster.h"
-#include "dist/comm.h"
+#include "dist/mpi_messages.h"
 
-enum { HOST_BYTES = MPI_MAX_PROCESSOR_NAME, MESSAGE_BYTES = 4 << 20 };
+enum { MESSAGE_BYTES = 4 << 20 };
 enum tag { TAG_GATHER = 1, TAG_EXCHANGE, TAG_SHIFT }; // a shift uses TAG_SHIFT + buffer index
-enum { EVERY_RANK = -1 };
-
-struct message {
-    int peer;     // or EVERY_RANK for collectives
-    int expected; // bytes to receive; -1 when nothing is to check
-};
-
-// Messages in flight on a communicator of their own.
-struct lane {
-    MPI_Comm communicator;
-    MPI_Request *requests;  // [capacity], posted in [0, n), finished before `next`
-    struct message *posted; // [capacity]
-    int n, next, capacity;
-};
 
 struct mpi_state {
+    struct mpi_ranks ranks;
     struct lane lane, gathers; // everything else; gather_start's
-    bool oversubscribed;       // more ranks than cores here: waiting ranks must give way early
-    char (*host)[HOST_BYTES];  // [size]
 };
 
 static struct mpi_state *mpi_state(const struct comm *comm) {
     return comm->state;
 }
 
-static enum status check(const struct comm *comm, int code, const char *operation) {
-    if (code == MPI_SUCCESS) return OK;
-    char text[MPI_MAX_ERROR_STRING] = "";
-    int n;
-    MPI_Error_string(code, text, &n);
-    FAIL(ERR_RANK, "%s failed on rank %d (%s): %s", operation, comm->rank,
-         mpi_state(comm)->host[comm->rank], text);
+const struct mpi_ranks *comm_mpi_ranks(const struct comm *comm) {
+    return &mpi_state(comm)->ranks;
 }
 
-static enum status reserve(struct lane *lane, MPI_Request **out, struct message message) {
-    if (lane->n == lane->capacity) {
-        int capacity = lane->capacity ? 2 * lane->capacity : 64;
-        MPI_Request *requests = realloc(lane->requests, (size_t)capacity * sizeof *requests);
-        if (requests) lane->requests = requests;
-        struct message *posted = realloc(lane->posted, (size_t)capacity * sizeof *posted);
-        if (posted) lane->posted = posted;
-        if (!requests || !posted) FAIL(ERR_MEMORY, "no memory for %d messages", capacity);
-        lane->capacity = capacity;
-    }
-    lane->posted[lane->n] = message;
-    *out = &lane->requests[lane->n];
-    **out = MPI_REQUEST_NULL;
-    lane->n++;
-    return OK;
-}
-
-// The one place where counts are cut: bytes of the next message.
-static int next_message(const struct comm *comm, int64_t left, int element_bytes) {
-    int64_t limit = comm->message_bytes < INT_MAX ? comm->message_bytes : INT_MAX;
-    limit = limit / element_bytes * element_bytes;
-    if (limit < element_bytes) limit = element_bytes;
-    return (int)(left < limit ? left : limit);
+MPI_Comm comm_mpi_communicator(const struct comm *comm, bool gathers) {
+    return gathers ? mpi_state(comm)->gathers.communicator : mpi_state(comm)->lane.communicator;
 }
 
 static enum status post_send(struct comm *comm, struct lane *lane, struct comm_buffer buffer,
                              int to, int tag) {
-    const char *at = buffer.data;
-    for (int64_t left = buffer.bytes; left > 0;) {
-        int n = next_message(comm, left, 1);
-        MPI_Request *request;
-        TRY(reserve(lane, &request, (struct message){to, -1}));
-        TRY(check(comm, MPI_Isend(at, n, MPI_BYTE, to, tag, lane->communicator, request), "send"));
-        at += n;
-        left -= n;
-    }
     if (to != comm->rank) comm->bytes_sent += buffer.bytes;
-    return OK;
+    return lane_send(lane, buffer, comm->message_bytes, to, tag);
 }
 
 static enum status post_receive(struct comm *comm, struct lane *lane, struct comm_buffer buffer,
                                 int from, int tag) {
-    char *at = buffer.data;
-    for (int64_t left = buffer.bytes; left > 0;) {
-        int n = next_message(comm, left, 1);
-        MPI_Request *request;
-        TRY(reserve(lane, &request, (struct message){from, n}));
-        TRY(check(comm, MPI_Irecv(at, n, MPI_BYTE, from, tag, lane->communicator, request),
-                  "receive"));
-        at += n;
-        left -= n;
-    }
     if (from != comm->rank) comm->bytes_received += buffer.bytes;
-    return OK;
-}
-
-// Finishes what can be finished now; *done when nothing is left.
-static enum status poll_messages(struct comm *comm, struct lane *lane, const char *operation,
-                                 bool *done) {
-    *done = false;
-    while (lane->next < lane->n) {
-        const struct message *message = &lane->posted[lane->next];
-        MPI_Status received;
-        int finished;
-        TRY(check(comm, MPI_Test(&lane->requests[lane->next], &finished, &received), operation));
-        if (!finished) return OK;
-        int n = message->expected;
-        if (message->expected >= 0) MPI_Get_count(&received, MPI_BYTE, &n);
-        if (n != message->expected)
-            FAIL(ERR_INTERNAL, "%s: rank %d got %d of %d bytes from rank %d", operation, comm->rank,
-                 n, message->expected, message->peer);
-        lane->next++;
-    }
-    lane->n = lane->next = 0;
-    *done = true;
-    return OK;
-}
-
-static enum status too_late(const struct comm *comm, const struct lane *lane,
-                            const char *operation) {
-    const struct mpi_state *state = mpi_state(comm);
-    int peer = lane->posted[lane->next].peer;
-    const char *advice = "see whether it still runs; a longer deadline helps only if it is slow";
-    if (peer == EVERY_RANK)
-        FAIL(ERR_RANK, "%s on rank %d (%s): some rank did not take part within %g s: %s", operation,
-             comm->rank, state->host[comm->rank], comm->deadline_s, advice);
-    FAIL(ERR_RANK, "%s on rank %d (%s): rank %d (%s) did not answer within %g s: %s", operation,
-         comm->rank, state->host[comm->rank], peer, state->host[peer], comm->deadline_s, advice);
-}
-
-// Gives the core away while waiting: at once by yielding, after a while by short sleeps.
-static void give_way(const struct mpi_state *state, double waited) {
-    double patience = state->oversubscribed ? 50e-6 : 1e-3;
-    if (waited < patience)
-        sched_yield();
-    else
-        nanosleep(&(struct timespec){.tv_nsec = 20000}, NULL);
+    return lane_receive(lane, buffer, comm->message_bytes, from, tag);
 }
 
 static enum status wait_lane(struct comm *comm, struct lane *lane, const char *operation) {
@@ -152,12 +44,12 @@ static enum status wait_lane(struct comm *comm, struct lane *lane, const char *o
     for (;;) {
         int next = lane->next;
         bool done;
-        TRY(poll_messages(comm, lane, operation, &done));
+        TRY(lane_poll(lane, operation, &done));
         if (done) return OK;
         double now = cluster_seconds();
         if (lane->next != next) begun = now;
-        if (now - begun > comm->deadline_s) return too_late(comm, lane, operation);
-        give_way(mpi_state(comm), now - begun);
+        if (now - begun > comm->deadline_s) return lane_too_late(lane, operation, comm->deadline_s);
+        mpi_give_way(lane->ranks, now - begun);
     }
 }
 
@@ -189,8 +81,8 @@ static enum status mpi_shift_wait(struct comm *comm) {
 static enum status mpi_progress(struct comm *comm) {
     struct mpi_state *state = mpi_state(comm);
     bool done;
-    TRY(poll_messages(comm, &state->gathers, "gather", &done));
-    return poll_messages(comm, &state->lane, "shift", &done);
+    TRY(lane_poll(&state->gathers, "gather", &done));
+    return lane_poll(&state->lane, "shift", &done);
 }
 
 // Block r comes from rank r; the own one is copied unless it is in its place.
@@ -258,13 +150,13 @@ static enum status mpi_all_reduce(struct comm *comm, void *data, int64_t count, 
     reduce_type(op, &type, &mpi_op);
     char *at = data;
     for (int64_t left = count * element; left > 0;) {
-        int n = next_message(comm, left, element);
+        int n = next_message(left, comm->message_bytes, element);
         MPI_Request *request;
-        TRY(reserve(lane, &request, (struct message){EVERY_RANK, -1}));
-        TRY(check(comm,
-                  MPI_Iallreduce(MPI_IN_PLACE, at, n / element, type, mpi_op, lane->communicator,
-                                 request),
-                  "all_reduce"));
+        TRY(lane_reserve(lane, &request));
+        TRY(lane_check(lane,
+                       MPI_Iallreduce(MPI_IN_PLACE, at, n / element, type, mpi_op,
+                                      lane->communicator, request),
+                       "all_reduce"));
         at += n;
         left -= n;
     }
@@ -279,11 +171,11 @@ static enum status mpi_broadcast(struct comm *comm, void *data, int64_t bytes, i
     TRY(begin(comm, lane, "broadcast"));
     char *at = data;
     for (int64_t left = bytes; left > 0;) {
-        int n = next_message(comm, left, 1);
+        int n = next_message(left, comm->message_bytes, 1);
         MPI_Request *request;
-        TRY(reserve(lane, &request, (struct message){EVERY_RANK, -1}));
-        TRY(check(comm, MPI_Ibcast(at, n, MPI_BYTE, root, lane->communicator, request),
-                  "broadcast"));
+        TRY(lane_reserve(lane, &request));
+        TRY(lane_check(lane, MPI_Ibcast(at, n, MPI_BYTE, root, lane->communicator, request),
+                       "broadcast"));
         at += n;
         left -= n;
     }
@@ -298,16 +190,15 @@ static enum status mpi_barrier(struct comm *comm) {
     struct lane *lane = &mpi_state(comm)->lane;
     TRY(begin(comm, lane, "barrier"));
     MPI_Request *request;
-    TRY(reserve(lane, &request, (struct message){EVERY_RANK, -1}));
-    TRY(check(comm, MPI_Ibarrier(lane->communicator, request), "barrier"));
+    TRY(lane_reserve(lane, &request));
+    TRY(lane_check(lane, MPI_Ibarrier(lane->communicator, request), "barrier"));
     return wait_all(comm, "barrier");
 }
 
 static void close_lane(struct lane *lane, bool quiet) {
     // With messages still in flight the job is failing, and freeing could wait for them.
     if (quiet && lane->communicator != MPI_COMM_NULL) MPI_Comm_free(&lane->communicator);
-    free(lane->posted);
-    free(lane->requests);
+    lane_close(lane);
 }
 
 static void mpi_close(struct comm *comm) {
@@ -315,7 +206,7 @@ static void mpi_close(struct comm *comm) {
     bool quiet = state->lane.n == 0 && state->gathers.n == 0;
     close_lane(&state->gathers, quiet);
     close_lane(&state->lane, quiet);
-    free(state->host);
+    free(state->ranks.host);
     free(state);
 }
 
@@ -339,16 +230,17 @@ static enum status learn_hosts(struct comm *comm) {
     char own[HOST_BYTES] = "";
     int n;
     MPI_Get_processor_name(own, &n);
-    int code = MPI_Allgather(own, HOST_BYTES, MPI_CHAR, state->host, HOST_BYTES, MPI_CHAR,
+    int code = MPI_Allgather(own, HOST_BYTES, MPI_CHAR, state->ranks.host, HOST_BYTES, MPI_CHAR,
                              state->lane.communicator);
-    TRY(check(comm, code, "start of the mpi transport"));
+    TRY(lane_check(&state->lane, code, "start of the mpi transport"));
     int n_here = 0;
-    for (int r = 0; r < comm->size; r++) n_here += strcmp(state->host[r], own) == 0;
-    state->oversubscribed = n_here > sysconf(_SC_NPROCESSORS_ONLN);
+    for (int r = 0; r < comm->size; r++) n_here += strcmp(state->ranks.host[r], own) == 0;
+    state->ranks.oversubscribed = n_here > sysconf(_SC_NPROCESSORS_ONLN);
     return OK;
 }
 
-static enum status open_lane(struct lane *lane) {
+static enum status open_lane(struct mpi_state *state, struct lane *lane) {
+    lane->ranks = &state->ranks;
     if (MPI_Comm_dup(MPI_COMM_WORLD, &lane->communicator) != MPI_SUCCESS)
         FAIL(ERR_RANK, "MPI cannot make a communicator");
     MPI_Comm_set_errhandler(lane->communicator, MPI_ERRORS_RETURN);
@@ -368,12 +260,14 @@ enum status comm_mpi_open(struct comm *out, double deadline_s) {
     out->state = state;
     state->lane.communicator = state->gathers.communicator = MPI_COMM_NULL;
     enum status status = OK;
-    TRY_OR(failed, open_lane(&state->lane));
-    TRY_OR(failed, open_lane(&state->gathers));
+    TRY_OR(failed, open_lane(state, &state->lane));
+    TRY_OR(failed, open_lane(state, &state->gathers));
     MPI_Comm_rank(MPI_COMM_WORLD, &out->rank);
     MPI_Comm_size(MPI_COMM_WORLD, &out->size);
-    state->host = calloc((size_t)out->size, HOST_BYTES);
-    if (!state->host) FAIL_OR(failed, ERR_MEMORY, "no memory for %d host names", out->size);
+    state->ranks.rank = out->rank;
+    state->ranks.size = out->size;
+    state->ranks.host = calloc((size_t)out->size, HOST_BYTES);
+    if (!state->ranks.host) FAIL_OR(failed, ERR_MEMORY, "no memory for %d host names", out->size);
     TRY_OR(failed, learn_hosts(out));
     return OK;
 failed:
