@@ -1,8 +1,9 @@
 #include "tests/common/backends.h"
 
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 
-#include "kernels/cuda/open.h"
 #include "tests/common/fake_device.h"
 #include "tests/common/mirror.h"
 
@@ -16,9 +17,18 @@ static const struct backend_options options[BACKEND_MIRROR] = {
 };
 struct backend backends[N_BACKEND];
 
+enum test_place test_place(void) {
+    const char *name = getenv("HALKA_TEST_BACKEND");
+    if (!name || strcmp(name, "cpu") == 0) return PLACE_HOST;
+    if (strcmp(name, "fake") == 0) return PLACE_FAKE;
+    if (strcmp(name, "cuda") == 0) return PLACE_CUDA;
+    fprintf(stderr, "HALKA_TEST_BACKEND is %s, not cpu, fake or cuda\n", name);
+    abort();
+}
+
 enum status open_mirror(struct backend *out) {
     struct backend_options device = {.kind = BACKEND_CUDA, .n_thread = 1};
-    bool has_device = cuda_device_count() > 0;
+    bool has_device = test_place() != PLACE_FAKE && backend_device_count(BACKEND_CUDA) > 0;
     if (!has_device) device.kind = BACKEND_CPU;
     TRY(backend_open(&device, out));
     if (!has_device) fake_device_open(*out, out);

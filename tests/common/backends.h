@@ -13,7 +13,11 @@ extern struct backend backends[N_BACKEND];
 int open_backends(void **state);
 int close_backends(void **state);
 
-// Opens a mirror of this machine's cuda device, or of a fake one where there is none.
+// Where HALKA_TEST_BACKEND asks tests over ranks to compute.
+enum test_place { PLACE_HOST, PLACE_FAKE, PLACE_CUDA };
+enum test_place test_place(void);
+
+// Opens a mirror of this machine's cuda device; of a fake one where there is none, or asked for.
 enum status open_mirror(struct backend *out);
 
 #endif

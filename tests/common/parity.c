@@ -109,12 +109,13 @@ void parity_check(const struct parity_run *run) {
     struct fixture fixture;
     struct checkpoint checkpoint = {0};
     struct backend backend = {0};
+    if (mpi_test_repeats(run->kind)) return;
     snprintf(path, sizeof path, "tests/fixtures/%s/%s", run->name,
              run->reference ? run->reference : "reference.json");
     assert_true(fixture_open(path, &fixture));
     snprintf(path, sizeof path, "tests/fixtures/%s", run->name);
     demand(checkpoint_open(path, &checkpoint));
-    demand(backend_open(&(struct backend_options){.kind = run->kind, .n_thread = 1}, &backend));
+    mpi_test_open_backend(run->kind, &backend);
     struct parity_model model = {.checkpoint = &checkpoint,
                                  .backend = &backend,
                                  .comm = &mpi_test_comm,
@@ -132,7 +133,7 @@ void parity_check(const struct parity_run *run) {
     for (int i = 0; i < fixture.n_greedy; i++) {
         parity_check_greedy(&model, &fixture.greedy[i], 2 * PARITY_FP32_MAX);
     }
-    backend_close(&backend);
+    mpi_test_close_backend(&backend);
     checkpoint_close(&checkpoint);
     fixture_close(&fixture);
 }

@@ -61,34 +61,53 @@ static void run_experts(struct expert_exchange *x, const float *rows, float *pro
     }
 }
 
+static struct test_buffer image_of(const void *values, int64_t bytes) {
+    void *host = test_alloc(bytes);
+    memcpy(host, values, (size_t)bytes);
+    return test_buffer_take(&backend, host, bytes);
+}
+
 static void check_round(struct expert_exchange *x, enum load load, int round) {
     const struct expert_exchange_shape *s = &x->shape;
     struct tokens t;
     const void *rows = NULL;
     int64_t before = x->rows_received, counts[2];
     fill(&t, s, load, round);
-    assert_int_equal(expert_exchange_dispatch(x, t.x, t.expert, t.n, &rows), OK);
+    struct test_buffer in = image_of(t.x, t.n * N_COL * 4);
+    struct test_buffer out = image_of(t.out, t.n * N_COL * 4);
+    struct test_buffer expert = image_of(t.expert, t.n * s->n_used * 4);
+    struct test_buffer weight = image_of(t.weight, t.n * s->n_used * 4);
+    assert_int_equal(expert_exchange_dispatch(x, in.image, expert.image, t.n, &rows), OK);
     int64_t owned = partition_piece(s->n_expert, comm->size, comm->rank).length;
     int64_t received = x->first_row[owned];
     assert_int_equal(x->rows_received - before, received);
-    float *product = test_alloc(received * N_COL * 4 + 8);
-    run_experts(x, rows, product);
-    assert_int_equal(expert_exchange_combine(x, product, t.weight, t.out), OK);
+    float *host_rows = test_alloc(received * N_COL * 4);
+    assert_int_equal(backend.ops->download(&backend, host_rows, rows, received * N_COL * 4), OK);
+    assert_int_equal(backend.ops->sync(&backend), OK);
+    struct test_buffer product = test_buffer_open(&backend, received * N_COL * 4);
+    run_experts(x, host_rows, product.host);
+    test_buffer_push(&product);
+    assert_int_equal(expert_exchange_combine(x, product.image, weight.image, out.image), OK);
+    test_buffer_pull(&out);
     for (int64_t i = 0; i < t.n * N_COL; i++) {
         float expected = 5;
         for (int j = 0; j < s->n_used; j++) {
             int64_t at = i / N_COL * s->n_used + j;
-            float expert = (float)t.expert[at];
-            expected += t.weight[at] * (t.x[i] * (expert + 1) + expert);
+            float chosen = (float)t.expert[at];
+            expected += t.weight[at] * (t.x[i] * (chosen + 1) + chosen);
         }
-        if (t.out[i] != expected)
-            fail_msg("element %d is %g, not %g, on rank %d of %d", (int)i, (double)t.out[i],
+        float got = ((float *)out.host)[i];
+        if (got != expected)
+            fail_msg("element %d is %g, not %g, on rank %d of %d", (int)i, (double)got,
                      (double)expected, comm->rank, comm->size);
     }
-    free(product);
+    struct test_buffer *all[] = {&in, &out, &expert, &weight, &product};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) test_buffer_close(all[i]);
+    free(host_rows);
     counts[0] = received; // nothing lost, nothing doubled
     counts[1] = t.n * s->n_used;
-    assert_int_equal(comm->ops->all_reduce(comm, counts, 2, REDUCE_SUM_I64), OK);
+    struct comm *host = comm_host(comm);
+    assert_int_equal(host->ops->all_reduce(host, counts, 2, REDUCE_SUM_I64), OK);
     assert_int_equal(counts[0], counts[1]);
 }
 
@@ -138,23 +157,26 @@ static void test_wrong_expert(void **state) {
     const float row[4] = {0};
     const int32_t expert = 4;
     const void *rows = NULL;
+    struct test_buffer row_image = image_of(row, sizeof row);
+    struct test_buffer expert_image = image_of(&expert, sizeof expert);
     assert_int_equal(expert_exchange_open(&x, &backend, comm, &profile, &shape), OK);
-    assert_int_equal(expert_exchange_dispatch(&x, row, &expert, 1, &rows), ERR_INTERNAL);
+    assert_int_equal(expert_exchange_dispatch(&x, row_image.image, expert_image.image, 1, &rows),
+                     ERR_INTERNAL);
     assert_non_null(strstr(status_message(), "expert 4 of 4"));
     expert_exchange_close(&x);
+    test_buffer_close(&row_image);
+    test_buffer_close(&expert_image);
 }
 
 int main(int argc, char **argv) {
     mpi_test_start(&argc, &argv);
-    if (backend_open(&(struct backend_options){.kind = BACKEND_CPU, .isa = ISA_AUTO, .n_thread = 1},
-                     &backend) != OK)
-        return mpi_test_stop(1);
+    mpi_test_open_backend(BACKEND_CPU, &backend);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_spread),       cmocka_unit_test(test_one_for_all),
         cmocka_unit_test(test_empty_ranks),  cmocka_unit_test(test_few_experts),
         cmocka_unit_test(test_wrong_expert),
     };
     int n_failed = cmocka_run_group_tests(tests, NULL, NULL);
-    backend_close(&backend);
+    mpi_test_close_backend(&backend);
     return mpi_test_stop(n_failed);
 }

@@ -74,20 +74,18 @@ int main(int argc, char **argv) {
     bool check_base = mpi_test_comm.rank == 0;
     if (checkpoint_open(path, &checkpoint) != OK ||
         indexer_attach("configs/indexers/smollm2-135m-instruct.safetensors", check_base,
-                       &checkpoint) != OK ||
-        backend_open(
-            &(struct backend_options){.kind = BACKEND_CPU, .n_thread = mpi_test_cluster.n_thread},
-            &backend) != OK) {
+                       &checkpoint) != OK) {
         fprintf(stderr, "%s\n", status_message());
         return 1;
     }
+    mpi_test_open_backend(BACKEND_CPU, &backend);
     if (!fixture_open("tests/fixtures/smollm2/sparse_reference.json", &fixture)) return 1;
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_dense), cmocka_unit_test(test_fp32),
                                        cmocka_unit_test(test_queries_travel),
                                        cmocka_unit_test(test_fp8)};
     int n_failed = cmocka_run_group_tests(tests, NULL, NULL);
     fixture_close(&fixture);
-    backend_close(&backend);
+    mpi_test_close_backend(&backend);
     checkpoint_close(&checkpoint);
     return mpi_test_stop(n_failed);
 }

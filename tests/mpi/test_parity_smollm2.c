@@ -10,21 +10,21 @@
 
 #include <cmocka.h>
 
-#include "dist/cluster.h"
+#include "tests/common/mpi_test.h"
 #include "tests/common/parity.h"
 #include "tests/common/tolerance.h"
 
 enum { DEMO_MODEL_BYTES = 98362432, SKIPPED = 77 };
 
-static struct cluster cluster;
-static struct comm comm;
 static struct checkpoint checkpoint;
 static struct backend backend;
 static struct fixture fixture;
 
 static void check_precision(enum precision precision, double max, double mean) {
-    struct parity_model model = {
-        .checkpoint = &checkpoint, .backend = &backend, .comm = &comm, .precision = precision};
+    struct parity_model model = {.checkpoint = &checkpoint,
+                                 .backend = &backend,
+                                 .comm = &mpi_test_comm,
+                                 .precision = precision};
     for (int i = 0; i < fixture.n_case; i++) {
         struct parity_distance d = parity_measure(&model, &fixture.cases[i]);
         print_message("%s: log-probabilities differ by %.4f at most, %.5f in the mean\n",
@@ -56,21 +56,17 @@ int main(int argc, char **argv) {
         printf("skipped: HALKA_MODEL does not name SmolLM2-135M-Instruct.Q4_1.gguf\n");
         return SKIPPED;
     }
-    if (cluster_start(&argc, &argv, 0, &cluster) != OK || comm_mpi_open(&comm, 120) != OK ||
-        checkpoint_open(path, &checkpoint) != OK ||
-        backend_open(&(struct backend_options){.kind = BACKEND_CPU, .n_thread = cluster.n_thread},
-                     &backend) != OK) {
+    mpi_test_start_with(&argc, &argv, 0, 120);
+    if (checkpoint_open(path, &checkpoint) != OK) {
         fprintf(stderr, "%s\n", status_message());
         return 1;
     }
+    mpi_test_open_backend(BACKEND_CPU, &backend);
     if (!fixture_open("tests/fixtures/smollm2/reference.json", &fixture)) return 1;
-    if (cluster.rank != 0) cmocka_set_message_output(CM_OUTPUT_TAP);
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_bf16), cmocka_unit_test(test_fp32)};
     int n_failed = cmocka_run_group_tests(tests, NULL, NULL);
     fixture_close(&fixture);
-    backend_close(&backend);
+    mpi_test_close_backend(&backend);
     checkpoint_close(&checkpoint);
-    comm_close(&comm);
-    cluster_stop(&cluster);
-    return n_failed != 0;
+    return mpi_test_stop(n_failed);
 }

@@ -109,6 +109,13 @@ static void *own_rows(const struct problem *p, const void *rows, enum dtype dtyp
     return own;
 }
 
+static struct test_buffer own_buffer(const struct problem *p, const void *rows, enum dtype dtype,
+                                     int64_t n_col, int64_t begin) {
+    int64_t n = sequence_count(&p->sequence, comm->rank, begin, p->end);
+    return test_buffer_take(&backend, own_rows(p, rows, dtype, n_col, begin),
+                            n * dtype_bytes(dtype, n_col));
+}
+
 static void check_rows(const float *got, const float *expected, int64_t n, const char *what) {
     char message[256];
     if (!is_close(DTYPE_F32, got, expected, n, TOLERANCE_F32, message, sizeof message))
@@ -168,26 +175,28 @@ static void open_ring(struct ring_attention *ring, const struct problem *p,
     }
     int64_t bytes = ring_attention_workspace_bytes(&shape, comm->size, n_shard, n_query, n, n);
     assert_int_equal(ring_attention_open(ring, &backend, comm, profile, bytes), OK);
-    if (bytes) poison(ring->workspace, bytes);
+    char *nothing = test_alloc(bytes);
+    poison(nothing, bytes);
+    assert_int_equal(backend.ops->upload(&backend, ring->workspace, nothing, bytes), OK);
+    free(nothing);
 }
 
 static void check_pass(const struct problem *p, enum pass pass) {
     const struct shape *s = &p->shape;
     int64_t n = sequence_count(&p->sequence, comm->rank, p->begin, p->end);
     int64_t out_row = (int64_t)s->n_head * s->value_dim;
-    void *query = own_rows(p, p->query, s->query_dtype, query_row(s), p->begin);
-    void *key = own_rows(p, p->key, s->kv_dtype, key_row(s), 0);
-    void *value = own_rows(p, p->value, s->kv_dtype, value_row(s), 0);
-    float *out = test_alloc(n * out_row * 4 + 64), *lse = test_alloc(n * s->n_head * 4 + 64);
-    poison(out, n * out_row * 4);
-    poison(lse, n * s->n_head * 4);
+    struct test_buffer query = own_buffer(p, p->query, s->query_dtype, query_row(s), p->begin);
+    struct test_buffer key = own_buffer(p, p->key, s->kv_dtype, key_row(s), 0);
+    struct test_buffer value = own_buffer(p, p->value, s->kv_dtype, value_row(s), 0);
+    struct test_buffer out = test_buffer_open(&backend, n * out_row * 4);
+    struct test_buffer lse = test_buffer_open(&backend, n * s->n_head * 4);
     struct profile profile = {0};
     struct ring_attention ring;
     open_ring(&ring, p, &profile);
-    struct ring_attention_args args = ring_args(p, query, key, value);
+    struct ring_attention_args args = ring_args(p, query.image, key.image, value.image);
     args.pass = pass;
-    args.out = out;
-    args.lse = lse;
+    args.out = out.image;
+    args.lse = lse.image;
     int64_t received = comm->bytes_received;
     assert_int_equal(ring_attention_run(&ring, &args), OK);
     struct attention_shape shape = volume_shape(s);
@@ -196,6 +205,8 @@ static void check_pass(const struct problem *p, enum pass pass) {
                          : volume_pass_q(&p->sequence, &shape, comm->rank, p->begin, p->end);
     assert_int_equal(comm->bytes_received - received, volume);
     assert_int_equal(profile.attention_flop, expected_flop(p, comm->size > 1 ? pass : PASS_KV));
+    test_buffer_pull(&out);
+    test_buffer_pull(&lse);
     ring_attention_close(&ring);
 
     int64_t *position = test_alloc(n * (int64_t)sizeof(int64_t) + 8);
@@ -203,49 +214,55 @@ static void check_pass(const struct problem *p, enum pass pass) {
     const char *name = pass == PASS_KV ? "pass-KV" : "pass-Q";
     for (int64_t i = 0; i < n; i++) {
         int64_t row = position[i] - p->begin;
-        check_rows(out + i * out_row, p->out + row * out_row, out_row, name);
-        check_rows(lse + i * s->n_head, p->lse + row * s->n_head, s->n_head, name);
+        check_rows((float *)out.host + i * out_row, p->out + row * out_row, out_row, name);
+        check_rows((float *)lse.host + i * s->n_head, p->lse + row * s->n_head, s->n_head, name);
     }
     free(position);
-    free(query);
-    free(key);
-    free(value);
-    free(out);
-    free(lse);
+    test_buffer_close(&query);
+    test_buffer_close(&key);
+    test_buffer_close(&value);
+    test_buffer_close(&out);
+    test_buffer_close(&lse);
 }
 
 static void check_decode(const struct problem *p, bool want_lse) {
     const struct shape *s = &p->shape;
     int64_t n = p->end - p->begin;
     struct span heads = partition_piece(s->n_head, comm->size, comm->rank);
-    void *key = own_rows(p, p->key, s->kv_dtype, key_row(s), 0);
-    void *value = own_rows(p, p->value, s->kv_dtype, value_row(s), 0);
-    int64_t n_out = n * heads.length * s->value_dim;
-    float *out = test_alloc(n_out * 4 + 64), *lse = test_alloc(n * s->n_head * 4);
-    poison(out, n_out * 4);
-    poison(lse, n * s->n_head * 4);
+    int64_t query_bytes = dtype_bytes(s->query_dtype, n * query_row(s));
+    void *queries = test_alloc(query_bytes);
+    memcpy(queries, (char *)p->query + dtype_bytes(s->query_dtype, p->begin * query_row(s)),
+           (size_t)query_bytes);
+    struct test_buffer query = test_buffer_take(&backend, queries, query_bytes);
+    struct test_buffer key = own_buffer(p, p->key, s->kv_dtype, key_row(s), 0);
+    struct test_buffer value = own_buffer(p, p->value, s->kv_dtype, value_row(s), 0);
+    int64_t width = heads.length * s->value_dim;
+    struct test_buffer out = test_buffer_open(&backend, n * width * 4);
+    struct test_buffer lse = test_buffer_open(&backend, n * s->n_head * 4);
     struct profile profile = {0};
     struct ring_attention ring;
     open_ring(&ring, p, &profile);
-    struct ring_attention_args args = ring_args(
-        p, (char *)p->query + dtype_bytes(s->query_dtype, p->begin * query_row(s)), key, value);
+    struct ring_attention_args args = ring_args(p, query.image, key.image, value.image);
     int64_t received = comm->bytes_received;
-    assert_int_equal(decode_attention_run(&ring, &args, out, want_lse ? lse : NULL), OK);
+    assert_int_equal(decode_attention_run(&ring, &args, out.image, want_lse ? lse.image : NULL),
+                     OK);
     struct attention_shape shape = volume_shape(s);
     if (!want_lse)
         assert_int_equal(comm->bytes_received - received,
                          volume_decode(&shape, comm->size, comm->rank, n));
     assert_int_equal(profile.attention_flop, expected_flop(p, PASS_Q));
+    test_buffer_pull(&out);
+    test_buffer_pull(&lse);
     ring_attention_close(&ring);
-    if (want_lse) check_rows(lse, p->lse, n * s->n_head, "decode lse");
+    if (want_lse) check_rows(lse.host, p->lse, n * s->n_head, "decode lse");
     for (int64_t i = 0; i < n; i++)
-        check_rows(out + i * heads.length * s->value_dim,
-                   p->out + (i * s->n_head + heads.start) * s->value_dim,
-                   heads.length * s->value_dim, "decode");
-    free(key);
-    free(value);
-    free(out);
-    free(lse);
+        check_rows((float *)out.host + i * width,
+                   p->out + (i * s->n_head + heads.start) * s->value_dim, width, "decode");
+    test_buffer_close(&query);
+    test_buffer_close(&key);
+    test_buffer_close(&value);
+    test_buffer_close(&out);
+    test_buffer_close(&lse);
 }
 
 static void check_both(const struct shape *shape, struct sequence sequence, int64_t begin,
@@ -367,10 +384,10 @@ int main(int argc, char **argv) {
     int n_failed = 0;
     static const enum backend_kind kinds[] = {BACKEND_REFERENCE, BACKEND_CPU};
     for (int i = 0; i < 2; i++) {
-        struct backend_options options = {.kind = kinds[i], .n_thread = 1};
-        if (backend_open(&options, &backend) != OK) return mpi_test_stop(1);
+        if (mpi_test_repeats(kinds[i])) continue;
+        mpi_test_open_backend(kinds[i], &backend);
         n_failed += cmocka_run_group_tests_name(backend.ops->name, tests, NULL, NULL);
-        backend_close(&backend);
+        mpi_test_close_backend(&backend);
     }
     return mpi_test_stop(n_failed);
 }

@@ -144,9 +144,8 @@ static void test_refusals(void **state) {
 int main(int argc, char **argv) {
     mpi_test_start(&argc, &argv);
     const char *folder = "tests/fixtures/tiny-llama";
-    if (backend_open(&(struct backend_options){.kind = BACKEND_CPU, .n_thread = 1}, &backend) !=
-            OK ||
-        checkpoint_open(folder, &checkpoint) != OK) {
+    mpi_test_open_backend(BACKEND_CPU, &backend);
+    if (checkpoint_open(folder, &checkpoint) != OK) {
         fprintf(stderr, "%s\n", status_message());
         return mpi_test_stop(1);
     }
@@ -164,6 +163,6 @@ int main(int argc, char **argv) {
     int failed = cmocka_run_group_tests_name("session", tests, NULL, NULL);
     free(expected_logits);
     checkpoint_close(&checkpoint);
-    backend_close(&backend);
+    mpi_test_close_backend(&backend);
     return mpi_test_stop(failed);
 }

@@ -13,11 +13,13 @@
 
 #include "dist/sparse_attention.h"
 #include "kernels/reference/reference.h"
+#include "tests/common/backends.h"
 #include "tests/common/cases.h"
 #include "tests/common/mpi_test.h"
 
 static struct comm *const comm = &mpi_test_comm;
 static struct backend backend, reference;
+static struct backend selecting; // `backend`, or its mirror: on host memory
 
 struct shape {
     const char *name;
@@ -69,7 +71,7 @@ static void *index_rows(const struct shape *s, uint64_t seed, int64_t n) {
 }
 
 // Selects and attends in one process, on the given backend for the selection.
-static void solve(struct data *d, struct backend *selecting) {
+static void solve(struct data *d, struct backend *on) {
     const struct shape *s = d->shape;
     int64_t position[N_TOKEN];
     int k = s->index.k;
@@ -90,7 +92,7 @@ static void solve(struct data *d, struct backend *selecting) {
                                .k = k,
                                .candidate = d->candidate,
                                .n_candidate = d->n_candidate};
-    assert_int_equal(selecting->ops->index_top_k(selecting, &score), OK);
+    assert_int_equal(on->ops->index_top_k(on, &score), OK);
     struct key_run run = {0, 1, N_TOKEN, 0};
     struct select_rows_args rows = {N_TOKEN, k,       d->candidate, d->n_candidate, &run,
                                     1,       N_TOKEN, row,          n_selected};
@@ -139,7 +141,7 @@ static struct data data_open(const struct shape *s) {
     d.out = test_alloc(n * s->n_head * s->value_dim * 4);
     d.lse = test_alloc(n * s->n_head * 4);
     // Exact scores have one answer; rounded ones have the backend's own.
-    solve(&d, s->exact ? &reference : &backend);
+    solve(&d, s->exact ? &reference : &selecting);
     return d;
 }
 
@@ -189,12 +191,13 @@ struct shard {
     struct ring_attention ring;
     struct profile profile;
     int64_t n_key;
-    char *key, *value, *index_key, *index_scale;
+    struct test_buffer key, value, index_key, index_scale;
     int64_t position[N_TOKEN];
 };
 
-static void append_row(char *rows, int64_t row, const void *all, int64_t position, int64_t bytes) {
-    memcpy(rows + row * bytes, (const char *)all + position * bytes, (size_t)bytes);
+static void append_row(struct test_buffer *rows, int64_t row, const void *all, int64_t position,
+                       int64_t bytes) {
+    memcpy((char *)rows->host + row * bytes, (const char *)all + position * bytes, (size_t)bytes);
 }
 
 static struct attention_shape volume_shape(const struct shape *s) {
@@ -216,20 +219,21 @@ static void shard_open(struct shard *h, const struct data *d, int64_t chunk) {
     *h = (struct shard){.data = d};
     sequence_open(&h->sequence, comm->size);
     assert_int_equal(ring_attention_open(&h->ring, &backend, comm, &h->profile, bytes), OK);
-    poison(h->ring.workspace, bytes);
-    h->key = test_alloc(N_TOKEN * key_row(s) * 4);
-    h->value = test_alloc((int64_t)N_TOKEN * s->n_kv_head * s->value_dim * 4);
-    h->index_key = test_alloc(N_TOKEN * dtype_bytes(s->index_dtype, s->index.head_dim));
-    h->index_scale = test_alloc(N_TOKEN * 4);
+    struct test_buffer nothing = test_buffer_open(&backend, bytes);
+    assert_int_equal(backend.ops->copy(&backend, h->ring.workspace, nothing.image, bytes), OK);
+    test_buffer_close(&nothing);
+    h->key = test_buffer_open(&backend, N_TOKEN * key_row(s) * 4);
+    h->value = test_buffer_open(&backend, (int64_t)N_TOKEN * s->n_kv_head * s->value_dim * 4);
+    h->index_key =
+        test_buffer_open(&backend, N_TOKEN * dtype_bytes(s->index_dtype, s->index.head_dim));
+    h->index_scale = test_buffer_open(&backend, N_TOKEN * 4);
 }
 
 static void shard_close(struct shard *h) {
     ring_attention_close(&h->ring);
     sequence_close(&h->sequence);
-    free(h->key);
-    free(h->value);
-    free(h->index_key);
-    free(h->index_scale);
+    struct test_buffer *all[] = {&h->key, &h->value, &h->index_key, &h->index_scale};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) test_buffer_close(all[i]);
 }
 
 // Appends [begin, begin + n) and returns how many of them this rank owns; their positions are in
@@ -243,91 +247,99 @@ static int64_t shard_append(struct shard *h, enum layout layout, int64_t n) {
     sequence_positions(&h->sequence, comm->rank, begin, begin + n, h->position);
     for (int64_t i = 0; i < n_own; i++, h->n_key++) {
         int64_t p = h->position[i];
-        append_row(h->key, h->n_key, d->key, p, key_row(s) * 4);
-        if (d->value) append_row(h->value, h->n_key, d->value, p, s->n_kv_head * s->value_dim * 4);
-        append_row(h->index_key, h->n_key, d->index_key, p,
+        append_row(&h->key, h->n_key, d->key, p, key_row(s) * 4);
+        if (d->value) append_row(&h->value, h->n_key, d->value, p, s->n_kv_head * s->value_dim * 4);
+        append_row(&h->index_key, h->n_key, d->index_key, p,
                    dtype_bytes(s->index_dtype, s->index.head_dim));
-        append_row(h->index_scale, h->n_key, d->index_scale, p, 4);
+        append_row(&h->index_scale, h->n_key, d->index_scale, p, 4);
     }
+    const struct test_buffer *all[] = {&h->key, &h->value, &h->index_key, &h->index_scale};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) test_buffer_push(all[i]);
     return n_own;
 }
 
 struct queries { // rows of some positions
-    char *query, *index_query, *index_weight;
-    uint64_t *candidate;
-    int32_t *n_candidate;
-    float *out, *lse;
+    struct test_buffer query, index_query, index_weight, candidate, n_candidate, out, lse;
 };
 
 static struct queries queries_open(const struct data *d, const int64_t *position, int64_t n) {
     const struct shape *s = d->shape;
     int64_t row = (int64_t)s->n_head * s->head_dim * 4, weight = s->index.n_head * 4;
     int64_t index = dtype_bytes(s->index_dtype, (int64_t)s->index.n_head * s->index.head_dim);
-    struct queries q = {.query = test_alloc(n * row + 8),
-                        .index_query = test_alloc(n * index + 8),
-                        .index_weight = test_alloc(n * weight + 8),
-                        .candidate = test_alloc(n * s->index.k * 8 + 8),
-                        .n_candidate = test_alloc(n * 4 + 8),
-                        .out = test_alloc(n * s->n_head * s->value_dim * 4 + 8),
-                        .lse = test_alloc(n * s->n_head * 4 + 8)};
+    struct queries q = {.query = test_buffer_open(&backend, n * row),
+                        .index_query = test_buffer_open(&backend, n * index),
+                        .index_weight = test_buffer_open(&backend, n * weight),
+                        .candidate = test_buffer_open(&backend, n * s->index.k * 8),
+                        .n_candidate = test_buffer_open(&backend, n * 4),
+                        .out = test_buffer_open(&backend, n * s->n_head * s->value_dim * 4),
+                        .lse = test_buffer_open(&backend, n * s->n_head * 4)};
     for (int64_t i = 0; i < n; i++) {
-        append_row(q.query, i, d->query, position[i], row);
-        append_row(q.index_query, i, d->index_query, position[i], index);
-        append_row(q.index_weight, i, d->index_weight, position[i], weight);
+        append_row(&q.query, i, d->query, position[i], row);
+        append_row(&q.index_query, i, d->index_query, position[i], index);
+        append_row(&q.index_weight, i, d->index_weight, position[i], weight);
     }
-    poison(q.out, n * s->n_head * s->value_dim * 4);
-    poison(q.lse, n * s->n_head * 4);
-    memset(q.n_candidate, 0xff, (size_t)n * 4);
+    test_buffer_push(&q.query);
+    test_buffer_push(&q.index_query);
+    test_buffer_push(&q.index_weight);
     return q;
 }
 
 static void queries_close(struct queries *q) {
-    void *all[] = {q->query,       q->index_query, q->index_weight, q->candidate,
-                   q->n_candidate, q->out,         q->lse};
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
+    struct test_buffer *all[] = {&q->query,       &q->index_query, &q->index_weight, &q->candidate,
+                                 &q->n_candidate, &q->out,         &q->lse};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) test_buffer_close(all[i]);
+}
+
+// What the backend made of them.
+static void queries_pull(struct queries *q) {
+    struct test_buffer *all[] = {&q->candidate, &q->n_candidate, &q->out, &q->lse};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) test_buffer_pull(all[i]);
 }
 
 static struct sparse_ring_args sparse_args(const struct shard *h, const struct queries *q,
                                            int64_t begin, enum exchange exchange) {
     const struct shape *s = h->data->shape;
-    return (struct sparse_ring_args){
-        .attention = {.sequence = &h->sequence,
-                      .query_begin = begin,
-                      .query_end = h->sequence.length,
-                      .n_head = s->n_head,
-                      .n_kv_head = s->n_kv_head,
-                      .head_dim = s->head_dim,
-                      .value_dim = s->value_dim,
-                      .scale = 0.25f,
-                      .causal = true,
-                      .query = q->query,
-                      .query_dtype = DTYPE_F32,
-                      .key = h->key,
-                      .value = s->value_in_key ? NULL : h->value,
-                      .kv_dtype = DTYPE_F32,
-                      .out = q->out,
-                      .lse = q->lse},
-        .index = s->index,
-        .index_dtype = s->index_dtype,
-        .index_query = q->index_query,
-        .index_weight = (const float *)(const void *)q->index_weight,
-        .index_key = h->index_key,
-        .index_key_scale =
-            s->index.scale_bytes ? (const float *)(const void *)h->index_scale : NULL,
-        .exchange = exchange,
-        .candidate = q->candidate,
-        .n_candidate = q->n_candidate};
+    return (struct sparse_ring_args){.attention = {.sequence = &h->sequence,
+                                                   .query_begin = begin,
+                                                   .query_end = h->sequence.length,
+                                                   .n_head = s->n_head,
+                                                   .n_kv_head = s->n_kv_head,
+                                                   .head_dim = s->head_dim,
+                                                   .value_dim = s->value_dim,
+                                                   .scale = 0.25f,
+                                                   .causal = true,
+                                                   .query = q->query.image,
+                                                   .query_dtype = DTYPE_F32,
+                                                   .key = h->key.image,
+                                                   .value = s->value_in_key ? NULL : h->value.image,
+                                                   .kv_dtype = DTYPE_F32,
+                                                   .out = q->out.image,
+                                                   .lse = q->lse.image},
+                                     .index = s->index,
+                                     .index_dtype = s->index_dtype,
+                                     .index_query = q->index_query.image,
+                                     .index_weight = q->index_weight.image,
+                                     .index_key = h->index_key.image,
+                                     .index_key_scale =
+                                         s->index.scale_bytes ? h->index_scale.image : NULL,
+                                     .exchange = exchange,
+                                     .candidate = q->candidate.image,
+                                     .n_candidate = q->n_candidate.image};
 }
 
-static void check_queries(const struct data *d, const struct queries *q, const int64_t *position,
+static void check_queries(const struct data *d, struct queries *q, const int64_t *position,
                           int64_t n) {
     const struct shape *s = d->shape;
     int64_t width = (int64_t)s->n_head * s->value_dim;
+    queries_pull(q);
+    const uint64_t *candidate = q->candidate.host;
+    const int32_t *n_candidate = q->n_candidate.host;
+    const float *out = q->out.host, *lse = q->lse.host;
     for (int64_t i = 0; i < n; i++) {
         int64_t p = position[i];
-        check_set(d, p, q->candidate + i * s->index.k, q->n_candidate[i]);
-        check_close(d, q->out + i * width, d->out + p * width, width, p);
-        check_close(d, q->lse + i * s->n_head, d->lse + p * s->n_head, s->n_head, p);
+        check_set(d, p, candidate + i * s->index.k, n_candidate[i]);
+        check_close(d, out + i * width, d->out + p * width, width, p);
+        check_close(d, lse + i * s->n_head, d->lse + p * s->n_head, s->n_head, p);
     }
 }
 
@@ -346,7 +358,7 @@ static void check_chunk(struct shard *h, int64_t begin, int64_t n_own, enum exch
     if (comm->size > 1) assert_int_equal(comm->bytes_received - before, volume);
     check_queries(h->data, &q, h->position, n_own);
     args.reuse = true;
-    poison(q.out, n_own * s->n_head * s->value_dim * 4);
+    test_buffer_poison(&q.out);
     assert_int_equal(sparse_attention_run(&h->ring, &args), OK);
     check_queries(h->data, &q, h->position, n_own);
     queries_close(&q);
@@ -389,19 +401,21 @@ static void check_decode(struct shard *h) {
     struct queries q = queries_open(d, &begin, 1);
     struct sparse_ring_args args = sparse_args(h, &q, begin, EXCHANGE_AUTO);
     int64_t before = comm->bytes_received;
-    assert_int_equal(sparse_decode_run(&h->ring, &args, q.out, NULL), OK);
+    assert_int_equal(sparse_decode_run(&h->ring, &args, q.out.image, NULL), OK);
     if (comm->size > 1)
         assert_int_equal(comm->bytes_received - before,
                          volume_sparse_decode(&shape, &s->index, comm->size, comm->rank, 1));
-    check_set(d, begin, q.candidate, q.n_candidate[0]);
-    check_close(d, q.out, d->out + (begin * s->n_head + heads.start) * dim, heads.length * dim,
+    queries_pull(&q);
+    check_set(d, begin, q.candidate.host, *(int32_t *)q.n_candidate.host);
+    check_close(d, q.out.host, d->out + (begin * s->n_head + heads.start) * dim, heads.length * dim,
                 begin);
     args.reuse = true;
-    poison(q.out, s->n_head * dim * 4);
-    assert_int_equal(sparse_decode_run(&h->ring, &args, q.out, q.lse), OK);
-    check_close(d, q.out, d->out + (begin * s->n_head + heads.start) * dim, heads.length * dim,
+    test_buffer_poison(&q.out);
+    assert_int_equal(sparse_decode_run(&h->ring, &args, q.out.image, q.lse.image), OK);
+    queries_pull(&q);
+    check_close(d, q.out.host, d->out + (begin * s->n_head + heads.start) * dim, heads.length * dim,
                 begin);
-    check_close(d, q.lse, d->lse + begin * s->n_head, s->n_head, begin);
+    check_close(d, q.lse.host, d->lse + begin * s->n_head, s->n_head, begin);
     queries_close(&q);
 }
 
@@ -432,8 +446,10 @@ static void test_all_selected(void **state) {
     struct sparse_ring_args args = sparse_args(&h, &q, 0, EXCHANGE_KEYS);
     assert_int_equal(ring_attention_run(&h.ring, &args.attention), OK);
     int64_t width = (int64_t)d.shape->n_head * d.shape->value_dim;
+    test_buffer_pull(&q.out);
     for (int64_t i = 0; i < n_own; i++)
-        check_close(&d, q.out + i * width, d.out + h.position[i] * width, width, h.position[i]);
+        check_close(&d, (float *)q.out.host + i * width, d.out + h.position[i] * width, width,
+                    h.position[i]);
     queries_close(&q);
     shard_close(&h);
     data_close(&d);
@@ -448,8 +464,10 @@ static void test_not_a_number(void **state) {
     struct queries q = queries_open(&d, h.position, n_own);
     struct sparse_ring_args args = sparse_args(&h, &q, 0, EXCHANGE_KEYS);
     if (n_own) // each rank spoils its last query
-        poison(q.index_weight + (n_own - 1) * d.shape->index.n_head * 4, 4);
+        poison((char *)q.index_weight.host + (n_own - 1) * d.shape->index.n_head * 4, 4);
+    test_buffer_push(&q.index_weight);
     enum status status = sparse_attention_run(&h.ring, &args);
+    if (status == OK) status = backend.ops->sync(&backend);
     assert_int_equal(status, n_own ? ERR_INPUT : OK);
     if (n_own) assert_non_null(strstr(status_message(), "is not a number"));
     queries_close(&q);
@@ -459,10 +477,11 @@ static void test_not_a_number(void **state) {
 
 int main(int argc, char **argv) {
     mpi_test_start(&argc, &argv);
-    const struct backend_options options[] = {
-        {.kind = BACKEND_CPU, .isa = ISA_AUTO, .n_thread = 1},
-        {.kind = BACKEND_REFERENCE, .isa = ISA_AUTO, .n_thread = 1}};
-    if (backend_open(&options[0], &backend) != OK || backend_open(&options[1], &reference) != OK)
+    const struct backend_options slow = {.kind = BACKEND_REFERENCE, .n_thread = 1};
+    mpi_test_open_backend(BACKEND_CPU, &backend);
+    selecting = backend;
+    if (backend_open(&slow, &reference) != OK ||
+        (backend.memory == MEMORY_DEVICE && open_mirror(&selecting) != OK))
         return mpi_test_stop(1);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_prefill),
@@ -472,7 +491,8 @@ int main(int argc, char **argv) {
     int n_failed = cmocka_run_group_tests(tests, NULL, NULL);
     const struct CMUnitTest last[] = {cmocka_unit_test(test_not_a_number)}; // leaves the ring as is
     if (comm->size == 1) n_failed += cmocka_run_group_tests(last, NULL, NULL);
-    backend_close(&backend);
+    if (backend.memory == MEMORY_DEVICE) backend_close(&selecting);
     backend_close(&reference);
+    mpi_test_close_backend(&backend);
     return mpi_test_stop(n_failed);
 }

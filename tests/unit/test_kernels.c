@@ -8,7 +8,6 @@
 
 #include <cmocka.h>
 
-#include "kernels/cuda/open.h"
 #include "tests/common/backends.h"
 #include "tests/common/cases.h"
 
@@ -423,7 +422,8 @@ static void opens_what_exists(void **state) {
     struct backend backend = {0};
     backend_close(&backend);
     const struct backend_options cuda = {.kind = BACKEND_CUDA, .isa = ISA_AUTO, .n_thread = 1};
-    assert_int_equal(backend_open(&cuda, &backend), cuda_device_count() > 0 ? OK : ERR_CONFIG);
+    assert_int_equal(backend_open(&cuda, &backend),
+                     backend_device_count(BACKEND_CUDA) > 0 ? OK : ERR_CONFIG);
     backend_close(&backend);
     const struct backend_options no_thread = {.kind = BACKEND_CPU, .isa = ISA_AUTO, .n_thread = 0};
     assert_int_equal(backend_open(&no_thread, &backend), ERR_CONFIG);
