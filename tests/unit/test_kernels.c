@@ -331,6 +331,20 @@ static void gates_values(void **state) {
         }
 }
 
+// Which NaN a conversion makes is the backend's own; what it leaves alone must stay to the bit.
+static void forgive_written_nan(struct output *out) {
+    int64_t bytes = dtype_bytes(out->dtype, 1);
+    for (int64_t i = 0; i < out->n * bytes; i += bytes) {
+        char *got = (char *)out->got + i;
+        const char *expected = (char *)out->expected + i;
+        float a, b;
+        dtype_to_float(out->dtype, got, 1, &a);
+        dtype_to_float(out->dtype, expected, 1, &b);
+        bool written = memcmp(expected, (char *)out->initial + i, (size_t)bytes) != 0;
+        if (written && isnan(a) && isnan(b)) memcpy(got, expected, (size_t)bytes);
+    }
+}
+
 static void converts_and_gathers(void **state) {
     (void)state;
     const int64_t rows[4] = {6, 0, 3, 3};
@@ -356,6 +370,7 @@ static void converts_and_gathers(void **state) {
             for (int i = 1; i < N_BACKEND; i++) {
                 args.out = output_renew(&out);
                 succeed(backends[i].ops->convert(&backends[i], &args));
+                forgive_written_nan(&out);
                 assert_memory_equal(out.got, out.expected, dtype_bytes(out_dtype, out.n));
             }
             output_close(&out);
