@@ -40,6 +40,11 @@ static enum status read_file(const char *path, char **text, size_t *bytes) {
         FAIL(ERR_NO_INPUT, "%s is a folder: name a file, or a glob such as '%s/*.txt'", path, path);
     }
     FILE *file = fopen(path, "rb");
+    if (!file && strncmp(path, "/dev/fd/", 8) == 0)
+        FAIL(ERR_NO_INPUT,
+             "%s: cannot open the document: mpirun does not pass on what the shell's <(...) opens: "
+             "write it to a file, or to standard input and name '-'",
+             path);
     if (!file) FAIL(ERR_NO_INPUT, "%s: cannot open the document: %s", path, strerror(errno));
     enum status status = read_stream(file, path, text, bytes);
     fclose(file);
@@ -64,15 +69,20 @@ static enum status add_document(struct document_set *set, const char *name, bool
 // A path that exists is taken as it is, even with glob characters in it.
 static enum status add_pattern(struct document_set *set, const char *pattern, bool is_tokens) {
     struct stat info;
-    if (strcmp(pattern, "-") == 0 && set->standard_input) {
-        FAIL(ERR_CONFIG, "standard input (-) can be read once, but is named twice");
-    }
     if (strcmp(pattern, "-") == 0) {
-        TRY(read_stream(stdin, "standard input", &set->standard_input, &set->standard_input_bytes));
-        return add_document(set, pattern, is_tokens);
+        for (int i = 0; i < set->n; i++)
+            if (strcmp(set->items[i].name, "-") == 0)
+                FAIL(ERR_CONFIG, "standard input (-) can be read once, but is named twice");
+        TRY(add_document(set, pattern, is_tokens));
+        struct document *own = &set->items[set->n - 1];
+        return read_stream(stdin, "standard input", &own->kept, &own->kept_bytes);
     }
-    if (!strpbrk(pattern, "*?[") || stat(pattern, &info) == 0) {
-        return add_document(set, pattern, is_tokens);
+    bool exists = stat(pattern, &info) == 0;
+    if (exists || !strpbrk(pattern, "*?[")) {
+        TRY(add_document(set, pattern, is_tokens));
+        struct document *own = &set->items[set->n - 1];
+        if (!exists || S_ISREG(info.st_mode) || S_ISDIR(info.st_mode)) return OK;
+        return read_file(pattern, &own->kept, &own->kept_bytes);
     }
     glob_t found = {0};
     if (glob(pattern, 0, NULL, &found) != 0) {
@@ -175,15 +185,14 @@ static enum status tokenize(const struct document *document, const struct docume
 }
 
 // Reads and tokenises; `digest` is of the file's bytes.
-static enum status load(const struct document_set *set, const struct document *document,
-                        const struct document_reader *reader, struct document_text *out,
-                        char digest[33]) {
-    if (strcmp(document->name, "-") == 0) {
-        if (!(out->text = malloc(set->standard_input_bytes + 1))) {
+static enum status load(const struct document *document, const struct document_reader *reader,
+                        struct document_text *out, char digest[33]) {
+    if (document->kept) {
+        if (!(out->text = malloc(document->kept_bytes + 1))) {
             FAIL(ERR_MEMORY, "no memory for the document");
         }
-        memcpy(out->text, set->standard_input, set->standard_input_bytes + 1);
-        out->bytes = set->standard_input_bytes;
+        memcpy(out->text, document->kept, document->kept_bytes + 1);
+        out->bytes = document->kept_bytes;
     } else {
         TRY(read_file(document->name, &out->text, &out->bytes));
     }
@@ -202,7 +211,7 @@ enum status document_set_open(const struct options *options, const struct docume
     for (int i = 0; i < out->n; i++) {
         struct document *document = &out->items[i];
         struct document_text text = {0};
-        enum status status = load(out, document, reader, &text, document->digest);
+        enum status status = load(document, reader, &text, document->digest);
         document->n_token = text.tokens.n;
         document_text_close(&text);
         TRY(status);
@@ -231,9 +240,11 @@ done:
 }
 
 void document_set_close(struct document_set *set) {
-    for (int i = 0; i < set->n; i++) free(set->items[i].name);
+    for (int i = 0; i < set->n; i++) {
+        free(set->items[i].name);
+        free(set->items[i].kept);
+    }
     free(set->items);
-    free(set->standard_input);
     *set = (struct document_set){0};
 }
 
@@ -244,7 +255,7 @@ enum status document_text_open(const struct document_set *set, int index,
     char digest[33];
     *out = (struct document_text){0};
     if (comm->rank == 0) {
-        TRY(load(set, document, reader, out, digest));
+        TRY(load(document, reader, out, digest));
         if (strcmp(digest, document->digest) != 0) {
             FAIL(ERR_IO, "%s was changed while the job ran: submit it again", document->name);
         }

@@ -14,13 +14,13 @@ struct document {
     bool is_tokens;  // a file of token ids
     int64_t n_token; // as its task will read it: with the tokenizer's specials when they are added
     char digest[33]; // XXH3-128 (hex) of the file's bytes; rank 0
+    char *kept;      // what was read, where that works only once (standard input, pipes); rank 0
+    size_t kept_bytes;
 };
 
 struct document_set {
     int n;
     struct document *items;
-    char *standard_input; // kept, because it can be read once; rank 0
-    size_t standard_input_bytes;
 };
 
 // One document's text and tokens.

@@ -28,15 +28,17 @@ static void print_error(const struct options *options) {
 
 // What needs no ranks. True when that was all.
 static bool print_text(const struct options *options) {
+    bool asked = options->version || options->help || options->check_config;
+    if (!asked || !options_process_prints()) return asked;
     if (options->version) {
         puts("halka " HALKA_VERSION);
     } else if (options->help) {
         options_print_help(stdout, options->verb);
-    } else if (options->check_config) {
+    } else {
         options_print_changed(stdout, options);
         puts("the options are valid");
     }
-    return options->version || options->help || options->check_config;
+    return true;
 }
 
 int main(int argc, char **argv) {

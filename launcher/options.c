@@ -252,3 +252,12 @@ enum status options_read_job_file(struct options *options, const char *path) {
     fclose(file);
     return status;
 }
+
+bool options_process_prints(void) {
+    static const char *const names[] = {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        const char *rank = getenv(names[i]);
+        if (rank) return strcmp(rank, "0") == 0;
+    }
+    return true;
+}

@@ -126,6 +126,9 @@ void option_format(const struct options *options, const struct option *option, c
                    size_t bytes);
 const char *verb_name(enum verb verb);
 
+// Whether this process prints what needs no ranks. Launchers number the processes of a job in the
+// environment, which can be read before MPI starts.
+bool options_process_prints(void);
 void options_print_help(FILE *out, enum verb verb);
 void options_print_changed(FILE *out, const struct options *options); // values other than defaults
 

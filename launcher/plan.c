@@ -127,6 +127,7 @@ static void print_memory(const struct job *job, int n_rank) {
                 {"activations", p->activations},
                 {"ring buffers", p->ring},
                 {"backend scratch", p->scratch},
+                {"tables of tokens", p->tables},
                 {"process", p->base},
                 {"total", p->total}};
     printf("Bytes of each of %d ranks, sequences of up to %lld tokens\n", n_rank,

@@ -6,6 +6,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include <xxhash.h>
@@ -126,6 +127,18 @@ static enum status continue_file(struct results *results, char (*ids)[RESULT_ID_
     return OK;
 }
 
+// One job at a time: the lock is this descriptor's, and goes with it however the job ends.
+static enum status open_file(struct results *results) {
+    int flags = O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC;
+    results->file = open(results->path, flags, 0666);
+    if (results->file < 0) FAIL(ERR_CREATE, "cannot write %s: %s", results->path, strerror(errno));
+    if (flock(results->file, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
+        FAIL(ERR_CREATE,
+             "%s is being written by another job: wait for it, or choose another --output",
+             results->path);
+    return OK;
+}
+
 enum status results_open(const struct options *options, char (*ids)[RESULT_ID_BYTES], int n,
                          struct results *out) {
     *out = (struct results){.file = -1};
@@ -134,10 +147,10 @@ enum status results_open(const struct options *options, char (*ids)[RESULT_ID_BY
         out->path = NULL;
         FAIL(ERR_MEMORY, "no memory for a path");
     }
-    if (!options->overwrite) TRY(continue_file(out, ids, n));
-    int flags = O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | (options->overwrite ? O_TRUNC : 0);
-    out->file = open(out->path, flags, 0666);
-    if (out->file < 0) FAIL(ERR_CREATE, "cannot write %s: %s", out->path, strerror(errno));
+    TRY(open_file(out));
+    if (!options->overwrite) return continue_file(out, ids, n);
+    if (ftruncate(out->file, 0) != 0 && errno != EINVAL)
+        FAIL(ERR_CREATE, "cannot empty %s: %s", out->path, strerror(errno));
     return OK;
 }
 

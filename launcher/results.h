@@ -20,7 +20,8 @@ struct results {
 // Id of one line; question -1: the task has none.
 void result_id(const struct job *job, int document, int question, char out[RESULT_ID_BYTES]);
 // Makes the folder and reads what is there. ids: [n] of this job. ERR_CREATE: the folder cannot be
-// written, or holds another job's results; an unfinished last line is cut off.
+// written, another job is writing to it, or it holds another job's results; an unfinished last line
+// is cut off.
 enum status results_open(const struct options *options, char (*ids)[RESULT_ID_BYTES], int n,
                          struct results *out);
 void results_close(struct results *results); // accepts a zeroed struct

@@ -6,9 +6,10 @@
 // one token (proportional set size).
 enum { BASE_BYTES = 14 << 20 };
 
-static int64_t ceil_div(int64_t a, int64_t b) {
-    return (a + b - 1) / b;
-}
+// Host memory for a token of the whole document: its id, its log-probability as gathered, shifted,
+// of the window and of the document, 4 bytes each; on rank 0 its text and where that begins and
+// ends. For one of a rank's own tokens: its position as key, as query and in the session.
+enum { TABLE_BYTES = 5 * 4 + 4 + 2 * 8, OWN_TABLE_BYTES = 3 * 8 };
 
 static struct attention_shape widest_attention(const struct model_spec *spec, enum dtype query,
                                                enum dtype kv) {
@@ -169,9 +170,10 @@ enum status session_plan(const struct checkpoint *checkpoint, const struct backe
         .activations = sizes.buffer_bytes + sizes.study_bytes,
         .ring = sizes.ring_bytes + sizes.expert_bytes,
         .scratch = backend->ops->scratch_bytes(backend, &scratch),
+        .tables = sizes.forward.n_all * TABLE_BYTES + sizes.forward.n_row * OWN_TABLE_BYTES,
         .base = BASE_BYTES,
     };
     out->total = out->weights + out->experts + out->kv + out->activations + out->ring +
-                 out->scratch + out->base;
+                 out->scratch + out->tables + out->base;
     return OK;
 }

@@ -32,7 +32,8 @@ struct memory_plan {
     int64_t activations;
     int64_t ring;    // receive buffers and partials, rows that travel to experts
     int64_t scratch; // of the backend
-    int64_t base;    // process, MPI, libraries, tokenizer
+    int64_t tables; // ids, positions and log-probabilities of every token in host memory; of rank 0
+    int64_t base;   // process, MPI, libraries, tokenizer
     int64_t total;
 };
 enum status session_plan(const struct checkpoint *checkpoint, const struct backend *backend,

@@ -16,6 +16,10 @@ struct span {
 
 enum layout { LAYOUT_ZIGZAG, LAYOUT_CONTIGUOUS, LAYOUT_ROUND_ROBIN };
 
+static inline int64_t ceil_div(int64_t a, int64_t b) { // b > 0, any sign of a
+    return a / b + (a % b > 0);
+}
+
 // Piece `index` of `length` cut into n_piece pieces; the first (length mod n_piece) are one longer.
 struct span partition_piece(int64_t length, int n_piece, int index);
 

@@ -8,10 +8,6 @@ static int64_t max64(int64_t a, int64_t b) {
     return a > b ? a : b;
 }
 
-static int64_t ceil_div(int64_t a, int64_t b) { // b > 0, any sign of a
-    return a / b + (a % b > 0);
-}
-
 static int64_t floor_div(int64_t a, int64_t b) {
     return a / b - (a % b < 0);
 }

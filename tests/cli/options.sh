@@ -6,6 +6,8 @@ source tests/common/cli.sh
 
 expect "help" 0 "inspect" --help
 expect "help of run" 0 "task.max_tokens" run --help
+RANKS=3 expect "help on three ranks" 0 "inspect" --help
+same "help is printed once" "$(grep -c '^Verbs:' "$work/log")" 1
 expect "version" 0 "halka " --version
 expect "no verb" 64 "no verb"
 expect "unknown verb" 64 "did you mean 'verify'" verfy

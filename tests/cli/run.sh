@@ -35,6 +35,12 @@ RANKS=2 tiny "one token" token --tokens "$work/one_id" --set task.token_logprobs
 same "perplexity of one token" "$(perplexity token)" null
 holds "its log-probability" "$work/token/results.jsonl" '"token_logprobs": [null]'
 
+# What the shell's <(...) opens is read once; mpirun does not pass it on.
+tiny "pipe" pipe --tokens <(cat "$work/ids")
+same "perplexity of a pipe" "$(perplexity pipe)" "$whole"
+RANKS=2 expect "pipe through mpirun" 66 "mpirun does not pass on" run --model "$tiny" \
+    --tokens <(cat "$work/ids") --output "$work/pipe2"
+
 # Windows: one of the document's length is the whole; small ones read every token.
 tiny "whole window" window1 --tokens "$work/ids" --set document.window=300
 same "perplexity of the whole window" "$(perplexity window1)" "$whole"
@@ -61,6 +67,14 @@ same "after an interrupted line: whole" "$(sed 's/"seconds.*"id"/"id"/' "$work/j
 expect "another job" 73 "belongs to another job" run --model "$tiny" --tokens "$work/three" \
     --output "$work/jobs"
 expect "overwritten" 0 "" run --model "$tiny" --tokens "$work/three" --output "$work/jobs" --overwrite
+exec 9>>"$work/jobs/results.jsonl"
+flock -n 9
+for more in "" --overwrite; do
+    expect "two jobs at once" 73 "is being written by another job" run --model "$tiny" \
+        --tokens "$work/three" --output "$work/jobs" ${more:+"$more"}
+done
+exec 9>&-
+same "two jobs at once: unchanged" "$(wc -l <"$work/jobs/results.jsonl")" 1
 same "overwritten: one result" "$(wc -l <"$work/jobs/results.jsonl")" 1
 
 # Reports, and the verbs that read no document or no weights.
