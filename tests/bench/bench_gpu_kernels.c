@@ -1,0 +1,354 @@
+// Rates of single operations on a GPU, beside the two ceilings measured in the same run: a product
+// of 8192^3 in bf16 and a device copy. Random inputs, poisoned outputs, median times. Operations
+// counted: 2 (head_dim + value_dim) a visible pair and head in attention, 2 head_dim a pair and
+// head in the indexer. `bench_gpu_kernels [DIVISOR]`: a divisor rehearses on any machine.
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "kernels/candidate.h"
+#include "kernels/sparse.h"
+#include "tests/common/cases.h"
+#include "tests/common/measure.h"
+
+enum {
+    MOST_KEYS = 131072,
+    N_HELD = 16,
+    CEILING_SIZE = 8192,
+    N_INDEX_HEAD = 64,
+    INDEX_DIM = 128,
+    TOP_K = 2048,
+    LATENT_HEADS = 128,
+    LATENT = 512,
+    LATENT_ROW = LATENT + 64, // latent and rotated part
+    PRODUCT_TOKENS = 4096,
+    PRODUCT_ROWS = 14336,
+    PRODUCT_COLUMNS = 4096,
+    N_PRODUCT = 4 // matrices in turn, so that no cache holds what a call reads
+};
+
+struct bench {
+    struct backend backend;
+    int64_t divisor;
+    double flops, bytes; // the ceilings, per second
+    int64_t *position;   // host, [MOST_KEYS] 0, 1, ...
+    void *held[N_HELD];  // backend memory of the current case
+    int n_held;
+};
+
+static void *hold(struct bench *b, void *p) {
+    if (b->n_held == N_HELD) abort();
+    return b->held[b->n_held++] = p;
+}
+
+static void *random_held(struct bench *b, enum dtype dtype, int64_t n) {
+    return hold(b, measure_random(&b->backend, dtype, n));
+}
+
+static void *poisoned_held(struct bench *b, int64_t bytes) {
+    return hold(b, measure_poisoned(&b->backend, bytes));
+}
+
+static void release(struct bench *b) {
+    while (b->n_held > 0) b->backend.ops->free(&b->backend, b->held[--b->n_held]);
+}
+
+// A size that a rehearsal divides; 1 stays 1.
+static int64_t scaled(const struct bench *b, int64_t n) {
+    return n / b->divisor > 0 ? n / b->divisor : 1;
+}
+
+static void report_flops(const struct bench *b, const char *name, double seconds, double flop) {
+    printf("%-58s %10.3f ms %8.1f TFLOP/s %5.1f %%\n", name, seconds * 1e3, flop / seconds * 1e-12,
+           100 * flop / seconds / b->flops);
+    fflush(stdout);
+}
+
+static void report_bytes(const struct bench *b, const char *name, double seconds, double bytes) {
+    printf("%-58s %10.3f ms %8.1f GB/s    %5.1f %%\n", name, seconds * 1e3, bytes / seconds * 1e-9,
+           100 * bytes / seconds / b->bytes);
+    fflush(stdout);
+}
+
+// Products with N_PRODUCT matrices in turn.
+struct product {
+    struct matmul_args args;
+    struct weight weight[N_PRODUCT];
+    int next;
+};
+
+static enum status call_product(struct backend *backend, void *user) {
+    struct product *p = user;
+    p->args.weight = p->weight[p->next];
+    p->next = (p->next + 1) % N_PRODUCT;
+    return backend->ops->matmul(backend, &p->args);
+}
+
+static double product_seconds(struct bench *b, enum dtype dtype, enum dtype out, int64_t n_token,
+                              int64_t n_row, int64_t n_col) {
+    struct product p = {.args = {.x = random_held(b, DTYPE_BF16, n_token * n_col),
+                                 .x_dtype = DTYPE_BF16,
+                                 .x_stride = n_col,
+                                 .n_token = n_token,
+                                 .out = poisoned_held(b, dtype_bytes(out, n_token * n_row)),
+                                 .out_dtype = out,
+                                 .out_stride = n_row}};
+    for (int i = 0; i < N_PRODUCT; i++)
+        p.weight[i] = measure_weight(&b->backend, dtype, n_row, n_col);
+    double seconds = measure_seconds(&b->backend, call_product, &p);
+    measure_check(&b->backend, out, p.args.out, n_token * n_row);
+    for (int i = 0; i < N_PRODUCT; i++) b->backend.ops->unload_weight(&b->backend, &p.weight[i]);
+    release(b);
+    return seconds;
+}
+
+struct copy {
+    void *to;
+    const void *from;
+    int64_t bytes;
+};
+
+static enum status call_copy(struct backend *backend, void *user) {
+    const struct copy *c = user;
+    return backend->ops->copy(backend, c->to, c->from, c->bytes);
+}
+
+static void measure_ceilings(struct bench *b) {
+    int64_t n = scaled(b, CEILING_SIZE);
+    double seconds = product_seconds(b, DTYPE_BF16, DTYPE_BF16, n, n, n),
+           flop = 2.0 * (double)(n * n * n);
+    b->flops = flop / seconds;
+    report_flops(b, "ceiling: product of 8192^3, bf16", seconds, flop);
+    struct copy c = {.bytes = scaled(b, (int64_t)1 << 32)};
+    c.from = random_held(b, DTYPE_BF16, c.bytes / 2);
+    c.to = poisoned_held(b, c.bytes);
+    seconds = measure_seconds(&b->backend, call_copy, &c);
+    release(b);
+    b->bytes = 2 * (double)c.bytes / seconds;
+    report_bytes(b, "ceiling: device copy of 4 GiB, read and written", seconds,
+                 2 * (double)c.bytes);
+}
+
+struct attention_case {
+    const char *name;
+    int64_t n_query, n_key;
+    int n_head, n_kv_head, head_dim, value_dim;
+    bool causal, value_in_key;
+};
+static const struct attention_case prefill_cases[] = {
+    {"attention causal 4K d128 32:32", 4096, 4096, 32, 32, 128, 128, true, false},
+    {"attention causal 16K d128 32:32", 16384, 16384, 32, 32, 128, 128, true, false},
+    {"attention causal 16K d128 32:8", 16384, 16384, 32, 8, 128, 128, true, false},
+    {"attention causal 128K d128 32:8", 131072, 131072, 32, 8, 128, 128, true, false},
+    {"attention full 16K x 16K d128 32:32", 16384, 16384, 32, 32, 128, 128, false, false},
+    {"attention full 16K x 16K d128 32:8", 16384, 16384, 32, 8, 128, 128, false, false},
+    {"attention causal 16K d64 32:32", 16384, 16384, 32, 32, 64, 64, true, false},
+    {"attention causal 16K d64 32:8", 16384, 16384, 32, 8, 64, 64, true, false},
+    {"attention full 16K x 16K d64 32:32", 16384, 16384, 32, 32, 64, 64, false, false},
+    {"attention causal 16K MLA 192/128 128:128", 16384, 16384, 128, 128, 192, 128, true, false},
+    {"attention causal 4K x 16K MLA 576/512 128:1", 4096, 16384, 128, 1, 576, 512, true, true},
+};
+static const struct attention_case decode_cases[] = {
+    {"decode 128K keys d128 32:8", 1, 131072, 32, 8, 128, 128, true, false},
+    {"decode 128K keys d128 32:32", 1, 131072, 32, 32, 128, 128, true, false},
+    {"decode 128K keys MLA 576/512 128:1", 1, 131072, 128, 1, 576, 512, true, true},
+};
+
+static enum status call_attention(struct backend *backend, void *user) {
+    return backend->ops->attention(backend, user);
+}
+
+static struct attention_args attention_open(struct bench *b, const struct attention_case *c) {
+    int64_t n_query = c->n_query == 1 ? 1 : scaled(b, c->n_query), n_key = scaled(b, c->n_key);
+    int64_t key_col = (int64_t)c->n_kv_head * c->head_dim;
+    int64_t value_col = c->value_in_key ? key_col : (int64_t)c->n_kv_head * c->value_dim;
+    struct attention_args a = {.n_query = n_query,
+                               .n_key = n_key,
+                               .n_head = c->n_head,
+                               .n_kv_head = c->n_kv_head,
+                               .head_dim = c->head_dim,
+                               .value_dim = c->value_dim,
+                               .scale = 1 / sqrtf((float)c->head_dim),
+                               .causal = c->causal,
+                               .query_dtype = DTYPE_BF16,
+                               .kv_dtype = DTYPE_BF16,
+                               .query_stride = (int64_t)c->n_head * c->head_dim,
+                               .key_stride = key_col,
+                               .value_stride = value_col,
+                               .query_position = b->position + n_key - n_query,
+                               .key_position = b->position};
+    a.query = random_held(b, DTYPE_BF16, n_query * a.query_stride);
+    a.key = random_held(b, DTYPE_BF16, n_key * key_col);
+    a.value = c->value_in_key ? a.key : random_held(b, DTYPE_BF16, n_key * value_col);
+    a.out = poisoned_held(b, n_query * c->n_head * c->value_dim * 4);
+    a.lse = poisoned_held(b, n_query * c->n_head * 4);
+    return a;
+}
+
+static double attention_seconds(struct bench *b, struct attention_args *a) {
+    double seconds = measure_seconds(&b->backend, call_attention, a);
+    measure_check(&b->backend, DTYPE_F32, a->out, a->n_query * a->n_head * a->value_dim);
+    measure_check(&b->backend, DTYPE_F32, a->lse, a->n_query * a->n_head);
+    release(b);
+    return seconds;
+}
+
+static void measure_attention(struct bench *b) {
+    for (size_t i = 0; i < sizeof prefill_cases / sizeof *prefill_cases; i++) {
+        struct attention_args a = attention_open(b, &prefill_cases[i]);
+        double q = (double)a.n_query, pairs = q * (double)a.n_key;
+        if (a.causal) pairs -= q * (q - 1) / 2;
+        double flop = pairs * a.n_head * 2 * (a.head_dim + a.value_dim);
+        report_flops(b, prefill_cases[i].name, attention_seconds(b, &a), flop);
+    }
+    for (size_t i = 0; i < sizeof decode_cases / sizeof *decode_cases; i++) {
+        struct attention_args a = attention_open(b, &decode_cases[i]);
+        int64_t row = a.key == a.value ? a.key_stride : a.key_stride + a.value_stride;
+        report_bytes(b, decode_cases[i].name, attention_seconds(b, &a),
+                     2.0 * (double)(a.n_key * row));
+    }
+}
+
+// The indexer adds to lists; each call begins with empty ones.
+struct index_call {
+    struct index_args args;
+    void *zeros;
+};
+
+static enum status call_index(struct backend *backend, void *user) {
+    const struct index_call *c = user;
+    TRY(backend->ops->copy(backend, c->args.n_candidate, c->zeros, c->args.n_query * 4));
+    return backend->ops->index_top_k(backend, &c->args);
+}
+
+static double index_seconds(struct bench *b, int64_t n_query, int64_t n_key, int n_head) {
+    int64_t k = scaled(b, TOP_K);
+    int32_t *zeros = calloc((size_t)n_query, sizeof *zeros);
+    struct index_call c = {
+        .args = {.n_query = n_query,
+                 .n_key = n_key,
+                 .n_head = n_head,
+                 .head_dim = INDEX_DIM,
+                 .dtype = DTYPE_F8_E4M3,
+                 .query = random_held(b, DTYPE_F8_E4M3, n_query * n_head * INDEX_DIM),
+                 .weight = random_held(b, DTYPE_F32, n_query * n_head),
+                 .key = random_held(b, DTYPE_F8_E4M3, n_key * INDEX_DIM),
+                 .key_scale = random_held(b, DTYPE_F32, n_key),
+                 // every key is visible
+                 .query_position = b->position + n_key,
+                 .key_position = b->position,
+                 .k = (int)k,
+                 .candidate = poisoned_held(b, n_query * k * 8),
+                 .n_candidate = poisoned_held(b, n_query * 4)},
+        .zeros = hold(b, measure_upload(&b->backend, zeros, n_query * 4)),
+    };
+    double seconds = measure_seconds(&b->backend, call_index, &c);
+    int32_t *count = zeros;
+    measure_require(b->backend.ops->download(&b->backend, count, c.args.n_candidate, n_query * 4));
+    measure_require(b->backend.ops->sync(&b->backend));
+    for (int64_t i = 0; i < n_query; i++) {
+        if (count[i] == (k < n_key ? k : n_key)) continue;
+        fprintf(stderr, "query %lld has %d candidates\n", (long long)i, count[i]);
+        exit(1);
+    }
+    free(zeros);
+    release(b);
+    return seconds;
+}
+
+static void measure_index(struct bench *b) {
+    static const int64_t shapes[][2] = {{4096, 32768}, {4096, 131072}, {1024, 131072}, {1, 131072}};
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        char name[96];
+        int64_t n_query = scaled(b, shapes[i][0]), n_key = scaled(b, shapes[i][1]);
+        snprintf(name, sizeof name, "indexer and top-%d, 64 x 128 fp8, %lld x %lldK", TOP_K,
+                 (long long)shapes[i][0], (long long)shapes[i][1] / 1024);
+        double flop = 2.0 * N_INDEX_HEAD * INDEX_DIM * (double)(n_query * n_key);
+        report_flops(b, name, index_seconds(b, n_query, n_key, N_INDEX_HEAD), flop);
+    }
+    // One head: nearly the selection alone. Its floor: each score written and read once.
+    static const int64_t rows[] = {4096, 1024, 64, 8, 1};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        char name[96];
+        int64_t n_query = scaled(b, rows[i]), n_key = scaled(b, MOST_KEYS);
+        snprintf(name, sizeof name, "top-%d of %lld rows of 128K, one head", TOP_K,
+                 (long long)rows[i]);
+        report_bytes(b, name, index_seconds(b, n_query, n_key, 1), 8.0 * (double)(n_query * n_key));
+    }
+}
+
+static enum status call_sparse(struct backend *backend, void *user) {
+    return backend->ops->sparse_attention(backend, user);
+}
+
+// k ascending rows of n_key for each query: one from each of k equal pieces.
+static int32_t *random_rows(int64_t n_query, int64_t n_key, int64_t k) {
+    int32_t *row = test_alloc(n_query * k * 4);
+    for (int64_t q = 0; q < n_query; q++)
+        for (int64_t j = 0; j < k; j++) {
+            int64_t begin = j * n_key / k, n = (j + 1) * n_key / k - begin;
+            uint64_t bits = random_bits(7, (uint64_t)(q * k + j));
+            row[q * k + j] = (int32_t)(begin + (int64_t)(bits % (uint64_t)n));
+        }
+    return row;
+}
+
+static void measure_sparse_case(struct bench *b, int64_t n_query, int64_t n_key) {
+    struct attention_case c = {.n_query = n_query,
+                               .n_key = n_key,
+                               .n_head = LATENT_HEADS,
+                               .n_kv_head = 1,
+                               .head_dim = LATENT_ROW,
+                               .value_dim = LATENT,
+                               .value_in_key = true};
+    struct sparse_attention_args a = {.attention = attention_open(b, &c)};
+    int64_t k = scaled(b, TOP_K), n = a.attention.n_query;
+    int32_t *row = random_rows(n, a.attention.n_key, k), *count = test_alloc(n * 4);
+    for (int64_t i = 0; i < n; i++) count[i] = (int32_t)k;
+    a.k = (int)k;
+    a.row = hold(b, measure_upload(&b->backend, row, n * k * 4));
+    a.n_selected = hold(b, measure_upload(&b->backend, count, n * 4));
+    double seconds = measure_seconds(&b->backend, call_sparse, &a);
+    measure_check(&b->backend, DTYPE_F32, a.attention.out, n * LATENT_HEADS * LATENT);
+    char name[96];
+    snprintf(name, sizeof name, "sparse attention h128 k2048 576/512, %lld queries of %lldK keys",
+             (long long)n_query, (long long)n_key / 1024);
+    report_flops(b, name, seconds, 2.0 * LATENT_HEADS * (LATENT_ROW + LATENT) * (double)(n * k));
+    release(b);
+    free(row);
+    free(count);
+}
+
+static void measure_products(struct bench *b) {
+    int64_t n_token = scaled(b, PRODUCT_TOKENS), n_row = PRODUCT_ROWS / b->divisor,
+            n_col = PRODUCT_COLUMNS;
+    for (int dtype = 0; dtype < N_DTYPE; dtype++) {
+        char name[96];
+        double elements = (double)(n_row * n_col);
+        snprintf(name, sizeof name, "product, %s weights, %d tokens", dtype_info[dtype].name,
+                 PRODUCT_TOKENS);
+        double seconds = product_seconds(b, (enum dtype)dtype, DTYPE_F32, n_token, n_row, n_col);
+        report_flops(b, name, seconds, 2 * elements * (double)n_token);
+        snprintf(name, sizeof name, "product, %s weights, 1 token", dtype_info[dtype].name);
+        seconds = product_seconds(b, (enum dtype)dtype, DTYPE_F32, 1, n_row, n_col);
+        report_bytes(b, name, seconds, (double)dtype_bytes((enum dtype)dtype, n_row * n_col));
+    }
+}
+
+int main(int argc, char **argv) {
+    struct bench b = {0};
+    if (!measure_open(argc, argv, "bench_gpu_kernels", &b.backend, &b.divisor)) return 0;
+    b.position = test_alloc(2 * (int64_t)MOST_KEYS * 8);
+    for (int64_t i = 0; i < 2 * (int64_t)MOST_KEYS; i++) b.position[i] = i;
+    printf("# backend %s; per cent of the ceiling in the same unit\n", b.backend.ops->name);
+    measure_ceilings(&b);
+    measure_attention(&b);
+    measure_index(&b);
+    measure_sparse_case(&b, 4096, 32768);
+    measure_sparse_case(&b, 4096, 131072);
+    measure_sparse_case(&b, 1, 131072);
+    measure_products(&b);
+    backend_close(&b.backend);
+    free(b.position);
+    return 0;
+}
