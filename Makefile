@@ -22,7 +22,7 @@ LDLIBS   += $(shell pkg-config --libs $(PACKAGES)) -ldnnl -lm
 NVCC      ?= nvcc
 CUDA_HOME ?= $(patsubst %/bin/,%,$(dir $(shell readlink -f "$$(command -v $(NVCC))" 2>/dev/null)))
 NVFLAGS   += -std=c++17 -O3 -lineinfo -I. --expt-relaxed-constexpr \
-             -Xcompiler -fPIC,-Wall,-Wextra,-Werror --resource-usage
+             -Xcompiler -fPIC,-Wall,-Wextra,-Wno-missing-field-initializers,-Werror --resource-usage
 CUDA_ANY  := -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90,code=[sm_90,compute_90]
 CUDA_sm90a := -gencode arch=compute_90a,code=sm_90a
 ifneq ($(CUDA),)

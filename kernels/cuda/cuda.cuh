@@ -5,7 +5,6 @@
 #define HALKA_KERNELS_CUDA_CUDA_CUH
 
 #include <cublas_v2.h>
-#include <cublasLt.h>
 #include <cuda_runtime.h>
 
 #include "kernels/cuda/open.h"
@@ -27,8 +26,8 @@ struct cuda_state {
     int n_multiprocessor; // to size grids that fill the device once
     int shared_bytes;     // most dynamic shared memory of a block, after opting in
     cudaStream_t compute, copy;
-    cublasHandle_t cublas;
-    cublasLtHandle_t cublas_lt;
+    cublasHandle_t cublas; // queues on `compute`
+    void *cublas_workspace;
     struct cuda_memory *memory;
     struct cuda_fault *fault; // device memory
 };
@@ -60,8 +59,9 @@ enum status cuda_scratch(struct backend *backend, int64_t bytes, void **out);
 // operation being queued. The host's may change as soon as this returns.
 enum status cuda_stage(struct backend *backend, const void *host, int64_t bytes, const void **out);
 
-// elementwise.cu
+// dequantise.cu
 enum status cuda_embed(struct backend *backend, const struct embed_args *args);
+// elementwise.cu
 enum status cuda_norm(struct backend *backend, const struct norm_args *args);
 enum status cuda_rope(struct backend *backend, const struct rope_args *args);
 enum status cuda_gate(struct backend *backend, const struct gate_args *args);
@@ -74,6 +74,7 @@ enum status cuda_quantize(struct backend *backend, const struct quantize_args *a
 enum status cuda_matmul(struct backend *backend, const struct matmul_args *args);
 enum status cuda_logprob(struct backend *backend, const struct logprob_args *args);
 int64_t cuda_matmul_scratch_bytes(const struct cuda_state *state, const struct scratch_shape *s);
+int64_t cuda_logprob_scratch_bytes(const struct cuda_state *state, const struct scratch_shape *s);
 // attention.cu, attention_merge.cu, attention_mass.cu
 enum status cuda_attention(struct backend *backend, const struct attention_args *args);
 enum status cuda_merge_partials(struct backend *backend, const struct merge_args *args);

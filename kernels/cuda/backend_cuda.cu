@@ -1,0 +1,126 @@
+// The cuda backend: opens one device with its streams and libraries; the table of operations.
+#include <stdlib.h>
+
+#include <algorithm>
+
+#include "kernels/cuda/memory.cuh"
+
+enum { OLDEST_ARCHITECTURE = 80 }; // bf16 tensor cores, asynchronous copies to shared memory
+// What cuBLAS asks for on sm_90; given at start so that products allocate nothing.
+static const int64_t kCublasWorkspaceBytes = 32 << 20;
+
+enum status cuda_fail(cudaError_t error, const char *where, const char *what) {
+    (void)cudaGetLastError(); // else the next launch would report it again
+    enum status code = error == cudaErrorMemoryAllocation ? ERR_MEMORY : ERR_INTERNAL;
+    return status_fail(code, where, "the GPU reports: %s (%s)", cudaGetErrorString(error), what);
+}
+
+enum status cublas_fail(cublasStatus_t error, const char *where, const char *what) {
+    enum status code = error == CUBLAS_STATUS_ALLOC_FAILED ? ERR_MEMORY : ERR_INTERNAL;
+    return status_fail(code, where, "cuBLAS reports: %s (%s)", cublasGetStatusString(error), what);
+}
+
+int cuda_device_count(void) {
+    int n = 0;
+    if (cudaGetDeviceCount(&n) == cudaSuccess) return n;
+    (void)cudaGetLastError();
+    return 0;
+}
+
+static void cuda_close(struct backend *backend) {
+    struct cuda_state *state = cuda_state(backend);
+    if (!state) return;
+    if (state->compute) (void)cudaStreamSynchronize(state->compute);
+    if (state->copy) (void)cudaStreamSynchronize(state->copy);
+    if (state->cublas) (void)cublasDestroy(state->cublas);
+    (void)cudaFree(state->cublas_workspace);
+    cuda_memory_close(state);
+    if (state->copy) (void)cudaStreamDestroy(state->copy);
+    if (state->compute) (void)cudaStreamDestroy(state->compute);
+    free(state);
+    backend->state = NULL;
+}
+
+static int64_t cuda_scratch_bytes(const struct backend *backend, const struct scratch_shape *s) {
+    const struct cuda_state *state = cuda_state(backend);
+    int64_t bytes = cuda_matmul_scratch_bytes(state, s);
+    bytes = std::max(bytes, cuda_logprob_scratch_bytes(state, s));
+    return bytes + kCublasWorkspaceBytes + cuda_memory_fixed_bytes();
+}
+
+static const struct kernel_ops cuda_ops = {
+    .name = "cuda",
+    .close = cuda_close,
+    .alloc = cuda_alloc,
+    .free = cuda_free,
+    .upload = cuda_upload,
+    .download = cuda_download,
+    .copy = cuda_copy,
+    .sync = cuda_sync,
+    .copies = &cuda_copies,
+    .load_weight = cuda_load_weight,
+    .unload_weight = cuda_unload_weight,
+    .embed = cuda_embed,
+    .norm = cuda_norm,
+    .matmul = cuda_matmul,
+    .rope = cuda_rope,
+    .gate = cuda_gate,
+    .multiply = cuda_multiply,
+    .convert = cuda_convert,
+    .logprob = cuda_logprob,
+    .hadamard = cuda_hadamard,
+    .quantize = cuda_quantize,
+    .scratch_bytes = cuda_scratch_bytes,
+};
+
+static enum status check_device(struct cuda_state *state) {
+    int n_device = cuda_device_count(), major = 0, minor = 0;
+    if (n_device == 0)
+        FAIL(ERR_CONFIG, "no GPU, or no driver for it, on this machine: set run.backend to auto or "
+                         "cpu");
+    if (state->device < 0 || state->device >= n_device)
+        FAIL(ERR_CONFIG, "there is no GPU %d: this process sees %d", state->device, n_device);
+    TRY_CUDA(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, state->device));
+    TRY_CUDA(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, state->device));
+    state->architecture = 10 * major + minor;
+    if (state->architecture < OLDEST_ARCHITECTURE)
+        FAIL(ERR_CONFIG,
+             "GPU %d has compute capability %d.%d, but the cuda backend needs 8.0 or later: set "
+             "run.backend to cpu",
+             state->device, major, minor);
+    TRY_CUDA(cudaDeviceGetAttribute(&state->n_multiprocessor, cudaDevAttrMultiProcessorCount,
+                                    state->device));
+    TRY_CUDA(cudaDeviceGetAttribute(&state->shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin,
+                                    state->device));
+    return OK;
+}
+
+static enum status open_device(struct backend *backend) {
+    struct cuda_state *state = cuda_state(backend);
+    TRY(check_device(state));
+    TRY_CUDA(cudaSetDevice(state->device));
+    TRY_CUDA(cudaStreamCreateWithFlags(&state->compute, cudaStreamNonBlocking));
+    TRY_CUDA(cudaStreamCreateWithFlags(&state->copy, cudaStreamNonBlocking));
+    TRY(cuda_memory_open(backend));
+    TRY_CUBLAS(cublasCreate(&state->cublas));
+    TRY_CUBLAS(cublasSetStream(state->cublas, state->compute));
+    TRY(cuda_alloc(backend, kCublasWorkspaceBytes, &state->cublas_workspace));
+    TRY_CUBLAS(
+        cublasSetWorkspace(state->cublas, state->cublas_workspace, (size_t)kCublasWorkspaceBytes));
+    return OK;
+}
+
+enum status cuda_open(const struct backend_options *options, struct backend *out) {
+    struct cuda_state *state = (struct cuda_state *)calloc(1, sizeof *state);
+    if (!state) FAIL(ERR_MEMORY, "cannot allocate %zu bytes", sizeof *state);
+    state->device = options->device;
+    *out = (struct backend){
+        .ops = &cuda_ops,
+        .memory = MEMORY_DEVICE,
+        .bf16_products = true,
+        .state = state,
+    };
+    enum status status = open_device(out);
+    if (status != OK) backend_close(out);
+    return status;
+}

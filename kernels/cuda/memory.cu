@@ -1,0 +1,320 @@
+// Memory of the cuda backend: allocations, transfers on the compute stream, scratch, host tables.
+// Pageable host memory is never handed to the device: it passes through pinned buffers, so that a
+// caller may reuse its own at once and no call blocks where while_waiting cannot be asked.
+#include "kernels/cuda/memory.cuh"
+
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <algorithm>
+
+static const int64_t kSegmentBytes = 4 << 20; // grows to the largest table
+static const int64_t kLandingBytes = 4 << 20;
+static const int64_t kAlignment = 256;
+static const int64_t kRowAlignment = 16; // of a weight's rows: vector loads, cuBLAS
+
+static int64_t round_up(int64_t n, int64_t multiple) {
+    return (n + multiple - 1) / multiple * multiple;
+}
+
+int64_t cuda_memory_fixed_bytes(void) {
+    return STAGE_SEGMENTS * kSegmentBytes;
+}
+
+static enum status device_alloc(int64_t bytes, void **out) {
+    *out = NULL;
+    if (bytes < 0) FAIL(ERR_INTERNAL, "asked to allocate %lld bytes", (long long)bytes);
+    cudaError_t error = cudaMalloc(out, (size_t)std::max(bytes, kAlignment));
+    if (error == cudaSuccess) return OK;
+    *out = NULL;
+    if (error != cudaErrorMemoryAllocation)
+        return cuda_fail(error, __FILE__ ":" STATUS_TEXT(__LINE__), "cudaMalloc");
+    (void)cudaGetLastError();
+    size_t n_free = 0, n_all = 0;
+    (void)cudaMemGetInfo(&n_free, &n_all);
+    FAIL(ERR_MEMORY,
+         "cannot allocate %lld bytes on the GPU, %zu of %zu are free: use more ranks or a smaller "
+         "prefill chunk",
+         (long long)bytes, n_free, n_all);
+}
+
+// The ring and its twin; events of segments exist already.
+static enum status ring_alloc(struct cuda_stage_ring *ring, int64_t segment_bytes) {
+    void *device = NULL;
+    TRY_CUDA(
+        cudaHostAlloc(&ring->host, (size_t)(STAGE_SEGMENTS * segment_bytes), cudaHostAllocDefault));
+    TRY(device_alloc(STAGE_SEGMENTS * segment_bytes, &device));
+    ring->device = (uint8_t *)device;
+    ring->segment_bytes = segment_bytes;
+    ring->segment = 0;
+    ring->used = 0;
+    for (int i = 0; i < STAGE_SEGMENTS; i++) ring->is_left[i] = false;
+    return OK;
+}
+
+static void ring_free(struct cuda_stage_ring *ring) {
+    (void)cudaFreeHost(ring->host);
+    (void)cudaFree(ring->device);
+    ring->host = ring->device = NULL;
+    ring->segment_bytes = 0;
+}
+
+enum status cuda_memory_open(struct backend *backend) {
+    struct cuda_state *state = cuda_state(backend);
+    struct cuda_memory *memory = (struct cuda_memory *)calloc(1, sizeof *memory);
+    void *fault = NULL;
+    if (!memory) FAIL(ERR_MEMORY, "cannot allocate %zu bytes", sizeof *memory);
+    state->memory = memory;
+    for (int i = 0; i < STAGE_SEGMENTS; i++)
+        TRY_CUDA(cudaEventCreateWithFlags(&memory->ring.left[i], cudaEventDisableTiming));
+    for (int i = 0; i < COPY_TICKETS; i++)
+        TRY_CUDA(cudaEventCreateWithFlags(&memory->ticket[i], cudaEventDisableTiming));
+    TRY_CUDA(cudaEventCreateWithFlags(&memory->work, cudaEventDisableTiming));
+    TRY_CUDA(cudaEventCreateWithFlags(&memory->copies, cudaEventDisableTiming));
+    TRY(ring_alloc(&memory->ring, kSegmentBytes));
+    TRY_CUDA(cudaHostAlloc(&memory->landing.host, (size_t)kLandingBytes, cudaHostAllocDefault));
+    TRY_CUDA(cudaHostAlloc(&memory->fault, sizeof *memory->fault, cudaHostAllocDefault));
+    TRY(device_alloc(sizeof *state->fault, &fault));
+    state->fault = (struct cuda_fault *)fault;
+    TRY_CUDA(cudaMemsetAsync(state->fault, 0, sizeof *state->fault, state->compute));
+    return OK;
+}
+
+static void destroy_event(cudaEvent_t event) {
+    if (event) (void)cudaEventDestroy(event);
+}
+
+void cuda_memory_close(struct cuda_state *state) {
+    struct cuda_memory *memory = state->memory;
+    if (!memory) return;
+    for (int i = 0; i < STAGE_SEGMENTS; i++) destroy_event(memory->ring.left[i]);
+    for (int i = 0; i < COPY_TICKETS; i++) destroy_event(memory->ticket[i]);
+    destroy_event(memory->work);
+    destroy_event(memory->copies);
+    ring_free(&memory->ring);
+    (void)cudaFreeHost(memory->landing.host);
+    (void)cudaFreeHost(memory->fault);
+    (void)cudaFree(state->fault);
+    (void)cudaFree(memory->scratch);
+    free(memory);
+    state->memory = NULL;
+    state->fault = NULL;
+}
+
+enum status cuda_alloc(struct backend *backend, int64_t bytes, void **out) {
+    (void)backend;
+    return device_alloc(bytes, out);
+}
+
+// cudaFree waits for the device itself.
+void cuda_free(struct backend *backend, void *p) {
+    (void)backend;
+    (void)cudaFree(p);
+}
+
+// What `query` says of queued work: whether it has ended. NotReady is no error to keep.
+static enum status has_ended(cudaError_t query, bool *out) {
+    *out = query == cudaSuccess;
+    if (query == cudaSuccess) return OK;
+    if (query != cudaErrorNotReady)
+        return cuda_fail(query, __FILE__ ":" STATUS_TEXT(__LINE__), "work on the GPU");
+    (void)cudaGetLastError();
+    return OK;
+}
+
+static enum status ask_while_waiting(struct backend *backend) {
+    if (backend->while_waiting) TRY(backend->while_waiting(backend->waiting_user));
+    (void)sched_yield();
+    return OK;
+}
+
+enum status cuda_wait_event(struct backend *backend, cudaEvent_t event) {
+    for (bool ended = false;;) {
+        TRY(has_ended(cudaEventQuery(event), &ended));
+        if (ended) return OK;
+        TRY(ask_while_waiting(backend));
+    }
+}
+
+static enum status wait_for_compute(struct backend *backend) {
+    for (bool ended = false;;) {
+        TRY(has_ended(cudaStreamQuery(cuda_state(backend)->compute), &ended));
+        if (ended) return OK;
+        TRY(ask_while_waiting(backend));
+    }
+}
+
+enum status cuda_scratch(struct backend *backend, int64_t bytes, void **out) {
+    struct cuda_memory *memory = cuda_state(backend)->memory;
+    *out = memory->scratch;
+    if (bytes <= memory->scratch_bytes) return OK;
+    TRY(wait_for_compute(backend));
+    (void)cudaFree(memory->scratch);
+    memory->scratch = NULL;
+    memory->scratch_bytes = 0;
+    bytes = round_up(bytes, kAlignment);
+    TRY(device_alloc(bytes, &memory->scratch));
+    memory->scratch_bytes = bytes;
+    *out = memory->scratch;
+    return OK;
+}
+
+// Moves on to the next segment, once the copies that were queued out of it have ended.
+static enum status leave_segment(struct backend *backend, struct cuda_stage_ring *ring) {
+    TRY_CUDA(cudaEventRecord(ring->left[ring->segment], cuda_state(backend)->compute));
+    ring->is_left[ring->segment] = true;
+    ring->segment = (ring->segment + 1) % STAGE_SEGMENTS;
+    ring->used = 0;
+    if (ring->is_left[ring->segment]) TRY(cuda_wait_event(backend, ring->left[ring->segment]));
+    return OK;
+}
+
+// Room for `bytes` in the ring: the offset of host and device memory. Work queued earlier may still
+// read the device's side; what is queued from now on comes after it.
+static enum status stage_take(struct backend *backend, int64_t bytes, int64_t *offset) {
+    struct cuda_stage_ring *ring = &cuda_state(backend)->memory->ring;
+    if (bytes > ring->segment_bytes) {
+        TRY(wait_for_compute(backend));
+        ring_free(ring);
+        TRY(ring_alloc(ring, round_up(bytes, kSegmentBytes)));
+    }
+    if (ring->used + bytes > ring->segment_bytes) TRY(leave_segment(backend, ring));
+    *offset = ring->segment * ring->segment_bytes + ring->used;
+    ring->used += round_up(bytes, kAlignment);
+    return OK;
+}
+
+enum status cuda_stage(struct backend *backend, const void *host, int64_t bytes, const void **out) {
+    struct cuda_stage_ring *ring = &cuda_state(backend)->memory->ring;
+    int64_t offset = 0;
+    TRY(stage_take(backend, bytes, &offset));
+    *out = ring->device + offset;
+    if (bytes == 0) return OK;
+    memcpy(ring->host + offset, host, (size_t)bytes);
+    TRY_CUDA(cudaMemcpyAsync(ring->device + offset, ring->host + offset, (size_t)bytes,
+                             cudaMemcpyHostToDevice, cuda_state(backend)->compute));
+    return OK;
+}
+
+// Rows of `row_bytes`, to_stride apart on the device and host_stride apart in host memory. Wide
+// rows and many rows go in parts of a segment: filling one overlaps the copy of the other.
+static enum status upload_rows(struct backend *backend, void *to, int64_t to_stride,
+                               const void *host, int64_t host_stride, int64_t row_bytes,
+                               int64_t n_row) {
+    struct cuda_stage_ring *ring = &cuda_state(backend)->memory->ring;
+    int64_t at_once = std::min(n_row, std::max<int64_t>(1, ring->segment_bytes / to_stride));
+    for (int64_t row = 0, offset = 0; row < n_row; row += at_once) {
+        int64_t n = std::min(at_once, n_row - row);
+        int64_t bytes = (n - 1) * to_stride + row_bytes;
+        TRY(stage_take(backend, bytes, &offset));
+        const uint8_t *from = (const uint8_t *)host + row * host_stride;
+        if (to_stride == host_stride)
+            memcpy(ring->host + offset, from, (size_t)bytes);
+        else
+            for (int64_t i = 0; i < n; i++)
+                memcpy(ring->host + offset + i * to_stride, from + i * host_stride,
+                       (size_t)row_bytes);
+        TRY_CUDA(cudaMemcpyAsync((uint8_t *)to + row * to_stride, ring->host + offset,
+                                 (size_t)bytes, cudaMemcpyHostToDevice,
+                                 cuda_state(backend)->compute));
+    }
+    return OK;
+}
+
+enum status cuda_upload(struct backend *backend, void *to, const void *host, int64_t bytes) {
+    int64_t at_once = cuda_state(backend)->memory->ring.segment_bytes;
+    for (int64_t at = 0; at < bytes; at += at_once) {
+        int64_t n = std::min(at_once, bytes - at);
+        TRY(upload_rows(backend, (uint8_t *)to + at, n, (const uint8_t *)host + at, n, n, 1));
+    }
+    return OK;
+}
+
+// Waits and puts what has landed where it belongs.
+static enum status land(struct backend *backend) {
+    struct cuda_landing *landing = &cuda_state(backend)->memory->landing;
+    TRY(wait_for_compute(backend));
+    for (int i = 0; i < landing->n_part; i++)
+        memcpy(landing->part[i].to, landing->host + landing->part[i].offset,
+               (size_t)landing->part[i].bytes);
+    landing->n_part = 0;
+    landing->used = 0;
+    return OK;
+}
+
+enum status cuda_download(struct backend *backend, void *host, const void *from, int64_t bytes) {
+    struct cuda_landing *landing = &cuda_state(backend)->memory->landing;
+    for (int64_t at = 0, n; at < bytes; at += n) {
+        if (landing->used >= kLandingBytes || landing->n_part == LANDING_PARTS) TRY(land(backend));
+        n = std::min(bytes - at, kLandingBytes - landing->used);
+        TRY_CUDA(cudaMemcpyAsync(landing->host + landing->used, (const uint8_t *)from + at,
+                                 (size_t)n, cudaMemcpyDeviceToHost, cuda_state(backend)->compute));
+        landing->part[landing->n_part].to = (uint8_t *)host + at;
+        landing->part[landing->n_part].offset = landing->used;
+        landing->part[landing->n_part].bytes = n;
+        landing->n_part++;
+        landing->used += round_up(n, kAlignment);
+    }
+    return OK;
+}
+
+enum status cuda_copy(struct backend *backend, void *to, const void *from, int64_t bytes) {
+    if (bytes == 0 || to == from) return OK;
+    TRY_CUDA(cudaMemcpyAsync(to, from, (size_t)bytes, cudaMemcpyDeviceToDevice,
+                             cuda_state(backend)->compute));
+    return OK;
+}
+
+static enum status check_fault(struct cuda_state *state) {
+    const struct cuda_fault fault = *state->memory->fault;
+    if (fault.kind == CUDA_FAULT_NONE) return OK;
+    TRY_CUDA(cudaMemsetAsync(state->fault, 0, sizeof *state->fault, state->compute));
+    FAIL(ERR_INPUT, "the indexer's score of query %lld on token %lld is not a number",
+         fault.query_position, fault.key_position);
+}
+
+enum status cuda_sync(struct backend *backend) {
+    struct cuda_state *state = cuda_state(backend);
+    TRY_CUDA(cudaMemcpyAsync(state->memory->fault, state->fault, sizeof *state->fault,
+                             cudaMemcpyDeviceToHost, state->compute));
+    TRY(land(backend));
+    return check_fault(state);
+}
+
+// Rows keep their format but begin at multiples of 16 bytes. Of the block scales, the rows that
+// this matrix touches follow its data.
+enum status cuda_load_weight(struct backend *backend, const struct weight *host,
+                             struct weight *out) {
+    struct weight loaded = *host;
+    int64_t used_bytes = dtype_bytes(host->dtype, host->n_col);
+    loaded.row_bytes = round_up(used_bytes, kRowAlignment);
+    int64_t data_bytes = round_up(host->n_row * loaded.row_bytes, kAlignment);
+    loaded.first_row = host->first_row % WEIGHT_SCALE_BLOCK;
+    int64_t n_scale_row =
+        (loaded.first_row + host->n_row + WEIGHT_SCALE_BLOCK - 1) / WEIGHT_SCALE_BLOCK;
+    int64_t n_scale = host->scale ? n_scale_row * host->scale_stride : 0;
+    void *data = NULL;
+    *out = (struct weight){};
+    TRY(device_alloc(data_bytes + n_scale * (int64_t)sizeof(float), &data));
+    enum status status = upload_rows(backend, data, loaded.row_bytes, host->data, host->row_bytes,
+                                     used_bytes, host->n_row);
+    if (host->scale) {
+        float *scale = (float *)((uint8_t *)data + data_bytes);
+        const float *from = host->scale + host->first_row / WEIGHT_SCALE_BLOCK * host->scale_stride;
+        if (status == OK)
+            status = cuda_upload(backend, scale, from, n_scale * (int64_t)sizeof(float));
+        loaded.scale = scale;
+    }
+    loaded.data = data;
+    if (status == OK)
+        *out = loaded;
+    else
+        (void)cudaFree(data);
+    return status;
+}
+
+void cuda_unload_weight(struct backend *backend, struct weight *weight) {
+    cuda_free(backend, (void *)weight->data);
+    *weight = (struct weight){};
+}
