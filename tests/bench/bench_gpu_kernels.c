@@ -14,7 +14,6 @@
 enum {
     MOST_KEYS = 131072,
     N_HELD = 16,
-    CEILING_SIZE = 8192,
     N_INDEX_HEAD = 64,
     INDEX_DIM = 128,
     TOP_K = 2048,
@@ -84,49 +83,30 @@ static enum status call_product(struct backend *backend, void *user) {
     return backend->ops->matmul(backend, &p->args);
 }
 
-static double product_seconds(struct bench *b, enum dtype dtype, enum dtype out, int64_t n_token,
-                              int64_t n_row, int64_t n_col) {
+static double product_seconds(struct bench *b, enum dtype dtype, int64_t n_token, int64_t n_row,
+                              int64_t n_col) {
     struct product p = {.args = {.x = random_held(b, DTYPE_BF16, n_token * n_col),
                                  .x_dtype = DTYPE_BF16,
                                  .x_stride = n_col,
                                  .n_token = n_token,
-                                 .out = poisoned_held(b, dtype_bytes(out, n_token * n_row)),
-                                 .out_dtype = out,
+                                 .out = poisoned_held(b, n_token * n_row * 4),
+                                 .out_dtype = DTYPE_F32,
                                  .out_stride = n_row}};
     for (int i = 0; i < N_PRODUCT; i++)
         p.weight[i] = measure_weight(&b->backend, dtype, n_row, n_col);
     double seconds = measure_seconds(&b->backend, call_product, &p);
-    measure_check(&b->backend, out, p.args.out, n_token * n_row);
+    measure_check(&b->backend, DTYPE_F32, p.args.out, n_token * n_row);
     for (int i = 0; i < N_PRODUCT; i++) b->backend.ops->unload_weight(&b->backend, &p.weight[i]);
     release(b);
     return seconds;
 }
 
-struct copy {
-    void *to;
-    const void *from;
-    int64_t bytes;
-};
-
-static enum status call_copy(struct backend *backend, void *user) {
-    const struct copy *c = user;
-    return backend->ops->copy(backend, c->to, c->from, c->bytes);
-}
-
 static void measure_ceilings(struct bench *b) {
-    int64_t n = scaled(b, CEILING_SIZE);
-    double seconds = product_seconds(b, DTYPE_BF16, DTYPE_BF16, n, n, n),
-           flop = 2.0 * (double)(n * n * n);
-    b->flops = flop / seconds;
-    report_flops(b, "ceiling: product of 8192^3, bf16", seconds, flop);
-    struct copy c = {.bytes = scaled(b, (int64_t)1 << 32)};
-    c.from = random_held(b, DTYPE_BF16, c.bytes / 2);
-    c.to = poisoned_held(b, c.bytes);
-    seconds = measure_seconds(&b->backend, call_copy, &c);
-    release(b);
-    b->bytes = 2 * (double)c.bytes / seconds;
-    report_bytes(b, "ceiling: device copy of 4 GiB, read and written", seconds,
-                 2 * (double)c.bytes);
+    double seconds;
+    b->flops = measure_product_ceiling(&b->backend, b->divisor, &seconds);
+    report_flops(b, "ceiling: product of 8192^3, bf16", seconds, b->flops * seconds);
+    b->bytes = measure_copy_ceiling(&b->backend, b->divisor, &seconds);
+    report_bytes(b, "ceiling: device copy of 4 GiB, read and written", seconds, b->bytes * seconds);
 }
 
 struct attention_case {
@@ -327,10 +307,10 @@ static void measure_products(struct bench *b) {
         double elements = (double)(n_row * n_col);
         snprintf(name, sizeof name, "product, %s weights, %d tokens", dtype_info[dtype].name,
                  PRODUCT_TOKENS);
-        double seconds = product_seconds(b, (enum dtype)dtype, DTYPE_F32, n_token, n_row, n_col);
+        double seconds = product_seconds(b, (enum dtype)dtype, n_token, n_row, n_col);
         report_flops(b, name, seconds, 2 * elements * (double)n_token);
         snprintf(name, sizeof name, "product, %s weights, 1 token", dtype_info[dtype].name);
-        seconds = product_seconds(b, (enum dtype)dtype, DTYPE_F32, 1, n_row, n_col);
+        seconds = product_seconds(b, (enum dtype)dtype, 1, n_row, n_col);
         report_bytes(b, name, seconds, (double)dtype_bytes((enum dtype)dtype, n_row * n_col));
     }
 }

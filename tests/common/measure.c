@@ -12,7 +12,8 @@ enum {
     WEIGHT_ROWS = 128,        // distinct ones: a whole block of scales
     N_BATCH = 5,
     MOST_CALLS = 512, // in a batch
-    CHECKED = 1 << 16
+    CHECKED = 1 << 16,
+    CEILING_SIZE = 8192,
 };
 static const double kBatchSeconds = 0.03, kLongSeconds = 1;
 
@@ -155,4 +156,49 @@ double measure_seconds(struct backend *backend, enum status (*call)(struct backe
     for (int i = 0; i < N_BATCH; i++) seconds[i] = batch(backend, call, user, n);
     qsort(seconds, N_BATCH, sizeof *seconds, compare);
     return seconds[N_BATCH / 2];
+}
+
+static enum status call_product(struct backend *backend, void *user) {
+    return backend->ops->matmul(backend, user);
+}
+
+double measure_product_ceiling(struct backend *backend, int64_t divisor, double *seconds) {
+    int64_t n = CEILING_SIZE / divisor > 0 ? CEILING_SIZE / divisor : 1;
+    void *x = measure_random(backend, DTYPE_BF16, n * n);
+    void *out = measure_poisoned(backend, dtype_bytes(DTYPE_BF16, n * n));
+    struct matmul_args args = {.x = x,
+                               .x_dtype = DTYPE_BF16,
+                               .x_stride = n,
+                               .n_token = n,
+                               .weight = measure_weight(backend, DTYPE_BF16, n, n),
+                               .out = out,
+                               .out_dtype = DTYPE_BF16,
+                               .out_stride = n};
+    *seconds = measure_seconds(backend, call_product, &args);
+    measure_check(backend, DTYPE_BF16, out, n * n);
+    backend->ops->unload_weight(backend, &args.weight);
+    backend->ops->free(backend, out);
+    backend->ops->free(backend, x);
+    return 2.0 * (double)(n * n * n) / *seconds;
+}
+
+struct copy {
+    void *to;
+    const void *from;
+    int64_t bytes;
+};
+
+static enum status call_copy(struct backend *backend, void *user) {
+    const struct copy *c = user;
+    return backend->ops->copy(backend, c->to, c->from, c->bytes);
+}
+
+double measure_copy_ceiling(struct backend *backend, int64_t divisor, double *seconds) {
+    int64_t bytes = ((int64_t)1 << 32) / divisor;
+    void *from = measure_random(backend, DTYPE_BF16, bytes / 2);
+    void *to = measure_poisoned(backend, bytes);
+    *seconds = measure_seconds(backend, call_copy, &(struct copy){to, from, bytes});
+    backend->ops->free(backend, to);
+    backend->ops->free(backend, from);
+    return 2 * (double)bytes / *seconds;
 }

@@ -28,4 +28,9 @@ void measure_check(struct backend *backend, enum dtype dtype, const void *out, i
 double measure_seconds(struct backend *backend, enum status (*call)(struct backend *, void *),
                        void *user);
 
+// Ceilings: operations per second of a bf16 product of 8192^3, its sizes divided by `divisor`, and
+// bytes per second read and written by a copy of 4 GiB, likewise. `seconds` of one of them.
+double measure_product_ceiling(struct backend *backend, int64_t divisor, double *seconds);
+double measure_copy_ceiling(struct backend *backend, int64_t divisor, double *seconds);
+
 #endif

@@ -1,0 +1,239 @@
+// A network of Llama 3.1 8B's shape with random bf16 weights, on one GPU through model/session.h:
+// tokens per second of prefill at 8K, 32K and 128K tokens and its share of the ceiling (a product
+// of 8192^3 in bf16), of decode at 128K and its share of a device copy's bytes, and the memory
+// taken beside the plan's. `bench_gpu_model [DIVISOR]`: a divisor rehearses a smaller network
+// anywhere.
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "dist/comm.h"
+#include "model/session.h"
+#include "model/tensor_names.h"
+#include "tests/common/cases.h"
+#include "tests/common/measure.h"
+
+enum {
+    N_LAYER = 32,
+    N_HIDDEN = 4096,
+    N_HEAD = 32,
+    N_KV_HEAD = 8,
+    HEAD_DIM = 128,
+    N_FEED_FORWARD = 14336,
+    N_VOCAB = 128256,
+    LONGEST = 131072,
+    CHUNK = 16384,
+    N_DECODE = 32,
+    DISTINCT = (1 << 21) - 64 * 17, // random values; no multiple of a row
+    N_REPEAT = 3
+};
+
+struct bench {
+    struct backend backend;
+    struct comm comm;
+    struct profile profile;
+    struct checkpoint checkpoint;
+    struct session *session;
+    int64_t divisor;
+    double flops, bytes; // the ceilings, per second
+    bf16 *matrix;        // what all matrices hold, the largest's elements
+    float *ones;         // what all vectors hold
+    int32_t *token;      // [longest + N_DECODE]
+    float *logits;       // [n_vocab]
+};
+
+static int64_t scaled(const struct bench *b, int64_t n) {
+    return n / b->divisor > 0 ? n / b->divisor : 1;
+}
+
+static void add_tensor(struct bench *b, struct tensor_list *list, enum tensor_role role, int layer,
+                       int64_t n_row, int64_t n_col) {
+    char name[TENSOR_NAME_BYTES];
+    struct tensor t = {.name = strdup(tensor_name(role, layer, false, name)),
+                       .dtype = n_col ? DTYPE_BF16 : DTYPE_F32,
+                       .n_dim = n_col ? 2 : 1,
+                       .shape = {n_row, n_col},
+                       .data = n_col ? (void *)b->matrix : b->ones};
+    t.bytes = dtype_bytes(t.dtype, n_row * (n_col ? n_col : 1));
+    snprintf(t.format, sizeof t.format, "%s", dtype_info[t.dtype].name);
+    measure_require(tensor_list_add(list, t));
+}
+
+static void fill_spec(const struct bench *b, struct model_spec *spec) {
+    int n_head = (int)scaled(b, N_HEAD), n_kv_head = (int)scaled(b, N_KV_HEAD);
+    *spec = (struct model_spec){
+        .architecture = "llama",
+        .n_layer = (int)scaled(b, N_LAYER),
+        .n_rope = 1,
+        .ropes = {{.method = ROPE_LLAMA3,
+                   .base = 500000,
+                   .dim = HEAD_DIM,
+                   .factor = 8,
+                   .original_context = 8192,
+                   .low_freq_factor = 1,
+                   .high_freq_factor = 4}},
+        .n_vocab = scaled(b, N_VOCAB),
+        .n_hidden = (int)scaled(b, N_HIDDEN),
+        .norm_eps = 1e-5f,
+        .embedding_scale = 1,
+        .context = LONGEST,
+    };
+    spec->layers = calloc((size_t)spec->n_layer, sizeof *spec->layers);
+    for (int i = 0; spec->layers && i < spec->n_layer; i++)
+        spec->layers[i] = (struct layer_spec){.attention = ATTENTION_FULL,
+                                              .feed_forward = FEED_FORWARD_GATED,
+                                              .norm = NORM_RMS,
+                                              .activation = ACTIVATION_SILU,
+                                              .n_head = n_head,
+                                              .n_kv_head = n_kv_head,
+                                              .head_dim = HEAD_DIM,
+                                              .value_dim = HEAD_DIM,
+                                              .n_feed_forward = (int)scaled(b, N_FEED_FORWARD),
+                                              .attention_scale = 1 / sqrtf(HEAD_DIM)};
+}
+
+// A checkpoint in memory, without files: its matrices all lie over one block of random values.
+static void open_checkpoint(struct bench *b) {
+    struct checkpoint *c = &b->checkpoint;
+    struct model_spec *spec = &c->spec;
+    fill_spec(b, spec);
+    int64_t n = spec->n_vocab * spec->n_hidden;
+    b->matrix = test_alloc(dtype_bytes(DTYPE_BF16, n));
+    b->ones = test_alloc(spec->n_hidden * (int64_t)sizeof *b->ones);
+    for (int i = 0; i < spec->n_hidden; i++) b->ones[i] = 1;
+    bf16 *distinct = random_vector(DTYPE_BF16, DISTINCT, 1 / sqrtf((float)spec->n_hidden), 1);
+    for (int64_t i = 0; i < n; i += DISTINCT)
+        memcpy(b->matrix + i, distinct, (size_t)(n - i < DISTINCT ? n - i : DISTINCT) * 2);
+    free(distinct);
+    struct tensor_list list = {0};
+    add_tensor(b, &list, TENSOR_EMBEDDING, 0, spec->n_vocab, spec->n_hidden);
+    add_tensor(b, &list, TENSOR_HEAD, 0, spec->n_vocab, spec->n_hidden);
+    add_tensor(b, &list, TENSOR_FINAL_NORM, 0, spec->n_hidden, 0);
+    for (int layer = 0; layer < spec->n_layer; layer++) {
+        struct tensor_need need[LAYER_TENSORS];
+        int n_need = tensor_layer_needs(spec, layer, need);
+        for (int i = 0; i < n_need; i++)
+            add_tensor(b, &list, need[i].role, layer, need[i].n_row, need[i].n_col);
+    }
+    c->path = strdup("random weights");
+    measure_require(tensor_list_sort(&list, c->path));
+    c->n_tensor = list.n;
+    c->tensors = list.tensors;
+}
+
+// Elements of the matrices that a token passes through; the vocabulary's two apart.
+static double layer_elements(const struct model_spec *spec) {
+    double sum = 0;
+    for (int layer = 0; layer < spec->n_layer; layer++) {
+        struct tensor_need need[LAYER_TENSORS];
+        int n = tensor_layer_needs(spec, layer, need);
+        for (int i = 0; i < n; i++) sum += (double)(need[i].n_row * need[i].n_col);
+    }
+    return sum;
+}
+
+static double append_seconds(struct bench *b, struct append_args args) {
+    double begun = measure_now();
+    measure_require(session_append(b->session, &args));
+    return measure_now() - begun;
+}
+
+static void check_logits(const struct bench *b) {
+    for (int64_t i = 0; i < b->checkpoint.spec.n_vocab; i++) {
+        if (isfinite(b->logits[i])) continue;
+        fprintf(stderr, "logit %lld is %g\n", (long long)i, (double)b->logits[i]);
+        exit(1);
+    }
+}
+
+static void measure_prefill(struct bench *b, int64_t n, int n_repeat) {
+    double best = INFINITY;
+    int64_t flop = 0;
+    for (int i = 0; i < n_repeat; i++) {
+        session_truncate(b->session, 0);
+        flop = b->profile.attention_flop;
+        memset(b->logits, 0xff, (size_t)b->checkpoint.spec.n_vocab * sizeof *b->logits);
+        best =
+            fmin(best, append_seconds(b, (struct append_args){
+                                             .token = b->token, .n = n, .last_logits = b->logits}));
+        check_logits(b);
+        flop = b->profile.attention_flop - flop;
+    }
+    double total = 2 * layer_elements(&b->checkpoint.spec) * (double)n + (double)flop;
+    printf("prefill of %6lld tokens: %8.3f s %9.0f tokens/s %7.1f TFLOP/s %5.1f %% of the ceiling, "
+           "attention %.0f %% of the operations\n",
+           (long long)n, best, (double)n / best, total / best * 1e-12,
+           100 * total / best / b->flops, 100 * (double)flop / total);
+    fflush(stdout);
+}
+
+static void measure_decode(struct bench *b) {
+    const struct model_spec *spec = &b->checkpoint.spec;
+    int64_t length = session_length(b->session);
+    struct append_args args = {.token = b->token, .n = 1, .last_logits = b->logits};
+    append_seconds(b, args);
+    double seconds = 0;
+    for (int i = 0; i < N_DECODE; i++) seconds += append_seconds(b, args) / N_DECODE;
+    check_logits(b);
+    struct session_facts facts;
+    session_get_facts(b->session, &facts);
+    double row = 0;
+    for (int i = 0; i < spec->n_layer; i++)
+        row += 2.0 * spec->layers[i].n_kv_head *
+               (spec->layers[i].head_dim + spec->layers[i].value_dim);
+    double read =
+        2 * (layer_elements(spec) + (double)spec->n_vocab * spec->n_hidden) + row * (double)length;
+    printf(
+        "decode at %6lld tokens: %8.3f ms %9.1f tokens/s %7.1f GB/s read, %5.1f %% of a copy's\n",
+        (long long)length, seconds * 1e3, 1 / seconds, read / seconds * 1e-9,
+        100 * read / seconds / b->bytes);
+}
+
+static void open_session(struct bench *b, int64_t max_tokens) {
+    struct session_options options = {.precision = PRECISION_BF16,
+                                      .kv_precision = PRECISION_BF16,
+                                      .max_tokens = max_tokens,
+                                      .chunk = scaled(b, CHUNK)};
+    struct memory_plan plan;
+    measure_require(session_plan(&b->checkpoint, &b->backend, 1, 1, &options, &plan));
+    printf("plan: weights %.2f, K/V %.2f, activations %.2f, ring %.2f, scratch %.2f: %.2f GB\n",
+           (double)plan.weights * 1e-9, (double)plan.kv * 1e-9, (double)plan.activations * 1e-9,
+           (double)plan.ring * 1e-9, (double)plan.scratch * 1e-9, (double)plan.total * 1e-9);
+    double begun = measure_now();
+    measure_require(
+        session_open(&b->checkpoint, &b->backend, &b->comm, &b->profile, &options, &b->session));
+    printf("weights loaded in %.1f s\n", measure_now() - begun);
+    fflush(stdout);
+}
+
+int main(int argc, char **argv) {
+    struct bench b = {0};
+    if (!measure_open(argc, argv, "bench_gpu_model", &b.backend, &b.divisor)) return 0;
+    double seconds;
+    b.flops = measure_product_ceiling(&b.backend, b.divisor, &seconds);
+    b.bytes = measure_copy_ceiling(&b.backend, b.divisor, &seconds);
+    printf("# backend %s; ceilings: product %.1f TFLOP/s, copy %.1f GB/s\n", b.backend.ops->name,
+           b.flops * 1e-12, b.bytes * 1e-9);
+    open_checkpoint(&b);
+    int64_t longest = scaled(&b, LONGEST), capacity = longest + N_DECODE + 1;
+    b.logits = test_alloc(b.checkpoint.spec.n_vocab * (int64_t)sizeof *b.logits);
+    b.token = test_alloc(capacity * (int64_t)sizeof *b.token);
+    for (int64_t i = 0; i < capacity; i++)
+        b.token[i] = (int32_t)(random_bits(2, (uint64_t)i) % (uint64_t)b.checkpoint.spec.n_vocab);
+    measure_require(comm_self_open(&b.comm, b.backend.memory == MEMORY_DEVICE ? &b.backend : NULL));
+    open_session(&b, capacity);
+    measure_prefill(&b, scaled(&b, 8192), N_REPEAT);
+    measure_prefill(&b, scaled(&b, 32768), N_REPEAT - 1);
+    measure_prefill(&b, longest, 1);
+    measure_decode(&b);
+    session_close(&b.session);
+    comm_close(&b.comm);
+    checkpoint_close(&b.checkpoint);
+    backend_close(&b.backend);
+    free(b.matrix);
+    free(b.ones);
+    free(b.token);
+    free(b.logits);
+    return 0;
+}
