@@ -86,7 +86,7 @@ static enum status exchange_heads(struct ring_attention *ring,
     const int64_t n_query = args->query_end - args->query_begin;
     const int64_t own_heads = heads_of(args->n_head, size, ring->comm->rank);
     int64_t *send_bytes = ring->rank_bytes, *receive_bytes = ring->rank_bytes + size;
-    double begun = profile_begin();
+    double begun = profile_begin(ring->profile, PHASE_MERGE);
     float *block = room->send;
     for (int rank = 0; rank < size; rank++) {
         struct span heads = partition_piece(args->n_head, size, rank);
@@ -99,7 +99,6 @@ static enum status exchange_heads(struct ring_attention *ring,
         receive_bytes[rank] = n_query * own_heads * (dim + 1) * (int64_t)sizeof(float);
         block = block_lse + n_query * heads.length;
     }
-    TRY(backend->ops->sync(backend));
     profile_end(ring->profile, PHASE_MERGE, begun);
     return ring_all_to_all(ring, room->send, send_bytes, room->receive, receive_bytes);
 }
@@ -110,7 +109,7 @@ static enum status merge_heads(struct ring_attention *ring, const struct ring_at
     const int size = ring->comm->size, dim = args->value_dim;
     const int64_t n_row =
         (args->query_end - args->query_begin) * heads_of(args->n_head, size, ring->comm->rank);
-    double begun = profile_begin();
+    double begun = profile_begin(ring->profile, PHASE_MERGE);
     TRY(copy_columns(backend, room->receive, dim, n_row, dim, head_out, dim));
     TRY(copy_columns(backend, room->receive + n_row * dim, 1, n_row, 1, room->head_lse, 1));
     for (int rank = 1; rank < size; rank++) {
@@ -123,7 +122,6 @@ static enum status merge_heads(struct ring_attention *ring, const struct ring_at
                                    .other_lse = block + n_row * dim};
         if (n_row) TRY(backend->ops->merge_partials(backend, &merge));
     }
-    TRY(backend->ops->sync(backend));
     profile_end(ring->profile, PHASE_MERGE, begun);
     return OK;
 }
@@ -135,9 +133,10 @@ static enum status gather_lse(struct ring_attention *ring, const struct ring_att
     int64_t *bytes = ring->rank_bytes;
     for (int rank = 0; rank < size; rank++)
         bytes[rank] = n_query * heads_of(args->n_head, size, rank) * (int64_t)sizeof(float);
-    double begun = profile_begin();
+    double begun = profile_begin(ring->profile, PHASE_RING_WAIT);
     TRY(ring->comm->ops->all_gather(ring->comm, room->head_lse, room->gathered, bytes));
-    begun = profile_end(ring->profile, PHASE_RING_WAIT, begun);
+    profile_end(ring->profile, PHASE_RING_WAIT, begun);
+    begun = profile_begin(ring->profile, PHASE_MERGE);
     const float *block = room->gathered;
     for (int rank = 0; rank < size; rank++) {
         struct span heads = partition_piece(args->n_head, size, rank);
@@ -145,7 +144,6 @@ static enum status gather_lse(struct ring_attention *ring, const struct ring_att
                          all_lse + heads.start, args->n_head));
         block += n_query * heads.length;
     }
-    TRY(ring->backend->ops->sync(ring->backend));
     profile_end(ring->profile, PHASE_MERGE, begun);
     return OK;
 }

@@ -12,7 +12,6 @@ struct expert_room {
     char *here;        // [most rows received, widest row]
     char *grouped;     // [most rows received, row_bytes]
     int64_t *index;    // [most rows]: which row a copy takes
-    int64_t *counts;   // [2, n_expert + size * owned]: on their way
     int32_t *pair_row; // [max_tokens, n_used]
     // Host tables, owned as one allocation.
     void *host;
@@ -61,7 +60,6 @@ static int64_t carve_memory(const struct expert_exchange_shape *s, int size, voi
     r->here = take(&c, l.received * l.widest);
     r->grouped = take(&c, l.received * s->row_bytes);
     r->index = take(&c, rows * (int64_t)sizeof *r->index);
-    r->counts = take(&c, 2 * (s->n_expert + size * l.owned) * (int64_t)sizeof *r->counts);
     r->pair_row = take(&c, l.sent * (int64_t)sizeof *r->pair_row);
     return c.used;
 }
@@ -129,7 +127,7 @@ static enum status copy_rows(struct expert_exchange *x, const void *rows, int64_
     struct expert_room *r = x->room;
     const struct kernel_ops *ops = x->backend->ops;
     int64_t n_col = bytes / (int64_t)sizeof(float);
-    double begun = profile_begin();
+    double begun = profile_begin(x->profile, PHASE_OTHER);
     if (n_row == 0) return OK;
     TRY(ops->upload(x->backend, r->index, r->host_index, n_row * (int64_t)sizeof *r->index));
     TRY(ops->convert(x->backend, &(struct convert_args){.x = rows,
@@ -141,16 +139,15 @@ static enum status copy_rows(struct expert_exchange *x, const void *rows, int64_
                                                         .out = out,
                                                         .out_dtype = DTYPE_F32,
                                                         .out_stride = n_col}));
-    TRY(ops->sync(x->backend)); // host_index is free again
     profile_end(x->profile, PHASE_OTHER, begun);
     return OK;
 }
 
-static enum status all_to_all(struct expert_exchange *x, const void *send,
+static enum status all_to_all(struct expert_exchange *x, struct comm *comm, const void *send,
                               const int64_t *send_bytes, void *receive,
                               const int64_t *receive_bytes) {
-    double begun = profile_begin();
-    TRY(x->comm->ops->all_to_all(x->comm, send, send_bytes, receive, receive_bytes));
+    double begun = profile_begin(x->profile, PHASE_RING_WAIT);
+    TRY(comm->ops->all_to_all(comm, send, send_bytes, receive, receive_bytes));
     profile_end(x->profile, PHASE_RING_WAIT, begun);
     return OK;
 }
@@ -180,25 +177,19 @@ static enum status place_pairs(struct expert_exchange *x, const int32_t *expert,
     }
     r->n_token = n_token;
     r->n_sent = n_pair;
-    TRY(ops->upload(x->backend, r->pair_row, r->host_expert, n_pair * (int64_t)sizeof *expert));
-    return ops->sync(x->backend);
+    return ops->upload(x->backend, r->pair_row, r->host_expert, n_pair * (int64_t)sizeof *expert);
 }
 
 // How many rows each rank sends for each expert owned here.
 static enum status exchange_counts(struct expert_exchange *x) {
     struct expert_room *r = x->room;
-    const struct kernel_ops *ops = x->backend->ops;
+    struct comm *host = comm_host(x->comm);
     int64_t own = owned_by(x, x->comm->rank).length, word = sizeof(int64_t);
-    int64_t *arrived = r->counts + x->shape.n_expert;
     for (int rank = 0; rank < x->comm->size; rank++) {
         r->sent_bytes[rank] = owned_by(x, rank).length * word;
         r->received_bytes[rank] = own * word;
     }
-    TRY(ops->upload(x->backend, r->counts, r->sent, x->shape.n_expert * word));
-    TRY(ops->sync(x->backend));
-    TRY(all_to_all(x, r->counts, r->sent_bytes, arrived, r->received_bytes));
-    TRY(ops->download(x->backend, r->received, arrived, x->comm->size * own * word));
-    return ops->sync(x->backend);
+    return all_to_all(x, host, r->sent, r->sent_bytes, r->received, r->received_bytes);
 }
 
 // Bytes for and from each rank, rows or products of `bytes` bytes each.
@@ -260,7 +251,7 @@ enum status expert_exchange_dispatch(struct expert_exchange *exchange, const voi
     TRY(exchange_counts(exchange));
     place_groups(exchange);
     count_bytes(exchange, exchange->shape.row_bytes);
-    TRY(all_to_all(exchange, r->away, r->sent_bytes, r->here, r->received_bytes));
+    TRY(all_to_all(exchange, exchange->comm, r->away, r->sent_bytes, r->here, r->received_bytes));
     list_groups(exchange, false);
     TRY(copy_rows(exchange, r->here, exchange->shape.row_bytes, r->n_received, r->grouped));
     *out = r->grouped;
@@ -276,11 +267,11 @@ enum status expert_exchange_combine(struct expert_exchange *exchange, const floa
         list_groups(exchange, true);
         TRY(copy_rows(exchange, product, bytes, r->n_received, r->here));
         count_bytes(exchange, bytes);
-        TRY(exchange->backend->ops->sync(exchange->backend));
-        TRY(all_to_all(exchange, r->here, r->received_bytes, r->away, r->sent_bytes));
+        TRY(all_to_all(exchange, exchange->comm, r->here, r->received_bytes, r->away,
+                       r->sent_bytes));
         home = (const float *)(const void *)r->away;
     }
-    double begun = profile_begin();
+    double begun = profile_begin(exchange->profile, PHASE_OTHER);
     TRY(exchange->backend->ops->expert_combine(
         exchange->backend, &(struct expert_combine_args){.n_token = r->n_token,
                                                          .n_used = exchange->shape.n_used,

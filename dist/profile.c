@@ -10,14 +10,34 @@ const char *const phase_name[N_PHASE] = {
     [PHASE_SAMPLING] = "sampling",   [PHASE_IO] = "io",
 };
 
-double profile_begin(void) {
-    return cluster_seconds();
+// Phases in which the host itself works, after what it queued has ended.
+static bool is_host_phase(enum phase phase) {
+    return phase == PHASE_LOAD || phase == PHASE_TOKENIZE || phase == PHASE_SAMPLING ||
+           phase == PHASE_IO;
 }
 
-double profile_end(struct profile *profile, enum phase phase, double begun) {
-    double now = cluster_seconds();
-    profile->seconds[phase] += now - begun;
-    return now;
+double profile_begin(struct profile *profile, enum phase phase) {
+    struct backend *device = profile->device;
+    if (!device || is_host_phase(phase)) return cluster_seconds();
+    device->ops->phase(device, (int)phase);
+    return 0;
+}
+
+void profile_end(struct profile *profile, enum phase phase, double begun) {
+    if (profile->device && !is_host_phase(phase)) return;
+    profile->seconds[phase] += cluster_seconds() - begun;
+}
+
+void profile_attach(struct profile *profile, struct backend *backend) {
+    if (!backend->ops->phase) return;
+    profile->device = backend;
+    backend->phase_seconds = profile->seconds;
+}
+
+void profile_detach(struct profile *profile) {
+    if (!profile || !profile->device) return;
+    profile->device->phase_seconds = NULL;
+    profile->device = NULL;
 }
 
 void profile_sample_memory(struct profile *profile) {

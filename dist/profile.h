@@ -4,6 +4,8 @@
 
 #include <stdint.h>
 
+#include "kernels/kernels.h"
+
 enum phase {
     PHASE_LOAD,
     PHASE_TOKENIZE,
@@ -21,13 +23,19 @@ extern const char *const phase_name[N_PHASE]; // "load", ..., as in report.json
 
 struct profile {
     double seconds[N_PHASE];
+    // Counts the phases of queued work itself; NULL: the host's time is that of the work.
+    struct backend *device;
     int64_t attention_flop; // 2 * visible pairs * heads * (head_dim + value_dim)
     int64_t peak_pss_bytes; // largest sample; profile_sample_memory takes one
 };
 
-double profile_begin(void);
-// Adds the time since `begun` to the phase and returns now, the next phase's begin.
-double profile_end(struct profile *profile, enum phase phase, double begun);
+// What follows is the phase's work; returns now. A device's work may follow later than its
+// queueing.
+double profile_begin(struct profile *profile, enum phase phase);
+void profile_end(struct profile *profile, enum phase phase, double begun);
+// Lets the backend count its phases into the profile, where it queues work, and ends that.
+void profile_attach(struct profile *profile, struct backend *backend);
+void profile_detach(struct profile *profile);
 void profile_sample_memory(struct profile *profile);
 
 #endif

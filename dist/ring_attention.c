@@ -113,7 +113,7 @@ static enum status attend_selected(struct ring_attention *ring, const struct rin
 static enum status attend_slice(struct ring_attention *ring, const struct ring_attention_args *args,
                                 const struct ring_queries *slice, const struct ring_block *block) {
     struct attention_shape shape = ring_shape(args);
-    double begun = profile_begin();
+    double begun = profile_begin(ring->profile, PHASE_ATTENTION);
     struct attention_args attention = {
         .n_query = slice->n,
         .n_key = block->n_key,
@@ -141,7 +141,6 @@ static enum status attend_slice(struct ring_attention *ring, const struct ring_a
         TRY(attend_selected(ring, slice, block, &attention));
     else
         TRY(ring->backend->ops->attention(ring->backend, &attention));
-    TRY(ring->backend->ops->sync(ring->backend));
     profile_end(ring->profile, PHASE_ATTENTION, begun);
     return OK;
 }
@@ -149,7 +148,7 @@ static enum status attend_slice(struct ring_attention *ring, const struct ring_a
 static enum status merge_slice(struct ring_attention *ring, const struct ring_attention_args *args,
                                const struct ring_queries *slice,
                                const struct ring_partial *partial) {
-    double begun = profile_begin();
+    double begun = profile_begin(ring->profile, PHASE_MERGE);
     struct merge_args merge = {.n_row = slice->n * args->n_head,
                                .value_dim = args->value_dim,
                                .out = slice->out,
@@ -157,7 +156,6 @@ static enum status merge_slice(struct ring_attention *ring, const struct ring_at
                                .other_out = partial->out,
                                .other_lse = partial->lse};
     TRY(ring->backend->ops->merge_partials(ring->backend, &merge));
-    TRY(ring->backend->ops->sync(ring->backend));
     profile_end(ring->profile, PHASE_MERGE, begun);
     return OK;
 }
@@ -188,7 +186,7 @@ enum status ring_attend(struct ring_attention *ring, const struct ring_attention
         if (partial) target.out = partial->out, target.lse = partial->lse;
         TRY(attend_slice(ring, args, &target, block));
         if (partial) TRY(merge_slice(ring, args, &slice, partial));
-        double begun = profile_begin();
+        double begun = profile_begin(ring->profile, PHASE_RING_WAIT);
         if (ring->comm->needs_progress) TRY(ring->comm->ops->progress(ring->comm));
         profile_end(ring->profile, PHASE_RING_WAIT, begun);
     }
@@ -199,14 +197,14 @@ enum status ring_attend(struct ring_attention *ring, const struct ring_attention
 }
 
 enum status ring_shift_start(struct ring_attention *ring, const struct shift_args *args) {
-    double begun = profile_begin();
+    double begun = profile_begin(ring->profile, PHASE_RING_WAIT);
     TRY(ring->comm->ops->shift_start(ring->comm, args));
     profile_end(ring->profile, PHASE_RING_WAIT, begun);
     return OK;
 }
 
 enum status ring_shift_wait(struct ring_attention *ring) {
-    double begun = profile_begin();
+    double begun = profile_begin(ring->profile, PHASE_RING_WAIT);
     TRY(ring->comm->ops->shift_wait(ring->comm));
     profile_end(ring->profile, PHASE_RING_WAIT, begun);
     return OK;
@@ -215,7 +213,7 @@ enum status ring_shift_wait(struct ring_attention *ring) {
 enum status ring_all_to_all(struct ring_attention *ring, const void *send,
                             const int64_t *send_bytes, void *receive,
                             const int64_t *receive_bytes) {
-    double begun = profile_begin();
+    double begun = profile_begin(ring->profile, PHASE_RING_WAIT);
     TRY(ring->comm->ops->all_to_all(ring->comm, send, send_bytes, receive, receive_bytes));
     profile_end(ring->profile, PHASE_RING_WAIT, begun);
     return OK;

@@ -108,7 +108,7 @@ static enum status attend_all(struct ring_attention *ring, const struct ring_att
 static enum status merge_home(struct ring_attention *ring, const struct ring_attention_args *args,
                               const char *block, int64_t n_own) {
     struct attention_shape shape = ring_shape(args);
-    double begun = profile_begin();
+    double begun = profile_begin(ring->profile, PHASE_MERGE);
     for (int i = 0; i < ring->comm->size - 1; i++) {
         const float *out = (const float *)block;
         struct merge_args merge = {.n_row = n_own * args->n_head,
@@ -120,7 +120,6 @@ static enum status merge_home(struct ring_attention *ring, const struct ring_att
         TRY(ring->backend->ops->merge_partials(ring->backend, &merge));
         block += ring_partial_bytes(&shape, n_own);
     }
-    TRY(ring->backend->ops->sync(ring->backend));
     profile_end(ring->profile, PHASE_MERGE, begun);
     return OK;
 }

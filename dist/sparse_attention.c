@@ -129,9 +129,7 @@ int64_t sparse_attention_workspace_bytes(const struct attention_shape *shape,
 
 static enum status upload_counts(struct ring_attention *ring, int32_t *to, const int32_t *host,
                                  int64_t n) {
-    struct backend *backend = ring->backend;
-    TRY(backend->ops->upload(backend, to, host, n * (int64_t)sizeof *host));
-    return backend->ops->sync(backend);
+    return ring->backend->ops->upload(ring->backend, to, host, n * (int64_t)sizeof *host);
 }
 
 static enum status clear_counts(struct ring_attention *ring, int32_t *n_candidate, int64_t n) {
@@ -149,7 +147,7 @@ static enum status score_block(struct ring_attention *ring, const struct sparse_
                                const struct index_block *block) {
     const struct index_shape *index = &args->index;
     for (int64_t first = 0; first < queries->n && block->n_key > 0; first += RING_SLICE) {
-        double begun = profile_begin();
+        double begun = profile_begin(ring->profile, PHASE_INDEX);
         const struct index_args score = {
             .n_query = queries->n - first < RING_SLICE ? queries->n - first : RING_SLICE,
             .n_key = block->n_key,
@@ -167,8 +165,8 @@ static enum status score_block(struct ring_attention *ring, const struct sparse_
             .n_candidate = queries->n_candidate + first,
         };
         TRY(ring->backend->ops->index_top_k(ring->backend, &score));
-        TRY(ring->backend->ops->sync(ring->backend));
-        begun = profile_end(ring->profile, PHASE_INDEX, begun);
+        profile_end(ring->profile, PHASE_INDEX, begun);
+        begun = profile_begin(ring->profile, PHASE_RING_WAIT);
         if (ring->comm->needs_progress) TRY(ring->comm->ops->progress(ring->comm));
         profile_end(ring->profile, PHASE_RING_WAIT, begun);
     }
@@ -177,8 +175,7 @@ static enum status score_block(struct ring_attention *ring, const struct sparse_
 
 static enum status all_gather(struct ring_attention *ring, const void *send, void *receive,
                               const int64_t *bytes) {
-    TRY(ring->backend->ops->sync(ring->backend));
-    double begun = profile_begin();
+    double begun = profile_begin(ring->profile, PHASE_RING_WAIT);
     TRY(ring->comm->ops->all_gather(ring->comm, send, receive, bytes));
     profile_end(ring->profile, PHASE_RING_WAIT, begun);
     return OK;
@@ -294,7 +291,7 @@ static enum status merge_candidates(struct ring_attention *ring,
     for (int rank = 0; rank < ring->comm->size; rank++) {
         bool last = rank == ring->comm->size - 1;
         TRY(count_candidates(ring, args, rank, n, room->n_other));
-        double begun = profile_begin();
+        double begun = profile_begin(ring->profile, PHASE_INDEX);
         TRY(ring->backend->ops->index_merge(
             ring->backend,
             &(struct index_merge_args){.n_query = n,
@@ -304,7 +301,6 @@ static enum status merge_candidates(struct ring_attention *ring,
                                        .other = room->other + rank * n * args->index.k,
                                        .n_other = room->n_other,
                                        .threshold = last ? threshold : NULL}));
-        TRY(ring->backend->ops->sync(ring->backend));
         profile_end(ring->profile, PHASE_INDEX, begun);
     }
     return OK;
@@ -320,7 +316,7 @@ static enum status filter_all(struct ring_attention *ring, const struct sparse_r
         n_all += n;
     }
     TRY(all_gather(ring, room->own_threshold, room->threshold, bytes));
-    double begun = profile_begin();
+    double begun = profile_begin(ring->profile, PHASE_INDEX);
     TRY(ring->backend->ops->index_filter(
         ring->backend, &(struct index_filter_args){.n_query = n_all,
                                                    .k = args->index.k,

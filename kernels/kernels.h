@@ -25,11 +25,15 @@ struct backend {
     enum memory memory;
     bool bf16_products; // the processor multiplies bf16 natively: `auto` precision means bf16
     unsigned char device_id[16]; // MEMORY_DEVICE: differs between any two devices of a job
+    char device_name[64];        // likewise: "NVIDIA H100 80GB HBM3"
     void *state;                 // owned by the backend
     // Called again and again while the host waits in sync(), which returns what it returns: a
     // transport's look at its peers and deadline. NULL: nobody looks.
     enum status (*while_waiting)(void *user);
     void *waiting_user;
+    // Where a device adds up the seconds of its work by phase (see kernel_ops.phase); NULL:
+    // nowhere.
+    double *phase_seconds;
 };
 
 // A matrix [n_row, n_col] in any format, or a view of some rows or columns of one. y = x W^T.
@@ -204,6 +208,11 @@ struct copy_ops {
 };
 enum { COPY_TICKETS = 64 };
 
+struct device_memory {        // bytes
+    int64_t available, total; // of the whole device
+    int64_t peak;             // most that this backend held
+};
+
 struct hadamard_args; // DeepSeek Sparse Attention: kernels/sparse.h
 struct quantize_args;
 struct index_args;
@@ -227,6 +236,11 @@ struct kernel_ops {
     enum status (*copy)(struct backend *, void *to, const void *from, int64_t bytes);
     enum status (*sync)(struct backend *);
     const struct copy_ops *copies; // NULL where memory is the host's
+    // What is queued from here on counts as this phase, until the next or sync(), which adds the
+    // device's time to backend->phase_seconds[phase]. NULL where work ends with its call.
+    void (*phase)(struct backend *, int phase);
+    // NULL where memory is the host's.
+    enum status (*device_memory)(struct backend *, struct device_memory *);
     // Makes a host (mapped) matrix usable; a host backend keeps the mapping itself.
     enum status (*load_weight)(struct backend *, const struct weight *host, struct weight *out);
     void (*unload_weight)(struct backend *, struct weight *);

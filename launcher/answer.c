@@ -35,14 +35,15 @@ static enum status append(struct answer *a, const int32_t *token, int64_t n,
 static enum status pick(struct answer *a, const struct sampler *sampler, int question,
                         int32_t *out) {
     struct job *job = a->task->job;
-    double begun = profile_begin();
+    struct comm *host = comm_host(&job->comm);
+    double begun = profile_begin(&job->profile, PHASE_SAMPLING);
     *out = 0;
     if (job->comm.rank == 0) {
         TRY(sampler_pick(sampler, a->logits, job->checkpoint.spec.n_vocab,
                          (uint64_t)a->task->document, (uint64_t)question, (uint64_t)a->n_token,
                          out));
     }
-    TRY(job->comm.ops->broadcast(&job->comm, out, sizeof *out, 0));
+    TRY(host->ops->broadcast(host, out, sizeof *out, 0));
     profile_end(&job->profile, PHASE_SAMPLING, begun);
     return OK;
 }
@@ -133,7 +134,7 @@ static enum status answer_question(struct answer *a, int question) {
     job->tokens_generated += a->n_token;
     if (o->evidence > 0) TRY(evidence_take_answer(&a->evidence, job->session, a->n_appended));
     if (job->comm.rank != 0) return OK;
-    double begun = profile_begin();
+    double begun = profile_begin(&job->profile, PHASE_IO);
     double seconds = cluster_seconds() - started;
     TRY(results_write(a->task->results, a->task->ids[question], describe(a, question, seconds)));
     profile_end(&job->profile, PHASE_IO, begun);
@@ -152,8 +153,9 @@ static enum status take_baseline(struct answer *a) {
 static enum status answer_all(struct answer *a) {
     struct job *job = a->task->job;
     struct document_reader reader = job_reader(job);
-    double begun = profile_begin();
-    TRY(document_text_open(&job->documents, a->task->document, &reader, &job->comm, &a->text));
+    double begun = profile_begin(&job->profile, PHASE_TOKENIZE);
+    TRY(document_text_open(&job->documents, a->task->document, &reader, comm_host(&job->comm),
+                           &a->text));
     profile_end(&job->profile, PHASE_TOKENIZE, begun);
     a->logits = malloc((size_t)job->checkpoint.spec.n_vocab * sizeof *a->logits);
     a->token = malloc((size_t)job->options->max_tokens * sizeof *a->token);

@@ -77,7 +77,7 @@ enum status evidence_cut(const char *text, const int64_t *byte_begin, const int6
 
 enum status evidence_open(const struct job *job, const struct document_text *text,
                           int64_t first_position, struct evidence *out) {
-    struct comm *comm = (struct comm *)&job->comm;
+    struct comm *comm = comm_host((struct comm *)&job->comm);
     *out = (struct evidence){.first_position = first_position};
     if (comm->rank == 0) {
         TRY(evidence_cut(text->text, text->tokens.byte_begin, text->tokens.byte_end, text->tokens.n,

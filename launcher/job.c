@@ -110,7 +110,7 @@ static enum status open_model(struct job *job) {
 }
 
 enum status job_open_model(struct job *job) {
-    double begun = profile_begin();
+    double begun = profile_begin(&job->profile, PHASE_LOAD);
     TRY(comm_agree(&job->comm, open_model(job)));
     profile_end(&job->profile, PHASE_LOAD, begun);
     return OK;
@@ -213,18 +213,19 @@ void job_set_session_options(struct job *job, int64_t max_tokens) {
 
 enum status job_plan(struct job *job) {
     int64_t longest = 0;
-    double begun = profile_begin();
+    double begun = profile_begin(&job->profile, PHASE_TOKENIZE);
     enum status status = job->comm.rank == 0 ? measure_documents(job, &longest) : OK;
     TRY(comm_agree(&job->comm, status));
-    TRY(comm_agree(&job->comm, document_set_share(&job->documents, &job->comm)));
-    TRY(job->comm.ops->broadcast(&job->comm, &longest, sizeof longest, 0));
+    TRY(comm_agree(&job->comm, document_set_share(&job->documents, comm_host(&job->comm))));
+    struct comm *host = comm_host(&job->comm);
+    TRY(host->ops->broadcast(host, &longest, sizeof longest, 0));
     profile_end(&job->profile, PHASE_TOKENIZE, begun);
     job_set_session_options(job, longest);
     return comm_agree(&job->comm, job_plan_memory(job));
 }
 
 enum status job_open_session(struct job *job) {
-    double begun = profile_begin();
+    double begun = profile_begin(&job->profile, PHASE_LOAD);
     TRY(comm_agree(&job->comm, session_open(&job->checkpoint, &job->backend, &job->comm,
                                             &job->profile, &job->session_options, &job->session)));
     profile_end(&job->profile, PHASE_LOAD, begun);

@@ -53,7 +53,36 @@ static enum status call_attention(struct backend *backend, void *args) {
     return backend->ops->attention(backend, args);
 }
 
-// Zeros take as long as any other numbers, and need no room beyond the largest operand.
+// Room for a product and an attention of the model's shapes, in the backend's memory. Zeros take as
+// long as any other numbers, and need no room beyond the largest operand.
+struct rate_room {
+    void *zeros, *result, *lse;
+};
+
+static void rate_room_close(struct backend *b, struct rate_room *room) {
+    if (room->lse) b->ops->free(b, room->lse);
+    if (room->result) b->ops->free(b, room->result);
+    if (room->zeros) b->ops->free(b, room->zeros);
+}
+
+static enum status rate_room_open(struct backend *b, const struct model_spec *spec,
+                                  struct rate_room *out) {
+    const struct layer_spec *l = &spec->layers[0];
+    int64_t n_row = l->n_feed_forward, n_col = spec->n_hidden, n = RATE_TOKENS;
+    int64_t head_width = (int64_t)l->n_head * l->head_dim;
+    int64_t widest = n_row > head_width ? n_row : head_width;
+    if (n_col > widest) widest = n_col;
+    int64_t f32 = sizeof(float), n_zero = n_row * n_col + n * widest;
+    float *zeros = calloc((size_t)n_zero, sizeof *zeros);
+    if (!zeros) FAIL(ERR_MEMORY, "no memory to measure rates");
+    enum status status = b->ops->alloc(b, n_zero * f32, &out->zeros);
+    if (status == OK) status = b->ops->alloc(b, n * widest * f32, &out->result);
+    if (status == OK) status = b->ops->alloc(b, n * l->n_head * f32, &out->lse);
+    if (status == OK) status = b->ops->upload(b, out->zeros, zeros, n_zero * f32);
+    free(zeros);
+    return status;
+}
+
 static enum status measure_rates(const struct job *job, struct rates *out) {
     struct backend *b = (struct backend *)&job->backend;
     const struct model_spec *spec = &job->checkpoint.spec;
@@ -64,26 +93,21 @@ static enum status measure_rates(const struct job *job, struct rates *out) {
     int64_t n_row = l->n_feed_forward, n_col = spec->n_hidden, n = RATE_TOKENS;
     int64_t head_width = (int64_t)l->n_head * l->head_dim;
     int64_t kv_width = (int64_t)l->n_kv_head * l->head_dim;
-    int64_t widest = n_row > head_width ? n_row : head_width;
-    if (n_col > widest) widest = n_col;
-    float *zeros = NULL, *result = NULL, *lse = NULL;
+    struct rate_room room = {0};
     int64_t position[RATE_TOKENS];
     enum status status = OK;
     for (int64_t i = 0; i < n; i++) position[i] = i;
-    zeros = calloc((size_t)(n_row * n_col + n * widest), sizeof *zeros);
-    result = malloc((size_t)(n * widest) * sizeof *result);
-    lse = malloc((size_t)(n * l->n_head) * sizeof *lse);
-    if (!zeros || !result || !lse) FAIL_OR(done, ERR_MEMORY, "no memory to measure rates");
-    struct matmul_args product = {.x = zeros,
+    TRY_OR(done, rate_room_open(b, spec, &room));
+    struct matmul_args product = {.x = room.zeros,
                                   .x_dtype = dtype,
                                   .x_stride = n_col,
                                   .n_token = n,
-                                  .weight = {.data = zeros,
+                                  .weight = {.data = room.zeros,
                                              .dtype = dtype,
                                              .n_row = n_row,
                                              .n_col = n_col,
                                              .row_bytes = dtype_bytes(dtype, n_col)},
-                                  .out = result,
+                                  .out = room.result,
                                   .out_dtype = DTYPE_F32,
                                   .out_stride = n_row};
     struct attention_args attention = {.n_query = n,
@@ -93,26 +117,24 @@ static enum status measure_rates(const struct job *job, struct rates *out) {
                                        .head_dim = l->head_dim,
                                        .value_dim = l->head_dim,
                                        .scale = 1,
-                                       .query = zeros,
+                                       .query = room.zeros,
                                        .query_dtype = dtype,
                                        .query_stride = head_width,
-                                       .key = zeros,
-                                       .value = zeros,
+                                       .key = room.zeros,
+                                       .value = room.zeros,
                                        .kv_dtype = dtype,
                                        .key_stride = kv_width,
                                        .value_stride = kv_width,
                                        .query_position = position,
                                        .key_position = position,
-                                       .out = result,
-                                       .lse = lse};
+                                       .out = room.result,
+                                       .lse = room.lse};
     out->product =
         2.0 * (double)n * (double)n_row * (double)n_col / best_seconds(b, call_matmul, &product);
     out->attention = 4.0 * (double)n * (double)n * (double)head_width /
                      best_seconds(b, call_attention, &attention);
 done:
-    free(lse);
-    free(result);
-    free(zeros);
+    rate_room_close(b, &room);
     return status;
 }
 

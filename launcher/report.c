@@ -237,12 +237,13 @@ static enum status write_text(const struct job *job, const struct rank_record *r
 enum status report_write(struct job *job) {
     int size = job->comm.size;
     enum status status = OK;
+    struct comm *host = comm_host(&job->comm);
     struct rank_record own = own_record(job), *records = malloc((size_t)size * sizeof *records);
     int64_t *bytes = malloc((size_t)size * sizeof *bytes);
     struct selection_means means = {NULL, NULL};
     if (!records || !bytes) FAIL_OR(done, ERR_MEMORY, "no memory for the report");
     for (int rank = 0; rank < size; rank++) bytes[rank] = sizeof own;
-    TRY_OR(done, job->comm.ops->all_gather(&job->comm, &own, records, bytes));
+    TRY_OR(done, host->ops->all_gather(host, &own, records, bytes));
     TRY_OR(done, study_selection(job, &means));
     if (job->comm.rank == 0) {
         TRY_OR(done, write_json(job, records, &means));

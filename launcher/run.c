@@ -53,8 +53,9 @@ static enum status open_work(struct job *job, struct work *work) {
     if (status == OK && answers) status = prompt_open(job, &work->prompt);
     if (status == OK && job->comm.rank == 0) status = open_results(job, work);
     TRY(comm_agree(&job->comm, status));
-    return job->comm.ops->broadcast(&job->comm, work->finished,
-                                    work->n_line * (int64_t)sizeof *work->finished, 0);
+    struct comm *host = comm_host(&job->comm);
+    return host->ops->broadcast(host, work->finished,
+                                work->n_line * (int64_t)sizeof *work->finished, 0);
 }
 
 static void close_work(struct work *work) {
@@ -117,7 +118,8 @@ enum status verb_run(struct job *job) {
     job->working = true;
     TRY_OR(done, read_documents(job, &work));
     TRY_OR(done, report_write(job));
-    TRY_OR(done, job->comm.ops->barrier(&job->comm)); // all output is durable before the end
+    struct comm *host = comm_host(&job->comm);
+    TRY_OR(done, host->ops->barrier(host)); // all output is durable before the end
     job->working = false;
 done:
     close_work(&work);

@@ -74,8 +74,9 @@ enum status score_document(const struct task *task) {
     struct document_reader reader = job_reader(job);
     float *logprob = NULL;
     enum status status = OK;
-    double started = cluster_seconds(), begun = profile_begin();
-    TRY_OR(done, document_text_open(&job->documents, task->document, &reader, &job->comm, &text));
+    double started = cluster_seconds(), begun = profile_begin(&job->profile, PHASE_TOKENIZE);
+    TRY_OR(done, document_text_open(&job->documents, task->document, &reader, comm_host(&job->comm),
+                                    &text));
     profile_end(&job->profile, PHASE_TOKENIZE, begun);
     int64_t n = text.tokens.n;
     logprob = malloc((size_t)n * sizeof *logprob);
@@ -85,7 +86,7 @@ enum status score_document(const struct task *task) {
     TRY_OR(done, score_tokens(job, text.tokens.id, n, logprob, &progress));
     progress_end(&progress);
     if (job->comm.rank == 0) {
-        begun = profile_begin();
+        begun = profile_begin(&job->profile, PHASE_IO);
         TRY_OR(done, results_write(
                          task->results, task->ids[0],
                          describe(job, task->document, logprob, n, cluster_seconds() - started)));

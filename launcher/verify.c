@@ -37,7 +37,8 @@ enum status verify_row(struct verify *v, const char *name, const char *shape, do
         if (fabs((double)expected[i]) > largest) largest = fabs((double)expected[i]);
     }
     double residual = difference == 0 ? 0 : difference / (epsilon * largest * sqrt((double)n_term));
-    TRY(v->job->comm.ops->all_reduce(&v->job->comm, &residual, 1, REDUCE_MAX_F64));
+    struct comm *host = comm_host(&v->job->comm);
+    TRY(host->ops->all_reduce(host, &residual, 1, REDUCE_MAX_F64));
     char figure[32];
     snprintf(figure, sizeof figure, "%.4g", residual);
     return finish_row(v, name, shape, figure, residual < VERIFY_LIMIT);
@@ -45,7 +46,8 @@ enum status verify_row(struct verify *v, const char *name, const char *shape, do
 
 enum status verify_exact(struct verify *v, const char *name, const char *shape, bool right) {
     int64_t all_right = right;
-    TRY(v->job->comm.ops->all_reduce(&v->job->comm, &all_right, 1, REDUCE_MIN_I64));
+    struct comm *host = comm_host(&v->job->comm);
+    TRY(host->ops->all_reduce(host, &all_right, 1, REDUCE_MIN_I64));
     return finish_row(v, name, shape, all_right ? "exact" : "differs", all_right);
 }
 

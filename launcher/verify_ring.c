@@ -2,7 +2,6 @@
 // the whole problem from the same counters and checks the rows, or heads, that are its own.
 #include <float.h>
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "dist/ring_attention.h"
@@ -13,6 +12,7 @@ enum { QUERY_ROW = N_HEAD * HEAD_DIM, KEY_ROW = N_KV_HEAD * HEAD_DIM };
 
 struct ring_case {
     struct verify *verify;
+    struct verify_memory memory;
     struct ring_attention ring;
     struct sequence sequence; // the prompt by zigzag, then one token of decode
     float *query, *key, *value, *expected, *expected_lse;  // [LENGTH] whole
@@ -22,25 +22,23 @@ struct ring_case {
 };
 
 static enum status allocate(struct ring_case *c) {
+    const int64_t bytes = LENGTH * QUERY_ROW * (int64_t)sizeof(float);
     float **const rows[] = {
         &c->query,     &c->key,     &c->value,     &c->expected,     &c->expected_lse,
         &c->own_query, &c->own_key, &c->own_value, &c->own_expected, &c->own_expected_lse,
         &c->out,       &c->lse};
+    TRY(verify_memory_open(&c->memory, &c->verify->job->backend, 4 << 20));
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-        *rows[i] = malloc(LENGTH * QUERY_ROW * sizeof(float));
+        *rows[i] = verify_take(&c->memory, bytes);
         if (!*rows[i]) FAIL(ERR_MEMORY, "no memory for the ring's self-test");
     }
     return OK;
 }
 
 static void ring_case_close(struct ring_case *c) {
-    float *const rows[] = {
-        c->query,     c->key,     c->value,     c->expected,     c->expected_lse,
-        c->own_query, c->own_key, c->own_value, c->own_expected, c->own_expected_lse,
-        c->out,       c->lse};
-    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) free(rows[i]);
     ring_attention_close(&c->ring);
     sequence_close(&c->sequence);
+    verify_memory_close(&c->memory);
 }
 
 static enum status ring_case_open(struct verify *v, struct ring_case *c) {
@@ -108,17 +106,19 @@ static struct ring_attention_args arguments(const struct ring_case *c, int64_t b
                                         .value_dim = HEAD_DIM,
                                         .scale = 0.5f,
                                         .causal = true,
-                                        .query = query,
+                                        .query = verify_image(&c->memory, query),
                                         .query_dtype = DTYPE_F32,
-                                        .key = c->own_key,
-                                        .value = c->own_value,
+                                        .key = verify_image(&c->memory, c->own_key),
+                                        .value = verify_image(&c->memory, c->own_value),
                                         .kv_dtype = DTYPE_F32,
-                                        .out = c->out,
-                                        .lse = c->lse};
+                                        .out = verify_image(&c->memory, c->out),
+                                        .lse = verify_image(&c->memory, c->lse)};
 }
 
-static void poison(struct ring_case *c) {
+// Inputs to the backend, with outputs that show what is not written.
+static enum status push(struct ring_case *c) {
     for (int i = 0; i < LENGTH * QUERY_ROW; i++) c->out[i] = c->lse[i] = NAN;
+    return verify_push(&c->memory);
 }
 
 static enum status verify_pass(struct ring_case *c, enum pass pass, const char *name) {
@@ -128,9 +128,9 @@ static enum status verify_pass(struct ring_case *c, enum pass pass, const char *
     take_rows(c, end, c->expected_lse, N_HEAD, c->own_expected_lse);
     struct ring_attention_args args = arguments(c, 0, end, c->own_query);
     args.pass = pass;
-    poison(c);
+    TRY(push(c));
     TRY(ring_attention_run(&c->ring, &args));
-    TRY(c->verify->job->backend.ops->sync(&c->verify->job->backend));
+    TRY(verify_pull(&c->memory));
     TRY(verify_row(c->verify, name, "300 x 6:2 x 32, causal", FLT_EPSILON / 2, HEAD_DIM, c->out,
                    c->own_expected, n * QUERY_ROW));
     return verify_row(c->verify, name, "its log-sum-exp", FLT_EPSILON / 2, HEAD_DIM, c->lse,
@@ -142,9 +142,9 @@ static enum status verify_decode(struct ring_case *c) {
     struct span heads = partition_piece(N_HEAD, comm->size, comm->rank);
     const int64_t last = LENGTH - 1;
     struct ring_attention_args args = arguments(c, last, LENGTH, c->query + last * QUERY_ROW);
-    poison(c);
-    TRY(decode_attention_run(&c->ring, &args, c->out, c->lse));
-    TRY(c->verify->job->backend.ops->sync(&c->verify->job->backend));
+    TRY(push(c));
+    TRY(decode_attention_run(&c->ring, &args, args.out, args.lse));
+    TRY(verify_pull(&c->memory));
     TRY(verify_row(c->verify, "decode", "1 of 301, heads split", FLT_EPSILON / 2, HEAD_DIM, c->out,
                    c->expected + last * QUERY_ROW + heads.start * HEAD_DIM,
                    heads.length * HEAD_DIM));
@@ -153,7 +153,7 @@ static enum status verify_decode(struct ring_case *c) {
 }
 
 enum status verify_ring(struct verify *v) {
-    struct ring_case c;
+    struct ring_case c = {0};
     enum status status = OK;
     TRY_OR(done, ring_case_open(v, &c));
     take_rows(&c, LENGTH, c.key, KEY_ROW, c.own_key);

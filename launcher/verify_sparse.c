@@ -27,6 +27,7 @@ enum { N_FLOAT_ROWS = 8 };
 
 struct sparse_case {
     struct verify *verify;
+    struct verify_memory memory;
     struct ring_attention ring;
     struct sequence sequence; // the prompt by zigzag, then one token of decode
     struct rows all, own;     // all.out, all.lse, all.candidate: the reference's
@@ -35,28 +36,18 @@ struct sparse_case {
 
 static const struct index_shape index_shape = {INDEX_HEADS, INDEX_DIM, K, sizeof(float), 0};
 
-static enum status allocate(struct rows *r) {
+static enum status allocate(struct verify_memory *m, struct rows *r) {
     float **const floats[N_FLOAT_ROWS] = {&r->query,       &r->key,       &r->value,
                                           &r->index_query, &r->index_key, &r->index_weight,
                                           &r->out,         &r->lse};
-    bool good = true;
-    for (int i = 0; i < N_FLOAT_ROWS; i++) {
-        *floats[i] = malloc(LENGTH * WIDEST_ROW * sizeof(float));
-        good = good && *floats[i];
-    }
-    r->candidate = calloc(LENGTH * K, sizeof *r->candidate);
-    r->n_candidate = calloc(LENGTH, sizeof *r->n_candidate);
-    if (!good || !r->candidate || !r->n_candidate)
-        FAIL(ERR_MEMORY, "no memory for the self-test of sparse attention");
+    for (int i = 0; i < N_FLOAT_ROWS; i++)
+        *floats[i] = verify_take(m, LENGTH * WIDEST_ROW * (int64_t)sizeof(float));
+    r->candidate = verify_take(m, LENGTH * K * (int64_t)sizeof *r->candidate);
+    r->n_candidate = verify_take(m, LENGTH * (int64_t)sizeof *r->n_candidate);
+    if (!r->n_candidate) FAIL(ERR_MEMORY, "no memory for the self-test of sparse attention");
+    memset(r->candidate, 0, LENGTH * K * sizeof *r->candidate);
+    memset(r->n_candidate, 0, LENGTH * sizeof *r->n_candidate);
     return OK;
-}
-
-static void release(struct rows *r) {
-    float *const floats[N_FLOAT_ROWS] = {r->query,     r->key,          r->value, r->index_query,
-                                         r->index_key, r->index_weight, r->out,   r->lse};
-    for (int i = 0; i < N_FLOAT_ROWS; i++) free(floats[i]);
-    free(r->candidate);
-    free(r->n_candidate);
 }
 
 static void fill_integers(float *out, int64_t n, uint64_t stream) {
@@ -136,8 +127,9 @@ static enum status sparse_case_open(struct verify *v, struct sparse_case *c) {
                                           .kv_bytes = sizeof(float)};
     *c = (struct sparse_case){.verify = v};
     sequence_open(&c->sequence, comm->size);
-    TRY(allocate(&c->all));
-    TRY(allocate(&c->own));
+    TRY(verify_memory_open(&c->memory, &v->job->backend, 8 << 20));
+    TRY(allocate(&c->memory, &c->all));
+    TRY(allocate(&c->memory, &c->own));
     if (!sequence_append(&c->sequence, LAYOUT_ZIGZAG, LENGTH - 1) ||
         !sequence_append(&c->sequence, LAYOUT_ROUND_ROBIN, 1))
         FAIL(ERR_MEMORY, "no memory for the self-test of sparse attention");
@@ -157,8 +149,7 @@ static enum status sparse_case_open(struct verify *v, struct sparse_case *c) {
 static void sparse_case_close(struct sparse_case *c) {
     ring_attention_close(&c->ring);
     sequence_close(&c->sequence);
-    release(&c->own);
-    release(&c->all);
+    verify_memory_close(&c->memory);
 }
 
 static void take(const int64_t *position, int64_t n, const float *rows, int64_t n_col, float *out) {
@@ -169,6 +160,7 @@ static void take(const int64_t *position, int64_t n, const float *rows, int64_t 
 static struct sparse_ring_args arguments(const struct sparse_case *c, int64_t begin, int64_t end,
                                          enum exchange exchange) {
     const struct rows *own = &c->own;
+    const struct verify_memory *m = &c->memory;
     return (struct sparse_ring_args){.attention = {.sequence = &c->sequence,
                                                    .query_begin = begin,
                                                    .query_end = end,
@@ -178,21 +170,21 @@ static struct sparse_ring_args arguments(const struct sparse_case *c, int64_t be
                                                    .value_dim = DIM,
                                                    .scale = 0.5f,
                                                    .causal = true,
-                                                   .query = own->query,
+                                                   .query = verify_image(m, own->query),
                                                    .query_dtype = DTYPE_F32,
-                                                   .key = own->key,
-                                                   .value = own->value,
+                                                   .key = verify_image(m, own->key),
+                                                   .value = verify_image(m, own->value),
                                                    .kv_dtype = DTYPE_F32,
-                                                   .out = own->out,
-                                                   .lse = own->lse},
+                                                   .out = verify_image(m, own->out),
+                                                   .lse = verify_image(m, own->lse)},
                                      .index = index_shape,
                                      .index_dtype = DTYPE_F32,
-                                     .index_query = own->index_query,
-                                     .index_weight = own->index_weight,
-                                     .index_key = own->index_key,
+                                     .index_query = verify_image(m, own->index_query),
+                                     .index_weight = verify_image(m, own->index_weight),
+                                     .index_key = verify_image(m, own->index_key),
                                      .exchange = exchange,
-                                     .candidate = own->candidate,
-                                     .n_candidate = own->n_candidate};
+                                     .candidate = verify_image(m, own->candidate),
+                                     .n_candidate = verify_image(m, own->n_candidate)};
 }
 
 static int ascending(const void *a, const void *b) {
@@ -222,7 +214,8 @@ static enum status hash_selection(struct sparse_case *c, const int64_t *position
         total += hash;
     }
     *sum = (int64_t)total;
-    return c->verify->job->comm.ops->all_reduce(&c->verify->job->comm, sum, 1, REDUCE_SUM_I64);
+    struct comm *host = comm_host(&c->verify->job->comm);
+    return host->ops->all_reduce(host, sum, 1, REDUCE_SUM_I64);
 }
 
 static enum status verify_exchange(struct sparse_case *c, enum exchange exchange, const char *name,
@@ -238,8 +231,9 @@ static enum status verify_exchange(struct sparse_case *c, enum exchange exchange
     take(position, n, c->all.index_weight, INDEX_HEADS, c->own.index_weight);
     struct sparse_ring_args args = arguments(c, 0, end, exchange);
     for (int i = 0; i < LENGTH * QUERY_ROW; i++) c->own.out[i] = NAN;
+    TRY(verify_push(&c->memory));
     TRY(sparse_attention_run(&c->ring, &args));
-    TRY(c->verify->job->backend.ops->sync(&c->verify->job->backend));
+    TRY(verify_pull(&c->memory));
     TRY(hash_selection(c, position, n, hash, &right));
     TRY(verify_exact(c->verify, name, "selection, 40 of 300", right));
     take(position, n, c->all.out, QUERY_ROW, expected);
@@ -258,8 +252,9 @@ static enum status verify_decode(struct sparse_case *c) {
     take(&last, 1, c->all.index_weight, INDEX_HEADS, c->own.index_weight);
     struct sparse_ring_args args = arguments(c, last, LENGTH, EXCHANGE_AUTO);
     for (int i = 0; i < QUERY_ROW; i++) c->own.out[i] = NAN;
-    TRY(sparse_decode_run(&c->ring, &args, c->own.out, NULL));
-    TRY(c->verify->job->backend.ops->sync(&c->verify->job->backend));
+    TRY(verify_push(&c->memory));
+    TRY(sparse_decode_run(&c->ring, &args, args.attention.out, NULL));
+    TRY(verify_pull(&c->memory));
     TRY(hash_selection(c, &last, 1, &hash, &right));
     TRY(verify_exact(c->verify, "sparse decode", "selection, 40 of 301", right));
     return verify_row(c->verify, "sparse decode", "1 of 301, heads split", FLT_EPSILON / 2, DIM,
@@ -268,7 +263,7 @@ static enum status verify_decode(struct sparse_case *c) {
 }
 
 enum status verify_sparse(struct verify *v) {
-    struct sparse_case c;
+    struct sparse_case c = {0};
     enum status status = OK;
     int64_t position[LENGTH], hash[2] = {0, 0};
     TRY_OR(done, sparse_case_open(v, &c));

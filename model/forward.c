@@ -11,7 +11,7 @@
 
 enum status forward_norm(struct forward *f, const float *x, int64_t n, int64_t n_col,
                          const float *weight, void *out, enum dtype out_dtype) {
-    double begun = profile_begin();
+    double begun = profile_begin(f->profile, PHASE_OTHER);
     TRY(OPS(f)->norm(f->backend, &(struct norm_args){.kind = NORM_RMS,
                                                      .x = x,
                                                      .n_row = n,
@@ -25,7 +25,7 @@ enum status forward_norm(struct forward *f, const float *x, int64_t n, int64_t n
 }
 
 enum status forward_matmul(struct forward *f, const struct matmul_args *args) {
-    double begun = profile_begin();
+    double begun = profile_begin(f->profile, PHASE_MATMUL);
     TRY(OPS(f)->matmul(f->backend, args));
     profile_end(f->profile, PHASE_MATMUL, begun);
     return OK;
@@ -41,7 +41,7 @@ enum status forward_rope(struct forward *f, int layer, float *x, int64_t row, in
     const struct rope_spec *rope = &f->spec->ropes[l->rope];
     int64_t width = (int64_t)n_head * l->head_dim, angles = row * (rope->dim / 2);
     bool spread = f->kv.shape.dtype == DTYPE_BF16 && is_power_of_two(l->head_dim);
-    double begun = profile_begin();
+    double begun = profile_begin(f->profile, PHASE_OTHER);
     TRY(OPS(f)->rope(f->backend, &(struct rope_args){.x = x,
                                                      .x_stride = width,
                                                      .n_token = n,
@@ -89,13 +89,12 @@ static enum status set_rope(struct forward *f, int rope, const int64_t *position
     }
     enum status status = OPS(f)->upload(f->backend, f->buffers.cos[rope], cosine, bytes);
     if (status == OK) status = OPS(f)->upload(f->backend, f->buffers.sin[rope], sine, bytes);
-    if (status == OK) status = OPS(f)->sync(f->backend);
     free(table);
     return status;
 }
 
 enum status forward_set_positions(struct forward *f, const int64_t *position, int64_t n) {
-    double begun = profile_begin();
+    double begun = profile_begin(f->profile, PHASE_OTHER);
     for (int i = 0; i < f->spec->n_rope; i++) TRY(set_rope(f, i, position, n));
     profile_end(f->profile, PHASE_OTHER, begun);
     return OK;
@@ -188,6 +187,7 @@ static enum status attend(struct forward *f, int layer, const struct forward_chu
     if (!forward_selects(f, layer, chunk)) return ring_attention_run(&f->ring, &args);
     struct sparse_ring_args sparse = forward_sparse_args(f, layer, &args);
     enum status status = sparse_attention_run(&f->ring, &sparse);
+    if (status == OK) status = OPS(f)->sync(f->backend); // a bad score is known now: of this layer
     if (status != OK) return status_context(status, "layer %d", layer);
     if (!f->study || sparse.reuse) return OK;
     bool first = layer == 0 || !forward_selects(f, layer - 1, chunk);
@@ -208,7 +208,7 @@ static enum status project_back(struct forward *f, int layer, int64_t row, int64
     }
     const void *rounded = input;
     if (f->activation != DTYPE_F32) {
-        double begun = profile_begin();
+        double begun = profile_begin(f->profile, PHASE_OTHER);
         TRY(OPS(f)->convert(f->backend, &(struct convert_args){.x = input,
                                                                .x_dtype = DTYPE_F32,
                                                                .x_stride = width,
@@ -250,7 +250,7 @@ enum status forward_gated(struct forward *f, int layer, int64_t row, int64_t n) 
     up.out = b->up;
     TRY(forward_matmul(f, &gate));
     TRY(forward_matmul(f, &up));
-    double begun = profile_begin();
+    double begun = profile_begin(f->profile, PHASE_OTHER);
     TRY(OPS(f)->gate(f->backend, &(struct gate_args){.activation = l->activation,
                                                      .gate = b->gate,
                                                      .up = b->up,
@@ -292,7 +292,7 @@ static enum status prefill_layer(struct forward *f, int layer, const struct forw
 }
 
 enum status forward_prefill(struct forward *f, const struct forward_chunk *chunk) {
-    double begun = profile_begin();
+    double begun = profile_begin(f->profile, PHASE_OTHER);
     TRY(OPS(f)->embed(f->backend, &(struct embed_args){.table = f->weights.embedding,
                                                        .token = f->buffers.token,
                                                        .n_token = chunk->n_token,

@@ -13,7 +13,7 @@ static struct span my_piece(const struct forward *f, int64_t n) {
 
 static enum status convert_rows(struct forward *f, const void *x, enum dtype x_dtype, void *out,
                                 enum dtype out_dtype, int64_t n) {
-    double begun = profile_begin();
+    double begun = profile_begin(f->profile, PHASE_OTHER);
     TRY(OPS(f)->convert(f->backend, &(struct convert_args){.x = x,
                                                            .x_dtype = x_dtype,
                                                            .x_stride = n,
@@ -44,8 +44,7 @@ static enum status project_piece(struct forward *f, const void *normed, struct w
 
 static enum status all_gather(struct forward *f, const void *send, void *receive,
                               const int64_t *bytes) {
-    TRY(OPS(f)->sync(f->backend));
-    double begun = profile_begin();
+    double begun = profile_begin(f->profile, PHASE_RING_WAIT);
     TRY(f->comm->ops->all_gather(f->comm, send, receive, bytes));
     profile_end(f->profile, PHASE_RING_WAIT, begun);
     return OK;
@@ -220,7 +219,7 @@ static enum status add_attention_mass(struct forward *f, int layer,
     int64_t width = (int64_t)l->n_kv_head * l->head_dim;
     const struct kv_layer *kv = &f->kv.layers[layer];
     if (n_key == 0) return OK;
-    double begun = profile_begin();
+    double begun = profile_begin(f->profile, PHASE_OTHER);
     struct attention_args attention = {.n_query = 1,
                                        .n_key = n_key,
                                        .n_head = l->n_head,
@@ -288,8 +287,7 @@ static enum status add_columns(struct forward *f, struct weight weight, const fl
 
 static enum status sum_over_ranks(struct forward *f) {
     if (f->comm->size == 1) return OK;
-    TRY(OPS(f)->sync(f->backend));
-    double begun = profile_begin();
+    double begun = profile_begin(f->profile, PHASE_RING_WAIT);
     TRY(f->comm->ops->all_reduce(f->comm, f->buffers.x, f->spec->n_hidden, REDUCE_SUM_F32));
     profile_end(f->profile, PHASE_RING_WAIT, begun);
     return OK;
@@ -332,7 +330,7 @@ static enum status gated_token(struct forward *f, int layer) {
     struct span piece = {units.start * block, units.length * block};
     TRY(project_piece(f, b->normed, w->gate, NULL, piece, b->gate));
     TRY(project_piece(f, b->normed, w->up, NULL, piece, b->up));
-    double begun = profile_begin();
+    double begun = profile_begin(f->profile, PHASE_OTHER);
     TRY(OPS(f)->gate(f->backend, &(struct gate_args){.activation = l->activation,
                                                      .gate = b->gate,
                                                      .up = b->up,
@@ -368,7 +366,7 @@ static enum status feed_forward_token(struct forward *f, int layer) {
 
 enum status forward_decode(struct forward *f, const struct forward_chunk *chunk, bool add_mass) {
     struct forward_buffers *b = &f->buffers;
-    double begun = profile_begin();
+    double begun = profile_begin(f->profile, PHASE_OTHER);
     TRY(OPS(f)->embed(f->backend, &(struct embed_args){.table = f->weights.embedding,
                                                        .token = b->token,
                                                        .n_token = 1,

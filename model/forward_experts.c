@@ -36,7 +36,7 @@ static enum status route(struct forward *f, int layer, int64_t n) {
                                                 .out = b->router,
                                                 .out_dtype = DTYPE_F32,
                                                 .out_stride = e->n_expert}));
-    double begun = profile_begin();
+    double begun = profile_begin(f->profile, PHASE_OTHER);
     TRY(OPS(f)->expert_gate(f->backend, &(struct expert_gate_args){
                                             .scoring = e->softmax ? EXPERT_SOFTMAX : EXPERT_SIGMOID,
                                             .logit = b->router,
@@ -57,7 +57,7 @@ static enum status route(struct forward *f, int layer, int64_t n) {
 
 static enum status grouped(struct forward *f, int n_group, const int64_t *first_row,
                            const struct weight *weight, const void *x, float *out) {
-    double begun = profile_begin();
+    double begun = profile_begin(f->profile, PHASE_MATMUL);
     TRY(OPS(f)->grouped_matmul(f->backend, &(struct grouped_matmul_args){.n_group = n_group,
                                                                          .first_row = first_row,
                                                                          .weight = weight,
@@ -76,7 +76,7 @@ static enum status run_experts(struct forward *f, int layer, int n_group, const 
     int64_t width = l->experts.n_feed_forward;
     TRY(grouped(f, n_group, first_row, weights[0], x, b->expert_gate));
     TRY(grouped(f, n_group, first_row, weights[1], x, b->expert_up));
-    double begun = profile_begin();
+    double begun = profile_begin(f->profile, PHASE_OTHER);
     TRY(OPS(f)->gate(f->backend, &(struct gate_args){.activation = l->activation,
                                                      .gate = b->expert_gate,
                                                      .up = b->expert_up,

@@ -74,7 +74,7 @@ enum status forward_index_keys(struct forward *f, int layer, int64_t row, int64_
     const struct index_spec *index = &f->spec->layers[layer].index;
     const struct layer_weights *w = &f->weights.layers[layer];
     float *x = f->buffers.index_row, *scale = f->kv.layers[layer].index_scale;
-    double begun = profile_begin();
+    double begun = profile_begin(f->profile, PHASE_INDEX);
     TRY(OPS(f)->norm(f->backend, &(struct norm_args){.kind = NORM_LAYER,
                                                      .x = x,
                                                      .n_row = n,
@@ -96,7 +96,7 @@ enum status forward_index_queries(struct forward *f, int layer, int64_t row, int
     const struct index_spec *index = &f->spec->layers[layer].index;
     int64_t n_head = index->n_head;
     int64_t at = dtype_bytes(f->index_dtype, row * n_head * index->head_dim);
-    double begun = profile_begin();
+    double begun = profile_begin(f->profile, PHASE_INDEX);
     TRY(rotate(f, index, b->index_heads, row, n, index->n_head));
     TRY(round_rows(f, index, b->index_heads, n * n_head, (char *)b->index_query + at,
                    b->index_scale));

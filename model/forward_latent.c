@@ -8,7 +8,7 @@
 static enum status norm_latent(struct forward *f, const struct latent_spec *latent, const float *x,
                                int64_t n, int64_t n_col, const float *weight, void *out,
                                enum dtype out_dtype) {
-    double begun = profile_begin();
+    double begun = profile_begin(f->profile, PHASE_OTHER);
     TRY(OPS(f)->norm(f->backend, &(struct norm_args){.kind = NORM_RMS,
                                                      .x = x,
                                                      .n_row = n,
@@ -37,7 +37,7 @@ static enum status project(struct forward *f, const void *x, enum dtype x_dtype,
 static enum status copy_columns(struct forward *f, const float *x, int64_t x_stride, int64_t n_row,
                                 int64_t n_col, void *out, enum dtype out_dtype,
                                 int64_t out_stride) {
-    double begun = profile_begin();
+    double begun = profile_begin(f->profile, PHASE_OTHER);
     TRY(OPS(f)->convert(f->backend, &(struct convert_args){.x = x,
                                                            .x_dtype = DTYPE_F32,
                                                            .x_stride = x_stride,
@@ -69,7 +69,7 @@ enum status forward_latent_queries(struct forward *f, int layer, struct span hea
     if (n_head == 0) return OK;
     TRY(project(f, latent->query_rank ? b->query_latent : b->normed, f->activation, n,
                 weight_rows(w->query, heads.start * head_dim, width), b->heads));
-    double begun = profile_begin();
+    double begun = profile_begin(f->profile, PHASE_OTHER);
     int64_t angles = row * (rope->dim / 2);
     TRY(OPS(f)->rope(f->backend,
                      &(struct rope_args){.x = b->heads,
@@ -112,7 +112,7 @@ enum status forward_latent_store(struct forward *f, int layer, int64_t row, int6
     TRY(norm_latent(f, latent, b->latent, n, latent->rank, f->weights.layers[layer].latent_norm,
                     b->latent, DTYPE_F32));
     TRY(copy_columns(f, b->latent, latent->rank, n, latent->rank, store, dtype, row_dim));
-    double begun = profile_begin();
+    double begun = profile_begin(f->profile, PHASE_OTHER);
     TRY(OPS(f)->rope(f->backend,
                      &(struct rope_args){.x = b->rotated,
                                          .x_stride = latent->rope_dim,

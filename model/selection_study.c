@@ -137,7 +137,7 @@ enum status selection_study_add(struct selection_study *study, int layer,
 }
 
 enum status selection_study_take(struct selection_study *study, double *recall, double *overlap) {
-    struct comm *comm = study->ring->comm;
+    struct comm *comm = comm_host(study->ring->comm);
     for (int i = 0; i < study->n_layer; i++) {
         const struct layer_study *l = &study->layers[i];
         double sums[4] = {l->recall, (double)l->n_recall, l->overlap, (double)l->n_overlap};

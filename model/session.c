@@ -43,6 +43,7 @@ enum status session_open(const struct checkpoint *checkpoint, struct backend *ba
                           .query_dtype = sizes->forward.query,
                           .indexed = sizes->forward.indexed,
                           .index_dtype = sizes->forward.index};
+    profile_attach(profile, backend);
     int64_t widest = sizes->attention.n_head * sizes->attention.head_dim;
     if (f->spec->n_hidden > widest) widest = f->spec->n_hidden;
     s->n_zero = widest;
@@ -76,6 +77,7 @@ failed:
 void session_close(struct session **session) {
     struct session *s = *session;
     if (!s) return;
+    profile_detach(s->forward.profile);
     if (s->arena) BACKEND(s)->ops->free(BACKEND(s), s->arena);
     selection_study_close(&s->study);
     expert_exchange_close(&s->forward.experts);
@@ -148,7 +150,6 @@ static enum status gather_by_position(struct session *s, int64_t begin, int64_t 
     for (int rank = 0; rank < size; rank++) {
         bytes[rank] = sequence_count(&s->sequence, rank, begin, end) * (int64_t)sizeof *own;
     }
-    TRY(BACKEND(s)->ops->sync(BACKEND(s)));
     TRY(comm->ops->all_gather(comm, own, s->forward.buffers.all_values, bytes));
     TRY(BACKEND(s)->ops->download(BACKEND(s), s->gathered, s->forward.buffers.all_values,
                                   (end - begin) * (int64_t)sizeof *own));
@@ -177,7 +178,7 @@ static enum status chunk_logprobs(struct session *s, const struct forward_chunk 
     for (int64_t row = 0; row < n; row += f->buffers.tile) {
         int64_t count = n - row < f->buffers.tile ? n - row : f->buffers.tile;
         TRY(forward_final_norm(f, row, count, f->buffers.normed));
-        double begun = profile_begin();
+        double begun = profile_begin(f->profile, PHASE_MATMUL);
         TRY(BACKEND(s)->ops->logprob(BACKEND(s),
                                      &(struct logprob_args){.x = f->buffers.normed,
                                                             .x_dtype = f->activation,
@@ -208,7 +209,6 @@ static enum status share_last_hidden(struct session *s, const struct forward_chu
     if (owner == f->comm->rank) {
         TRY(forward_final_norm(f, chunk->n_token - 1, 1, f->buffers.last_hidden));
     }
-    TRY(BACKEND(s)->ops->sync(BACKEND(s)));
     TRY(f->comm->ops->broadcast(f->comm, f->buffers.last_hidden,
                                 dtype_bytes(f->activation, f->spec->n_hidden), owner));
     s->last_position = chunk->end - 1;
@@ -274,6 +274,7 @@ static enum status prefill(struct session *s, const struct append_args *args) {
         if (args->logprob) TRY(chunk_logprobs(s, &chunk, args, append_begin));
         done += n;
         if (done == args->n) TRY(share_last_hidden(s, &chunk));
+        TRY(BACKEND(s)->ops->sync(BACKEND(s))); // what is reported as read has been read
         profile_sample_memory(f->profile);
         if (args->progress) args->progress(args->user, done);
     }

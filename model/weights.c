@@ -56,7 +56,6 @@ static enum status load_vector(struct backend *backend, const struct tensor *ten
     enum status status = backend->ops->alloc(backend, bytes, &data);
     *out = data;
     if (status == OK) status = backend->ops->upload(backend, data, host, bytes);
-    if (status == OK) status = backend->ops->sync(backend);
     free(host);
     return status;
 }
@@ -108,7 +107,6 @@ static enum status upload_absorbed(const struct layer_spec *l, const struct weig
         transpose_head(up, latent, h, row, row + latent->rank);
         status =
             backend->ops->upload(backend, to + h * n, row + latent->rank, n * (int64_t)sizeof *row);
-        if (status == OK) status = backend->ops->sync(backend);
     }
     free(row);
     return status;

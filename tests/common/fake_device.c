@@ -3,10 +3,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "dist/cluster.h"
 #include "tests/common/op_memory.h"
 
 // No address of a process has this bit: loads and stores there fault.
 #define DEVICE_BIT ((uintptr_t)1 << 60)
+#define FAKE_BYTES ((int64_t)16 << 30)
 
 struct block { // allocated memory, and where the device says it is
     char *at;
@@ -33,6 +35,9 @@ struct fake {
     struct queue downloads, copies;
     int64_t n_ticket, n_ended; // copies queued and done so far
     int64_t asked;             // the ticket that ended() refused last
+    int phase;                 // of what is queued now; -1: none
+    double phase_begun;
+    int64_t bytes, peak_bytes; // allocated
 };
 
 static struct fake *fake_of(const struct backend *backend) {
@@ -101,6 +106,8 @@ static enum status add_block(struct backend *b, int64_t bytes, void **out) {
     memset(*out, 0xff, (size_t)bytes); // what nobody wrote is not a number
     f->blocks = grow(f->blocks, f->n_block, &f->block_capacity, sizeof *f->blocks);
     f->blocks[f->n_block++] = (struct block){*out, bytes};
+    f->bytes += bytes;
+    if (f->bytes > f->peak_bytes) f->peak_bytes = f->bytes;
     *out = (char *)*out + DEVICE_BIT;
     return OK;
 }
@@ -112,6 +119,7 @@ static void remove_block(struct backend *b, const char *op, const void *pointer)
     for (int i = 0; i < f->n_block; i++) {
         if (f->blocks[i].at != at || !is_device(pointer)) continue;
         f->host.ops->free(&f->host, at);
+        f->bytes -= f->blocks[i].bytes;
         f->blocks[i] = f->blocks[--f->n_block];
         return;
     }
@@ -166,8 +174,24 @@ static enum status fake_copy(struct backend *b, void *to, const void *from, int6
     return OK;
 }
 
+static void fake_phase(struct backend *b, int phase) {
+    struct fake *f = fake_of(b);
+    double now = cluster_seconds();
+    if (f->phase >= 0 && b->phase_seconds) b->phase_seconds[f->phase] += now - f->phase_begun;
+    f->phase = phase;
+    f->phase_begun = now;
+}
+
+static enum status fake_device_memory(struct backend *b, struct device_memory *out) {
+    struct fake *f = fake_of(b);
+    *out = (struct device_memory){
+        .available = FAKE_BYTES - f->bytes, .total = FAKE_BYTES, .peak = f->peak_bytes};
+    return OK;
+}
+
 static enum status fake_sync(struct backend *b) {
     struct fake *f = fake_of(b);
+    fake_phase(b, -1);
     enum status status = b->while_waiting ? b->while_waiting(b->waiting_user) : OK;
     perform(&f->downloads, f->downloads.n);
     return status;
@@ -310,6 +334,8 @@ static const struct kernel_ops fake_ops = {
     .copy = fake_copy,
     .sync = fake_sync,
     .copies = &fake_copies,
+    .phase = fake_phase,
+    .device_memory = fake_device_memory,
     .load_weight = fake_load_weight,
     .unload_weight = fake_unload_weight,
     OP_LIST(FAKE_ENTRY).scratch_bytes = fake_scratch_bytes,
@@ -320,8 +346,10 @@ void fake_device_open(struct backend host, struct backend *out) {
     struct fake *fake = calloc(1, sizeof *fake);
     if (!fake) abort();
     fake->host = host;
+    fake->phase = -1;
     *out = (struct backend){.ops = &fake_ops,
                             .memory = MEMORY_DEVICE,
                             .bf16_products = host.bf16_products,
+                            .device_name = "fake device",
                             .state = fake};
 }
