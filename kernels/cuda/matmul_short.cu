@@ -10,6 +10,7 @@
 namespace {
 
 constexpr int kRows = 2, kWarps = 4, kThreads = kWarps * WARP;
+constexpr int kBlocks = 4;       // resident: up to 128 registers a thread
 constexpr int kWarpsToFill = 24; // of a multiprocessor: below it rows are split over warps
 
 struct short_product {
@@ -68,7 +69,7 @@ __device__ void put(const struct matmul_args &a, int64_t row, int64_t token, flo
 
 // Grid: kRows * kWarps / n_split rows to a block.
 template <enum dtype kDtype, typename X, int kTokens>
-__global__ void __launch_bounds__(kThreads) multiply_rows(struct short_product p) {
+__global__ void __launch_bounds__(kThreads, kBlocks) multiply_rows(struct short_product p) {
     __shared__ float part[kWarps][kRows][kTokens];
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, group = warp / p.n_split;
     int64_t row = ((int64_t)blockIdx.x * (kWarps / p.n_split) + group) * kRows;
