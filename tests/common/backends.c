@@ -26,12 +26,17 @@ enum test_place test_place(void) {
     abort();
 }
 
-enum status open_mirror(struct backend *out) {
+enum status open_device(struct backend *out) {
     struct backend_options device = {.kind = BACKEND_CUDA, .n_thread = 1};
     bool has_device = test_place() != PLACE_FAKE && backend_device_count(BACKEND_CUDA) > 0;
     if (!has_device) device.kind = BACKEND_CPU;
     TRY(backend_open(&device, out));
     if (!has_device) fake_device_open(*out, out);
+    return OK;
+}
+
+enum status open_mirror(struct backend *out) {
+    TRY(open_device(out));
     mirror_open(*out, out);
     return OK;
 }

@@ -17,7 +17,9 @@ int close_backends(void **state);
 enum test_place { PLACE_HOST, PLACE_FAKE, PLACE_CUDA };
 enum test_place test_place(void);
 
-// Opens a mirror of this machine's cuda device; of a fake one where there is none, or asked for.
+// Opens this machine's cuda device; a fake one where there is none, or asked for.
+enum status open_device(struct backend *out);
+// A mirror of that device.
 enum status open_mirror(struct backend *out);
 
 #endif
