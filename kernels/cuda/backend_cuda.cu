@@ -1,5 +1,7 @@
 // The cuda backend: opens one device with its streams and libraries; the table of operations.
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include <algorithm>
 
@@ -33,7 +35,8 @@ static void cuda_close(struct backend *backend) {
     if (state->compute) (void)cudaStreamSynchronize(state->compute);
     if (state->copy) (void)cudaStreamSynchronize(state->copy);
     if (state->cublas) (void)cublasDestroy(state->cublas);
-    (void)cudaFree(state->cublas_workspace);
+    if (state->cublas_workspace) cuda_free(backend, state->cublas_workspace);
+    cuda_phases_close(state);
     cuda_memory_close(state);
     if (state->copy) (void)cudaStreamDestroy(state->copy);
     if (state->compute) (void)cudaStreamDestroy(state->compute);
@@ -58,6 +61,8 @@ static const struct kernel_ops cuda_ops = {
     .copy = cuda_copy,
     .sync = cuda_sync,
     .copies = &cuda_copies,
+    .phase = cuda_phase,
+    .device_memory = cuda_device_memory,
     .load_weight = cuda_load_weight,
     .unload_weight = cuda_unload_weight,
     .embed = cuda_embed,
@@ -95,12 +100,23 @@ static enum status check_device(struct cuda_state *state) {
     return OK;
 }
 
+static enum status name_device(struct backend *backend) {
+    struct cudaDeviceProp properties;
+    TRY_CUDA(cudaGetDeviceProperties(&properties, cuda_state(backend)->device));
+    static_assert(sizeof properties.uuid == sizeof backend->device_id, "an id is a UUID");
+    memcpy(backend->device_id, &properties.uuid, sizeof backend->device_id);
+    snprintf(backend->device_name, sizeof backend->device_name, "%.63s", properties.name);
+    return OK;
+}
+
 static enum status open_device(struct backend *backend) {
     struct cuda_state *state = cuda_state(backend);
     TRY(check_device(state));
     TRY_CUDA(cudaSetDevice(state->device));
     TRY_CUDA(cudaStreamCreateWithFlags(&state->compute, cudaStreamNonBlocking));
     TRY_CUDA(cudaStreamCreateWithFlags(&state->copy, cudaStreamNonBlocking));
+    TRY(name_device(backend));
+    TRY(cuda_phases_open(state));
     TRY(cuda_memory_open(backend));
     TRY_CUBLAS(cublasCreate(&state->cublas));
     TRY_CUBLAS(cublasSetStream(state->cublas, state->compute));

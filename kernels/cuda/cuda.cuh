@@ -29,7 +29,8 @@ struct cuda_state {
     cublasHandle_t cublas; // queues on `compute`
     void *cublas_workspace;
     struct cuda_memory *memory;
-    struct cuda_fault *fault; // device memory
+    struct cuda_phases *phases; // phase.cu
+    struct cuda_fault *fault;   // device memory
 };
 
 static inline struct cuda_state *cuda_state(const struct backend *b) {

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include <algorithm>
+#include <unordered_map>
 
 static const int64_t kSegmentBytes = 4 << 20; // grows to the largest table
 static const int64_t kLandingBytes = 4 << 20;
@@ -22,11 +23,21 @@ int64_t cuda_memory_fixed_bytes(void) {
     return STAGE_SEGMENTS * kSegmentBytes;
 }
 
-static enum status device_alloc(int64_t bytes, void **out) {
+struct cuda_ledger {
+    std::unordered_map<void *, int64_t> bytes;
+};
+
+static enum status device_alloc(struct cuda_memory *memory, int64_t bytes, void **out) {
     *out = NULL;
     if (bytes < 0) FAIL(ERR_INTERNAL, "asked to allocate %lld bytes", (long long)bytes);
-    cudaError_t error = cudaMalloc(out, (size_t)std::max(bytes, kAlignment));
-    if (error == cudaSuccess) return OK;
+    bytes = std::max(bytes, kAlignment);
+    cudaError_t error = cudaMalloc(out, (size_t)bytes);
+    if (error == cudaSuccess) {
+        memory->ledger->bytes[*out] = bytes;
+        memory->bytes += bytes;
+        memory->peak_bytes = std::max(memory->peak_bytes, memory->bytes);
+        return OK;
+    }
     *out = NULL;
     if (error != cudaErrorMemoryAllocation)
         return cuda_fail(error, __FILE__ ":" STATUS_TEXT(__LINE__), "cudaMalloc");
@@ -39,12 +50,29 @@ static enum status device_alloc(int64_t bytes, void **out) {
          (long long)bytes, n_free, n_all);
 }
 
+static void device_free(struct cuda_memory *memory, void *p) {
+    if (!p) return;
+    memory->bytes -= memory->ledger->bytes[p];
+    memory->ledger->bytes.erase(p);
+    (void)cudaFree(p); // waits for the device itself
+}
+
+enum status cuda_device_memory(struct backend *backend, struct device_memory *out) {
+    size_t n_free = 0, n_all = 0;
+    TRY_CUDA(cudaMemGetInfo(&n_free, &n_all));
+    out->available = (int64_t)n_free;
+    out->total = (int64_t)n_all;
+    out->peak = cuda_state(backend)->memory->peak_bytes;
+    return OK;
+}
+
 // The ring and its twin; events of segments exist already.
-static enum status ring_alloc(struct cuda_stage_ring *ring, int64_t segment_bytes) {
+static enum status ring_alloc(struct cuda_memory *memory, int64_t segment_bytes) {
+    struct cuda_stage_ring *ring = &memory->ring;
     void *device = NULL;
     TRY_CUDA(
         cudaHostAlloc(&ring->host, (size_t)(STAGE_SEGMENTS * segment_bytes), cudaHostAllocDefault));
-    TRY(device_alloc(STAGE_SEGMENTS * segment_bytes, &device));
+    TRY(device_alloc(memory, STAGE_SEGMENTS * segment_bytes, &device));
     ring->device = (uint8_t *)device;
     ring->segment_bytes = segment_bytes;
     ring->segment = 0;
@@ -53,9 +81,10 @@ static enum status ring_alloc(struct cuda_stage_ring *ring, int64_t segment_byte
     return OK;
 }
 
-static void ring_free(struct cuda_stage_ring *ring) {
+static void ring_free(struct cuda_memory *memory) {
+    struct cuda_stage_ring *ring = &memory->ring;
     (void)cudaFreeHost(ring->host);
-    (void)cudaFree(ring->device);
+    device_free(memory, ring->device);
     ring->host = ring->device = NULL;
     ring->segment_bytes = 0;
 }
@@ -65,6 +94,7 @@ enum status cuda_memory_open(struct backend *backend) {
     struct cuda_memory *memory = (struct cuda_memory *)calloc(1, sizeof *memory);
     void *fault = NULL;
     if (!memory) FAIL(ERR_MEMORY, "cannot allocate %zu bytes", sizeof *memory);
+    memory->ledger = new cuda_ledger;
     state->memory = memory;
     for (int i = 0; i < STAGE_SEGMENTS; i++)
         TRY_CUDA(cudaEventCreateWithFlags(&memory->ring.left[i], cudaEventDisableTiming));
@@ -72,10 +102,10 @@ enum status cuda_memory_open(struct backend *backend) {
         TRY_CUDA(cudaEventCreateWithFlags(&memory->ticket[i], cudaEventDisableTiming));
     TRY_CUDA(cudaEventCreateWithFlags(&memory->work, cudaEventDisableTiming));
     TRY_CUDA(cudaEventCreateWithFlags(&memory->copies, cudaEventDisableTiming));
-    TRY(ring_alloc(&memory->ring, kSegmentBytes));
+    TRY(ring_alloc(memory, kSegmentBytes));
     TRY_CUDA(cudaHostAlloc(&memory->landing.host, (size_t)kLandingBytes, cudaHostAllocDefault));
     TRY_CUDA(cudaHostAlloc(&memory->fault, sizeof *memory->fault, cudaHostAllocDefault));
-    TRY(device_alloc(sizeof *state->fault, &fault));
+    TRY(device_alloc(memory, sizeof *state->fault, &fault));
     state->fault = (struct cuda_fault *)fault;
     TRY_CUDA(cudaMemsetAsync(state->fault, 0, sizeof *state->fault, state->compute));
     return OK;
@@ -92,25 +122,23 @@ void cuda_memory_close(struct cuda_state *state) {
     for (int i = 0; i < COPY_TICKETS; i++) destroy_event(memory->ticket[i]);
     destroy_event(memory->work);
     destroy_event(memory->copies);
-    ring_free(&memory->ring);
+    ring_free(memory);
     (void)cudaFreeHost(memory->landing.host);
     (void)cudaFreeHost(memory->fault);
-    (void)cudaFree(state->fault);
-    (void)cudaFree(memory->scratch);
+    device_free(memory, state->fault);
+    device_free(memory, memory->scratch);
+    delete memory->ledger;
     free(memory);
     state->memory = NULL;
     state->fault = NULL;
 }
 
 enum status cuda_alloc(struct backend *backend, int64_t bytes, void **out) {
-    (void)backend;
-    return device_alloc(bytes, out);
+    return device_alloc(cuda_state(backend)->memory, bytes, out);
 }
 
-// cudaFree waits for the device itself.
 void cuda_free(struct backend *backend, void *p) {
-    (void)backend;
-    (void)cudaFree(p);
+    device_free(cuda_state(backend)->memory, p);
 }
 
 // What `query` says of queued work: whether it has ended. NotReady is no error to keep.
@@ -150,11 +178,11 @@ enum status cuda_scratch(struct backend *backend, int64_t bytes, void **out) {
     *out = memory->scratch;
     if (bytes <= memory->scratch_bytes) return OK;
     TRY(wait_for_compute(backend));
-    (void)cudaFree(memory->scratch);
+    device_free(memory, memory->scratch);
     memory->scratch = NULL;
     memory->scratch_bytes = 0;
     bytes = round_up(bytes, kAlignment);
-    TRY(device_alloc(bytes, &memory->scratch));
+    TRY(device_alloc(memory, bytes, &memory->scratch));
     memory->scratch_bytes = bytes;
     *out = memory->scratch;
     return OK;
@@ -173,11 +201,12 @@ static enum status leave_segment(struct backend *backend, struct cuda_stage_ring
 // Room for `bytes` in the ring: the offset of host and device memory. Work queued earlier may still
 // read the device's side; what is queued from now on comes after it.
 static enum status stage_take(struct backend *backend, int64_t bytes, int64_t *offset) {
-    struct cuda_stage_ring *ring = &cuda_state(backend)->memory->ring;
+    struct cuda_memory *memory = cuda_state(backend)->memory;
+    struct cuda_stage_ring *ring = &memory->ring;
     if (bytes > ring->segment_bytes) {
         TRY(wait_for_compute(backend));
-        ring_free(ring);
-        TRY(ring_alloc(ring, round_up(bytes, kSegmentBytes)));
+        ring_free(memory);
+        TRY(ring_alloc(memory, round_up(bytes, kSegmentBytes)));
     }
     if (ring->used + bytes > ring->segment_bytes) TRY(leave_segment(backend, ring));
     *offset = ring->segment * ring->segment_bytes + ring->used;
@@ -278,7 +307,9 @@ enum status cuda_sync(struct backend *backend) {
     struct cuda_state *state = cuda_state(backend);
     TRY_CUDA(cudaMemcpyAsync(state->memory->fault, state->fault, sizeof *state->fault,
                              cudaMemcpyDeviceToHost, state->compute));
+    cuda_phase(backend, -1);
     TRY(land(backend));
+    cuda_phases_add(backend);
     return check_fault(state);
 }
 
@@ -296,7 +327,8 @@ enum status cuda_load_weight(struct backend *backend, const struct weight *host,
     int64_t n_scale = host->scale ? n_scale_row * host->scale_stride : 0;
     void *data = NULL;
     *out = (struct weight){};
-    TRY(device_alloc(data_bytes + n_scale * (int64_t)sizeof(float), &data));
+    TRY(device_alloc(cuda_state(backend)->memory, data_bytes + n_scale * (int64_t)sizeof(float),
+                     &data));
     enum status status = upload_rows(backend, data, loaded.row_bytes, host->data, host->row_bytes,
                                      used_bytes, host->n_row);
     if (host->scale) {
@@ -310,7 +342,7 @@ enum status cuda_load_weight(struct backend *backend, const struct weight *host,
     if (status == OK)
         *out = loaded;
     else
-        (void)cudaFree(data);
+        cuda_free(backend, data);
     return status;
 }
 

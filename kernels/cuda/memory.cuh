@@ -29,7 +29,10 @@ struct cuda_landing {
     } part[LANDING_PARTS];
 };
 
+struct cuda_ledger; // what each allocation holds
 struct cuda_memory {
+    struct cuda_ledger *ledger;
+    int64_t bytes, peak_bytes; // allocated on the device
     void *scratch;
     int64_t scratch_bytes;
     struct cuda_stage_ring ring;
@@ -58,6 +61,14 @@ void cuda_unload_weight(struct backend *backend, struct weight *weight);
 
 // copies.cu
 extern const struct copy_ops cuda_copies;
+
+enum status cuda_device_memory(struct backend *backend, struct device_memory *out);
+
+// phase.cu. add: after the device has done all that was queued.
+enum status cuda_phases_open(struct cuda_state *state);
+void cuda_phases_close(struct cuda_state *state);
+void cuda_phase(struct backend *backend, int phase);
+void cuda_phases_add(struct backend *backend);
 
 // Waits for an event without blocking, asking while_waiting meanwhile.
 enum status cuda_wait_event(struct backend *backend, cudaEvent_t event);
