@@ -482,12 +482,12 @@ static void test_attention_mass_equals_the_reference(void **state) {
     backend_close(&reference);
 }
 
-static int open_device(void **state) {
+static int open_mirrored(void **state) {
     (void)state;
     return open_mirror(&mirror) == OK ? 0 : -1;
 }
 
-static int close_device(void **state) {
+static int close_mirrored(void **state) {
     (void)state;
     backend_close(&mirror);
     return 0;
@@ -502,5 +502,5 @@ int main(void) {
         cmocka_unit_test(test_merge_knows_the_infinities),
         cmocka_unit_test(test_attention_mass_equals_the_reference),
     };
-    return cmocka_run_group_tests(tests, open_device, close_device);
+    return cmocka_run_group_tests(tests, open_mirrored, close_mirrored);
 }
