@@ -3,11 +3,17 @@
 #include "dist/cluster.h"
 
 const char *const phase_name[N_PHASE] = {
-    [PHASE_LOAD] = "load",           [PHASE_TOKENIZE] = "tokenize",
-    [PHASE_MATMUL] = "matmul",       [PHASE_ATTENTION] = "attention",
-    [PHASE_RING_WAIT] = "ring_wait", [PHASE_MERGE] = "merge",
-    [PHASE_INDEX] = "index",         [PHASE_OTHER] = "other",
-    [PHASE_SAMPLING] = "sampling",   [PHASE_IO] = "io",
+    [PHASE_LOAD] = "load",
+    [PHASE_TOKENIZE] = "tokenize",
+    [PHASE_MATMUL] = "matmul",
+    [PHASE_ATTENTION] = "attention",
+    [PHASE_RING_WAIT] = "ring_wait",
+    [PHASE_MERGE] = "merge",
+    [PHASE_GATHER_WAIT] = "gather_wait",
+    [PHASE_INDEX] = "index",
+    [PHASE_OTHER] = "other",
+    [PHASE_SAMPLING] = "sampling",
+    [PHASE_IO] = "io",
 };
 
 // Phases in which the host itself works, after what it queued has ended.

@@ -11,8 +11,9 @@ enum phase {
     PHASE_TOKENIZE,
     PHASE_MATMUL,
     PHASE_ATTENTION,
-    PHASE_INDEX,     // sparse attention: scores, top-k and the lists of selected rows
-    PHASE_RING_WAIT, // exposed: time in waits for K/V, queries or partials
+    PHASE_INDEX,       // sparse attention: scores, top-k and the lists of selected rows
+    PHASE_RING_WAIT,   // exposed: time in waits for K/V, queries or partials
+    PHASE_GATHER_WAIT, // likewise, for sharded weights
     PHASE_MERGE,
     PHASE_OTHER, // norms, rope, activations, embedding
     PHASE_SAMPLING,

@@ -28,6 +28,26 @@ enum status forward_matmul(struct forward *f, const struct matmul_args *args) {
     double begun = profile_begin(f->profile, PHASE_MATMUL);
     TRY(OPS(f)->matmul(f->backend, args));
     profile_end(f->profile, PHASE_MATMUL, begun);
+    if (!f->gather.in_flight || !f->comm->needs_progress) return OK;
+    begun = profile_begin(f->profile, PHASE_GATHER_WAIT);
+    TRY(f->comm->ops->progress(f->comm));
+    profile_end(f->profile, PHASE_GATHER_WAIT, begun);
+    return OK;
+}
+
+// out += x W^T, where the columns of W may have come from the ranks in n groups.
+static enum status add_product(struct forward *f, struct matmul_args args,
+                               const struct weight *columns, int n) {
+    const char *x = args.x;
+    args.accumulate = true;
+    if (!columns) return forward_matmul(f, &args);
+    for (int i = 0; i < n; i++) {
+        if (columns[i].n_col == 0) continue;
+        args.x = x + dtype_bytes(args.x_dtype, columns[i].first_col);
+        args.weight = columns[i];
+        TRY(forward_matmul(f, &args));
+        args.bias = NULL;
+    }
     return OK;
 }
 
@@ -129,7 +149,7 @@ static enum status project_full(struct forward *f, int layer, const struct forwa
                                 int64_t row, int64_t n) {
     struct forward_buffers *b = &f->buffers;
     const struct layer_spec *l = &f->spec->layers[layer];
-    const struct layer_weights *w = &f->weights.layers[layer];
+    const struct layer_weights *w = forward_weights(f, layer);
     int64_t hidden = f->spec->n_hidden, query_width = (int64_t)l->n_head * l->head_dim;
     int64_t kv_row = chunk->first_row + row;
     void *query = (char *)b->query + dtype_bytes(f->query_dtype, row * query_width);
@@ -152,7 +172,7 @@ static enum status project_tile(struct forward *f, int layer, const struct forwa
                                 int64_t row, int64_t n) {
     int64_t hidden = f->spec->n_hidden;
     TRY(forward_norm(f, f->buffers.x + row * hidden, n, hidden,
-                     f->weights.layers[layer].attention_norm, f->buffers.normed, f->activation));
+                     forward_weights(f, layer)->attention_norm, f->buffers.normed, f->activation));
     if (f->spec->layers[layer].attention == ATTENTION_LATENT)
         TRY(forward_latent_tile(f, layer, chunk, row, n));
     else
@@ -198,7 +218,7 @@ static enum status attend(struct forward *f, int layer, const struct forward_chu
 static enum status project_back(struct forward *f, int layer, int64_t row, int64_t n) {
     struct forward_buffers *b = &f->buffers;
     const struct layer_spec *l = &f->spec->layers[layer];
-    const struct layer_weights *w = &f->weights.layers[layer];
+    const struct layer_weights *w = forward_weights(f, layer);
     int64_t width = w->output.n_col, hidden = f->spec->n_hidden;
     const float *input = b->attended + row * l->n_head * l->value_dim;
     if (l->attention == ATTENTION_LATENT) {
@@ -220,22 +240,22 @@ static enum status project_back(struct forward *f, int layer, int64_t row, int64
         profile_end(f->profile, PHASE_OTHER, begun);
         rounded = b->product_input;
     }
-    return forward_matmul(f, &(struct matmul_args){.x = rounded,
-                                                   .x_dtype = f->activation,
-                                                   .x_stride = width,
-                                                   .n_token = n,
-                                                   .weight = w->output,
-                                                   .bias = w->output_bias,
-                                                   .accumulate = true,
-                                                   .out = b->x + row * hidden,
-                                                   .out_dtype = DTYPE_F32,
-                                                   .out_stride = hidden});
+    struct matmul_args back = {.x = rounded,
+                               .x_dtype = f->activation,
+                               .x_stride = width,
+                               .n_token = n,
+                               .weight = w->output,
+                               .bias = w->output_bias,
+                               .out = b->x + row * hidden,
+                               .out_dtype = DTYPE_F32,
+                               .out_stride = hidden};
+    return add_product(f, back, w->output_columns, w->n_columns);
 }
 
 enum status forward_gated(struct forward *f, int layer, int64_t row, int64_t n) {
     struct forward_buffers *b = &f->buffers;
     const struct layer_spec *l = &f->spec->layers[layer];
-    const struct layer_weights *w = &f->weights.layers[layer];
+    const struct layer_weights *w = forward_weights(f, layer);
     int64_t hidden = f->spec->n_hidden, width = l->n_feed_forward;
     struct matmul_args gate = {.x = b->normed,
                                .x_dtype = f->activation,
@@ -261,15 +281,15 @@ enum status forward_gated(struct forward *f, int layer, int64_t row, int64_t n) 
                                                      .out = b->gated,
                                                      .out_dtype = f->activation}));
     profile_end(f->profile, PHASE_OTHER, begun);
-    return forward_matmul(f, &(struct matmul_args){.x = b->gated,
-                                                   .x_dtype = f->activation,
-                                                   .x_stride = width,
-                                                   .n_token = n,
-                                                   .weight = w->down,
-                                                   .accumulate = true,
-                                                   .out = b->x + row * hidden,
-                                                   .out_dtype = DTYPE_F32,
-                                                   .out_stride = hidden});
+    struct matmul_args down = {.x = b->gated,
+                               .x_dtype = f->activation,
+                               .x_stride = width,
+                               .n_token = n,
+                               .weight = w->down,
+                               .out = b->x + row * hidden,
+                               .out_dtype = DTYPE_F32,
+                               .out_stride = hidden};
+    return add_product(f, down, w->down_columns, w->n_columns);
 }
 
 static enum status prefill_layer(struct forward *f, int layer, const struct forward_chunk *chunk) {
@@ -284,22 +304,37 @@ static enum status prefill_layer(struct forward *f, int layer, const struct forw
         TRY(project_back(f, layer, row, count));
         if (experts) continue;
         TRY(forward_norm(f, f->buffers.x + row * hidden, count, hidden,
-                         f->weights.layers[layer].feed_forward_norm, f->buffers.normed,
+                         forward_weights(f, layer)->feed_forward_norm, f->buffers.normed,
                          f->activation));
         TRY(forward_gated(f, layer, row, count));
     }
     return experts ? forward_experts(f, layer, chunk) : OK;
 }
 
+// Waits for a stage of sharded weights and sends for the next, which flies during this one's work.
+static enum status turn_to_stage(struct forward *f, int stage, int n_stage) {
+    if (!f->gather.weights) return OK;
+    TRY(weight_gather_wait(&f->gather, stage));
+    return stage + 1 < n_stage ? weight_gather_start(&f->gather, stage + 1) : OK;
+}
+
 enum status forward_prefill(struct forward *f, const struct forward_chunk *chunk) {
-    double begun = profile_begin(f->profile, PHASE_OTHER);
-    TRY(OPS(f)->embed(f->backend, &(struct embed_args){.table = f->weights.embedding,
-                                                       .token = f->buffers.token,
-                                                       .n_token = chunk->n_token,
-                                                       .scale = f->spec->embedding_scale,
-                                                       .out = f->buffers.x}));
-    profile_end(f->profile, PHASE_OTHER, begun);
-    for (int layer = 0; layer < f->spec->n_layer; layer++) TRY(prefill_layer(f, layer, chunk));
+    int n_layer = f->spec->n_layer, n_stage = n_layer + chunk->score;
+    if (f->gather.weights) TRY(weight_gather_start(&f->gather, 0));
+    TRY(forward_embed(f, chunk->token, chunk->n_token));
+    for (int layer = 0; layer < n_layer; layer++) {
+        TRY(turn_to_stage(f, layer, n_stage));
+        if (f->gather.weights) f->whole = &f->gather.buffers[layer % 2].layer;
+        TRY(prefill_layer(f, layer, chunk));
+    }
+    f->whole = NULL;
+    return OK;
+}
+
+enum status forward_whole_head(struct forward *f, struct weight *out) {
+    int stage = f->spec->n_layer;
+    TRY(turn_to_stage(f, stage, stage));
+    *out = f->gather.weights ? f->gather.buffers[stage % 2].head : f->weights.head;
     return OK;
 }
 

@@ -10,7 +10,7 @@
 #include "dist/sparse_attention.h"
 #include "model/kv_store.h"
 #include "model/selection_study.h"
-#include "model/weights.h"
+#include "model/weight_gather.h"
 
 struct forward_shape {
     int64_t n_token;       // most tokens of this rank in one prefill chunk; at least 1
@@ -79,6 +79,9 @@ int64_t forward_buffers_carve(const struct model_spec *spec, const struct forwar
 struct forward {
     const struct model_spec *spec;
     struct weights weights;
+    struct weight_gather gather; // open when the weights are sharded
+    const struct layer_weights
+        *whole; // the layer gathered for prefill; NULL: weights.layers has it
     struct kv_store kv;
     struct ring_attention ring;
     struct forward_buffers buffers;
@@ -100,7 +103,19 @@ struct forward_chunk {
     int64_t begin, end;              // global positions of the chunk
     int64_t n_token;                 // of this rank: rows of x; ids are in buffers.token
     int64_t first_row;               // of its K/V rows
+    const int32_t *token;            // host, ids as in buffers.token
+    bool score;                      // the output matrix will be asked for
 };
+
+// The layer's weights as they are to be read now: in prefill whole, in decode at least this rank's
+// rows and columns.
+static inline const struct layer_weights *forward_weights(const struct forward *f, int layer) {
+    return f->whole ? f->whole : &f->weights.layers[layer];
+}
+// Of sharded weights, after a prefill that was to score; on every rank.
+enum status forward_whole_head(struct forward *forward, struct weight *out);
+// forward_embed.c. x of n tokens whose ids are in buffers.token and, on the host, in `token`.
+enum status forward_embed(struct forward *forward, const int32_t *token, int64_t n);
 
 // Fills buffers.cos and sin for n host positions (at most shape.n_token).
 enum status forward_set_positions(struct forward *forward, const int64_t *position, int64_t n);

@@ -299,15 +299,13 @@ static enum status project_heads_back(struct forward *f, int layer) {
     struct forward_buffers *b = &f->buffers;
     const struct layer_spec *l = &f->spec->layers[layer];
     struct weight output = f->weights.layers[layer].output;
-    int64_t block = dtype_info[output.dtype].block_elements;
     struct span heads = my_piece(f, l->n_head);
     bool latent = l->attention == ATTENTION_LATENT;
     const float *attended = latent ? b->heads : b->attended;
     int64_t head_dim = latent ? l->latent.value_dim : l->head_dim;
     int64_t begin = heads.start * head_dim, n = heads.length * head_dim;
     if (latent) TRY(forward_latent_values(f, layer, heads, 1, b->attended, b->heads));
-    struct span columns = {.start = begin / block * block};
-    columns.length = n ? (begin + n + block - 1) / block * block - columns.start : 0;
+    struct span columns = shard_whole_blocks((struct span){begin, n}, output.dtype);
     if (columns.length != n) {
         TRY(OPS(f)->upload(f->backend, b->product_input, f->zeros,
                            dtype_bytes(f->activation, columns.length)));
@@ -366,13 +364,7 @@ static enum status feed_forward_token(struct forward *f, int layer) {
 
 enum status forward_decode(struct forward *f, const struct forward_chunk *chunk, bool add_mass) {
     struct forward_buffers *b = &f->buffers;
-    double begun = profile_begin(f->profile, PHASE_OTHER);
-    TRY(OPS(f)->embed(f->backend, &(struct embed_args){.table = f->weights.embedding,
-                                                       .token = b->token,
-                                                       .n_token = 1,
-                                                       .scale = f->spec->embedding_scale,
-                                                       .out = b->x}));
-    profile_end(f->profile, PHASE_OTHER, begun);
+    TRY(forward_embed(f, chunk->token, 1));
     for (int layer = 0; layer < f->spec->n_layer; layer++) {
         TRY(forward_norm(f, b->x, 1, f->spec->n_hidden, f->weights.layers[layer].attention_norm,
                          b->normed, f->activation));

@@ -26,7 +26,7 @@ int64_t forward_expert_tile(const struct model_spec *spec, int size, int64_t til
 static enum status route(struct forward *f, int layer, int64_t n) {
     struct forward_buffers *b = &f->buffers;
     const struct expert_spec *e = &f->spec->layers[layer].experts;
-    const struct layer_weights *w = &f->weights.layers[layer];
+    const struct layer_weights *w = forward_weights(f, layer);
     int64_t hidden = f->spec->n_hidden;
     TRY(forward_matmul(f, &(struct matmul_args){.x = b->router_input,
                                                 .x_dtype = DTYPE_F32,
@@ -92,7 +92,7 @@ static enum status run_experts(struct forward *f, int layer, int n_group, const 
 
 static enum status experts_tile(struct forward *f, int layer, int64_t row, int64_t n) {
     struct forward_buffers *b = &f->buffers;
-    const struct layer_weights *w = &f->weights.layers[layer];
+    const struct layer_weights *w = forward_weights(f, layer);
     int64_t hidden = f->spec->n_hidden;
     float *x = b->x + row * hidden;
     const void *rows;
@@ -149,7 +149,7 @@ static enum status run_owned(struct forward *f, int layer, struct owned *owned) 
     const struct kernel_ops *ops = OPS(f);
     TRY(ops->download(f->backend, owned->expert, b->expert, n_used * 4));
     TRY(ops->sync(f->backend));
-    choose_owned(&f->weights.layers[layer], n_used, owned);
+    choose_owned(forward_weights(f, layer), n_used, owned);
     for (int i = 0; i < owned->n; i++)
         TRY(ops->convert(f->backend,
                          &(struct convert_args){.x = b->normed,

@@ -72,7 +72,7 @@ static enum status round_rows(struct forward *f, const struct index_spec *index,
 enum status forward_index_keys(struct forward *f, int layer, int64_t row, int64_t n,
                                int64_t kv_row) {
     const struct index_spec *index = &f->spec->layers[layer].index;
-    const struct layer_weights *w = &f->weights.layers[layer];
+    const struct layer_weights *w = forward_weights(f, layer);
     float *x = f->buffers.index_row, *scale = f->kv.layers[layer].index_scale;
     double begun = profile_begin(f->profile, PHASE_INDEX);
     TRY(OPS(f)->norm(f->backend, &(struct norm_args){.kind = NORM_LAYER,
@@ -114,7 +114,7 @@ enum status forward_index_tile(struct forward *f, int layer, const struct forwar
                                int64_t row, int64_t n) {
     struct forward_buffers *b = &f->buffers;
     const struct index_spec *index = &f->spec->layers[layer].index;
-    const struct layer_weights *w = &f->weights.layers[layer];
+    const struct layer_weights *w = forward_weights(f, layer);
     if (!f->indexed || index->layout != INDEX_FULL) return OK;
     TRY(project(f, b->normed, n, w->index_key, b->index_row));
     TRY(forward_index_keys(f, layer, row, n, chunk->first_row + row));

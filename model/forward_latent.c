@@ -54,14 +54,14 @@ enum status forward_latent_norm(struct forward *f, int layer, int64_t n) {
     const struct latent_spec *latent = &f->spec->layers[layer].latent;
     if (latent->query_rank == 0) return OK;
     return norm_latent(f, latent, f->buffers.query_down, n, latent->query_rank,
-                       f->weights.layers[layer].query_down_norm, f->buffers.query_latent,
+                       forward_weights(f, layer)->query_down_norm, f->buffers.query_latent,
                        f->activation);
 }
 
 enum status forward_latent_queries(struct forward *f, int layer, struct span heads, int64_t row,
                                    int64_t n, float *out) {
     struct forward_buffers *b = &f->buffers;
-    const struct layer_weights *w = &f->weights.layers[layer];
+    const struct layer_weights *w = forward_weights(f, layer);
     const struct latent_spec *latent = &f->spec->layers[layer].latent;
     const struct rope_spec *rope = &f->spec->ropes[f->spec->layers[layer].rope];
     int n_head = (int)heads.length, head_dim = latent->nope_dim + latent->rope_dim;
@@ -109,7 +109,7 @@ enum status forward_latent_store(struct forward *f, int layer, int64_t row, int6
     enum dtype dtype = f->kv.shape.dtype;
     int64_t row_dim = latent->rank + latent->rope_dim, angles = row * (rope->dim / 2);
     char *store = kv_store_key(&f->kv, layer, kv_row);
-    TRY(norm_latent(f, latent, b->latent, n, latent->rank, f->weights.layers[layer].latent_norm,
+    TRY(norm_latent(f, latent, b->latent, n, latent->rank, forward_weights(f, layer)->latent_norm,
                     b->latent, DTYPE_F32));
     TRY(copy_columns(f, b->latent, latent->rank, n, latent->rank, store, dtype, row_dim));
     double begun = profile_begin(f->profile, PHASE_OTHER);
@@ -134,7 +134,7 @@ enum status forward_latent_tile(struct forward *f, int layer, const struct forwa
                                 int64_t row, int64_t n) {
     struct forward_buffers *b = &f->buffers;
     const struct layer_spec *l = &f->spec->layers[layer];
-    const struct layer_weights *w = &f->weights.layers[layer];
+    const struct layer_weights *w = forward_weights(f, layer);
     int64_t width = (int64_t)l->n_head * l->head_dim;
     struct span all = {0, l->n_head};
     if (l->latent.query_rank) {
@@ -155,7 +155,7 @@ enum status forward_latent_tile(struct forward *f, int layer, const struct forwa
 enum status forward_latent_values(struct forward *f, int layer, struct span heads, int64_t n,
                                   const float *attended, float *out) {
     const struct latent_spec *latent = &f->spec->layers[layer].latent;
-    const struct layer_weights *w = &f->weights.layers[layer];
+    const struct layer_weights *w = forward_weights(f, layer);
     for (int64_t h = 0; h < heads.length; h++) {
         TRY(forward_matmul(f,
                            &(struct matmul_args){.x = attended + h * latent->rank,

@@ -139,8 +139,20 @@ enum status session_measure(const struct checkpoint *checkpoint, const struct ba
                                        .n_token = s.forward.n_token};
         s.study_bytes = selection_study_bytes(&s.study);
     }
+    s.sharded = options->sharded && size > 1;
     *out = s;
     return OK;
+}
+
+// Of the weights that a rank maps or holds. On hosts the embedding rows of its own tokens are read
+// in the mapping, and so they are for devices, where they are not the device's.
+static int64_t weights_share(const struct weights_extent *weights, const struct backend *backend,
+                             const struct session_sizes *sizes, int local_size) {
+    int64_t embedding = sizes->forward.n_row * weights->embedding_row_bytes;
+    int64_t table = weights->embedding_bytes / local_size;
+    if (embedding > table) embedding = table;
+    if (backend->memory == MEMORY_DEVICE) embedding = 0;
+    return weights->bytes / local_size + weights->own_bytes + weights->shard_bytes + embedding;
 }
 
 enum status session_plan(const struct checkpoint *checkpoint, const struct backend *backend,
@@ -149,7 +161,9 @@ enum status session_plan(const struct checkpoint *checkpoint, const struct backe
     struct session_sizes sizes;
     struct weights_extent weights;
     TRY(session_measure(checkpoint, backend, size, options, &sizes));
-    TRY(weights_measure(checkpoint, size, &weights));
+    int64_t gathered = 0, gather_traffic = 0;
+    TRY(weights_measure(checkpoint, size, sizes.sharded, &weights));
+    if (sizes.sharded) TRY(weight_gather_measure(checkpoint, size, &gathered, &gather_traffic));
     const struct scratch_shape scratch = {
         .n_token = sizes.tile,
         .n_key = sizes.forward.n_row,
@@ -164,8 +178,10 @@ enum status session_plan(const struct checkpoint *checkpoint, const struct backe
         .index_dim = sizes.index.head_dim,
     };
     *out = (struct memory_plan){
-        .weights = weights.bytes / local_size + weights.own_bytes,
+        .weights = weights_share(&weights, backend, &sizes, local_size),
         .experts = weights.expert_bytes,
+        .gathered = gathered,
+        .gather_traffic = gather_traffic,
         .kv = sizes.kv_bytes,
         .activations = sizes.buffer_bytes + sizes.study_bytes,
         .ring = sizes.ring_bytes + sizes.expert_bytes,
@@ -173,7 +189,7 @@ enum status session_plan(const struct checkpoint *checkpoint, const struct backe
         .tables = sizes.forward.n_all * TABLE_BYTES + sizes.forward.n_row * OWN_TABLE_BYTES,
         .base = BASE_BYTES,
     };
-    out->total = out->weights + out->experts + out->kv + out->activations + out->ring +
-                 out->scratch + out->tables + out->base;
+    out->total = out->weights + out->experts + out->gathered + out->kv + out->activations +
+                 out->ring + out->scratch + out->tables + out->base;
     return OK;
 }

@@ -55,7 +55,10 @@ enum status session_open(const struct checkpoint *checkpoint, struct backend *ba
         FAIL_OR(failed, ERR_MEMORY, "no memory for the tables of %lld tokens",
                 (long long)sizes->forward.n_all);
     }
-    TRY_OR(failed, weights_open(checkpoint, backend, comm->rank, comm->size, &f->weights));
+    struct weights_owner owner = {comm->rank, comm->size, sizes->sharded};
+    TRY_OR(failed, weights_open(checkpoint, backend, owner, &f->weights));
+    if (owner.sharded)
+        TRY_OR(failed, weight_gather_open(&f->gather, &f->weights, checkpoint, comm, profile));
     TRY_OR(failed, kv_store_open(f->spec, backend, &sizes->kv, &f->kv));
     TRY_OR(failed, ring_attention_open(&f->ring, backend, comm, profile, sizes->ring_bytes));
     TRY_OR(failed, backend->ops->alloc(backend, sizes->buffer_bytes, &s->arena));
@@ -83,6 +86,7 @@ void session_close(struct session **session) {
     expert_exchange_close(&s->forward.experts);
     ring_attention_close(&s->forward.ring);
     kv_store_close(&s->forward.kv);
+    weight_gather_close(&s->forward.gather);
     weights_close(&s->forward.weights);
     sequence_close(&s->sequence);
     free(s->gathered);
@@ -168,7 +172,9 @@ static enum status gather_by_position(struct session *s, int64_t begin, int64_t 
 static enum status chunk_logprobs(struct session *s, const struct forward_chunk *chunk,
                                   const struct append_args *args, int64_t append_begin) {
     struct forward *f = &s->forward;
+    struct weight head;
     int64_t n = chunk->n_token, last = append_begin + args->n - 1;
+    TRY(forward_whole_head(f, &head));
     sequence_positions(&s->sequence, f->comm->rank, chunk->begin, chunk->end, s->position);
     for (int64_t i = 0; i < n; i++) {
         int64_t next = s->position[i] < last ? s->position[i] + 1 : last;
@@ -183,7 +189,7 @@ static enum status chunk_logprobs(struct session *s, const struct forward_chunk 
                                      &(struct logprob_args){.x = f->buffers.normed,
                                                             .x_dtype = f->activation,
                                                             .n_token = count,
-                                                            .head = f->weights.head,
+                                                            .head = head,
                                                             .target = f->buffers.token + row,
                                                             .logprob = f->buffers.logprob + row}));
         profile_end(f->profile, PHASE_MATMUL, begun);
@@ -267,6 +273,8 @@ static enum status prefill(struct session *s, const struct append_args *args) {
         for (int64_t i = 0; i < chunk.n_token; i++) {
             s->token[i] = args->token[s->position[i] - append_begin];
         }
+        chunk.token = s->token;
+        chunk.score = args->logprob != NULL;
         TRY(upload_tokens(s, s->token, chunk.n_token));
         TRY(forward_set_positions(f, s->position, chunk.n_token));
         choose_exchange(s, &chunk);
@@ -285,6 +293,7 @@ static enum status decode(struct session *s, const struct append_args *args) {
     struct forward *f = &s->forward;
     struct forward_chunk chunk;
     TRY(begin_chunk(s, LAYOUT_ROUND_ROBIN, 1, &chunk));
+    chunk.token = args->token;
     TRY(upload_tokens(s, args->token, 1));
     TRY(forward_set_positions(f, &chunk.begin, 1));
     TRY(forward_decode(f, &chunk, s->mass_on));
@@ -344,5 +353,6 @@ void session_get_facts(const struct session *s, struct session_facts *out) {
                                                                   : INDEX_FP8,
         .last_exchange = s->forward.exchange,
         .expert_rows = s->forward.experts.rows_received,
+        .gathered_bytes = s->forward.gather.received,
     };
 }

@@ -22,19 +22,25 @@ struct session_options {
     enum index_precision index_precision; // AUTO: fp32 with fp32 precision asked for, else fp8
     enum exchange exchange;               // of sparse attention; SCORES cuts chunks short
     bool study;                           // session_study: what sparse attention leaves out
+    bool sharded; // weights are cut over the ranks (shard.h); one rank has them whole
 };
 
 // Bytes per rank by part, from the specification alone: session_open allocates these very sizes.
 struct memory_plan {
-    int64_t weights; // mapped, shared by the node's ranks: this rank's proportional share
-    int64_t experts; // of the rank that owns most of them
-    int64_t kv;      // this rank's shard, capacity
+    // Mapped and shared by the node's ranks: this rank's proportional share. Sharded: what the rank
+    // that has most holds.
+    int64_t weights;
+    int64_t experts;  // of the rank that owns most of them
+    int64_t gathered; // sharded: two layers' weights
+    int64_t kv;       // this rank's shard, capacity
     int64_t activations;
     int64_t ring;    // receive buffers and partials, rows that travel to experts
     int64_t scratch; // of the backend
     int64_t tables; // ids, positions and log-probabilities of every token in host memory; of rank 0
     int64_t base;   // process, MPI, libraries, tokenizer
     int64_t total;
+    // Not of this memory: sharded weights that a rank receives for each chunk of prefill.
+    int64_t gather_traffic;
 };
 enum status session_plan(const struct checkpoint *checkpoint, const struct backend *backend,
                          int size, int local_size, const struct session_options *options,
@@ -80,6 +86,7 @@ struct session_facts {
     enum index_precision index_precision;
     enum exchange last_exchange; // of the last chunk that selected; AUTO: none did
     int64_t expert_rows;         // rows that this rank's experts received
+    int64_t gathered_bytes;      // sharded weights that other ranks sent to this one
 };
 void session_get_facts(const struct session *session, struct session_facts *out);
 

@@ -60,30 +60,41 @@ static enum status load_vector(struct backend *backend, const struct tensor *ten
     return status;
 }
 
-static enum status load_tensor(const struct checkpoint *checkpoint, struct backend *backend,
-                               const struct tensor *tensor, struct weight *out) {
-    struct weight host = {
+static enum status map_tensor(const struct checkpoint *checkpoint, const struct tensor *tensor,
+                              struct weight *out) {
+    *out = (struct weight){
         .data = tensor->data,
         .dtype = tensor->dtype,
         .n_row = tensor->shape[0],
         .n_col = tensor->shape[1],
         .row_bytes = dtype_bytes(tensor->dtype, tensor->shape[1]),
     };
-    if (tensor->dtype == DTYPE_F8_E4M3) {
-        const struct tensor *scale = NULL;
-        TRY(checkpoint_require_scale(checkpoint, tensor, &scale));
-        host.scale = scale->data;
-        host.scale_stride = scale->shape[1];
-    }
+    if (tensor->dtype != DTYPE_F8_E4M3) return OK;
+    const struct tensor *scale = NULL;
+    TRY(checkpoint_require_scale(checkpoint, tensor, &scale));
+    out->scale = scale->data;
+    out->scale_stride = scale->shape[1];
+    return OK;
+}
+
+static enum status load_tensor(const struct checkpoint *checkpoint, struct backend *backend,
+                               const struct tensor *tensor, struct weight *out) {
+    struct weight host;
+    TRY(map_tensor(checkpoint, tensor, &host));
     return backend->ops->load_weight(backend, &host, out);
 }
 
-static enum status load_matrix(const struct checkpoint *checkpoint, struct backend *backend,
-                               enum tensor_role role, int layer, int64_t n_row, int64_t n_col,
-                               struct weight *out) {
+// Whole, or this rank's shard of it. layer: n_layer for the vocabulary's matrices.
+static enum status load_matrix(const struct checkpoint *checkpoint, struct weights *w, int layer,
+                               const struct tensor_need *need, struct weight *out) {
     const struct tensor *tensor = NULL;
-    TRY(checkpoint_require(checkpoint, role, layer, n_row, n_col, &tensor));
-    return load_tensor(checkpoint, backend, tensor, out);
+    TRY(checkpoint_require(checkpoint, need->role, layer, need->n_row, need->n_col, &tensor));
+    struct shard_part *part = w->shards ? shards_find(&w->shards[layer], (int)need->role) : NULL;
+    if (!part) return load_tensor(checkpoint, w->backend, tensor, out);
+    struct weight mapped;
+    TRY(map_tensor(checkpoint, tensor, &mapped));
+    return shard_load(w->backend, &mapped, shard_span(part, w->owner.size, w->owner.rank), part,
+                      out);
 }
 
 // One head's key rows [nope, rank] of the mapped matrix, transposed to [rank, nope].
@@ -96,15 +107,15 @@ static void transpose_head(const struct weight *up, const struct latent_spec *la
     }
 }
 
-static enum status upload_absorbed(const struct layer_spec *l, const struct weight *up,
-                                   struct backend *backend, float *to) {
-    const struct latent_spec *latent = &l->latent;
+// Of some heads, one after another.
+static enum status upload_absorbed(const struct latent_spec *latent, const struct weight *up,
+                                   struct span heads, struct backend *backend, float *to) {
     int64_t n = (int64_t)latent->rank * latent->nope_dim;
     enum status status = OK;
     float *row = malloc((size_t)(latent->rank + n) * sizeof *row);
     if (!row) FAIL(ERR_MEMORY, "no memory for the key rows of a head");
-    for (int h = 0; h < l->n_head && status == OK; h++) {
-        transpose_head(up, latent, h, row, row + latent->rank);
+    for (int64_t h = 0; h < heads.length && status == OK; h++) {
+        transpose_head(up, latent, (int)(heads.start + h), row, row + latent->rank);
         status =
             backend->ops->upload(backend, to + h * n, row + latent->rank, n * (int64_t)sizeof *row);
     }
@@ -113,37 +124,34 @@ static enum status upload_absorbed(const struct layer_spec *l, const struct weig
 }
 
 // The absorbed forms of the up-projection: see forward_latent.c.
-static enum status load_absorbed(const struct checkpoint *checkpoint, struct backend *backend,
-                                 int layer, struct layer_weights *out) {
+static enum status load_absorbed(const struct checkpoint *checkpoint, struct weights *w, int layer,
+                                 struct layer_weights *out) {
     const struct layer_spec *l = &checkpoint->spec.layers[layer];
     const struct latent_spec *latent = &l->latent;
+    struct shard_part *part = w->shards ? shards_find(&w->shards[layer], ABSORBED_KEYS) : NULL;
+    struct span all = {0, l->n_head};
+    struct span heads = part ? shard_span(part, w->owner.size, w->owner.rank) : all;
     int64_t head_rows = latent->nope_dim + latent->value_dim;
     int64_t n = (int64_t)latent->rank * latent->nope_dim;
     const struct tensor *tensor = NULL;
+    struct weight up;
     void *memory = NULL;
     TRY(checkpoint_require(checkpoint, TENSOR_LATENT_UP, layer, l->n_head * head_rows, latent->rank,
                            &tensor));
-    struct weight up = {.data = tensor->data,
-                        .dtype = tensor->dtype,
-                        .n_row = tensor->shape[0],
-                        .n_col = tensor->shape[1],
-                        .row_bytes = dtype_bytes(tensor->dtype, tensor->shape[1])};
-    if (tensor->dtype == DTYPE_F8_E4M3) {
-        const struct tensor *scale = NULL;
-        TRY(checkpoint_require_scale(checkpoint, tensor, &scale));
-        up.scale = scale->data;
-        up.scale_stride = scale->shape[1];
-    }
+    TRY(map_tensor(checkpoint, tensor, &up));
     out->absorb_key = calloc((size_t)l->n_head, sizeof *out->absorb_key);
     out->absorb_value = calloc((size_t)l->n_head, sizeof *out->absorb_value);
     if (!out->absorb_key || !out->absorb_value)
         FAIL(ERR_MEMORY, "no memory for the heads of layer %d", layer);
-    TRY(backend->ops->alloc(backend, l->n_head * n * (int64_t)sizeof(float), &memory));
+    TRY(w->backend->ops->alloc(w->backend, (heads.length * n + 1) * (int64_t)sizeof(float),
+                               &memory));
     out->absorb = memory;
-    TRY(upload_absorbed(l, &up, backend, out->absorb));
+    TRY(upload_absorbed(latent, &up, heads, w->backend, out->absorb));
+    if (part) part->own = memory;
     for (int h = 0; h < l->n_head; h++) {
+        bool owned = h >= heads.start && h < heads.start + heads.length;
         out->absorb_key[h] =
-            (struct weight){.data = out->absorb + h * n,
+            (struct weight){.data = owned ? out->absorb + (h - heads.start) * n : NULL,
                             .dtype = DTYPE_F32,
                             .n_row = latent->rank,
                             .n_col = latent->nope_dim,
@@ -171,61 +179,84 @@ static enum status load_experts(const struct checkpoint *checkpoint, struct back
     return OK;
 }
 
-static enum status load_layer(const struct checkpoint *checkpoint, struct backend *backend,
-                              int layer, struct layer_weights *out) {
+static enum status load_layer(const struct checkpoint *checkpoint, struct weights *w, int layer) {
+    struct layer_weights *out = &w->layers[layer];
+    const struct layer_spec *l = &checkpoint->spec.layers[layer];
     struct tensor_need needs[LAYER_TENSORS];
     int n = tensor_layer_needs(&checkpoint->spec, layer, needs);
     for (int i = 0; i < n; i++) {
         const struct tensor_need *need = &needs[i];
         void *field = (char *)out + fields[need->role].offset;
         if (need->n_col) {
-            TRY(load_matrix(checkpoint, backend, need->role, layer, need->n_row, need->n_col,
-                            field));
+            TRY(load_matrix(checkpoint, w, layer, need, field));
         } else {
             const struct tensor *tensor = NULL;
             TRY(checkpoint_require(checkpoint, need->role, layer, need->n_row, 0, &tensor));
-            TRY(load_vector(backend, tensor, field));
+            TRY(load_vector(w->backend, tensor, field));
         }
     }
-    if (checkpoint->spec.layers[layer].attention == ATTENTION_LATENT)
-        TRY(load_absorbed(checkpoint, backend, layer, out));
-    return OK;
+    if (l->attention == ATTENTION_LATENT) TRY(load_absorbed(checkpoint, w, layer, out));
+    if (l->feed_forward != FEED_FORWARD_EXPERTS) return OK;
+    struct span owned = partition_piece(l->experts.n_expert, w->owner.size, w->owner.rank);
+    return load_experts(checkpoint, w->backend, layer, owned, out);
 }
 
-static enum status load_all(const struct checkpoint *checkpoint, int rank, int size,
-                            struct weights *w) {
+static enum status load_vocabulary(const struct checkpoint *checkpoint, struct weights *w) {
     const struct model_spec *spec = &checkpoint->spec;
-    TRY(load_matrix(checkpoint, w->backend, TENSOR_EMBEDDING, 0, spec->n_vocab, spec->n_hidden,
-                    &w->embedding));
+    struct tensor_need need = {TENSOR_EMBEDDING, spec->n_vocab, spec->n_hidden};
+    const struct tensor *tensor = NULL;
+    w->embedding_on_host = w->shards && w->backend->memory == MEMORY_DEVICE;
+    TRY(checkpoint_require(checkpoint, need.role, 0, need.n_row, need.n_col, &tensor));
+    if (w->embedding_on_host)
+        TRY(map_tensor(checkpoint, tensor, &w->embedding));
+    else
+        TRY(load_tensor(checkpoint, w->backend, tensor, &w->embedding));
     w->tied = spec->tied_head;
-    if (w->tied) {
+    need.role = TENSOR_HEAD;
+    if (w->tied && !w->shards)
         w->head = w->embedding;
-    } else {
-        TRY(load_matrix(checkpoint, w->backend, TENSOR_HEAD, 0, spec->n_vocab, spec->n_hidden,
-                        &w->head));
-    }
-    const struct tensor *norm = NULL;
-    TRY(checkpoint_require(checkpoint, TENSOR_FINAL_NORM, 0, spec->n_hidden, 0, &norm));
-    TRY(load_vector(w->backend, norm, &w->final_norm));
-    for (int i = 0; i < w->n_layer; i++) {
-        const struct layer_spec *l = &spec->layers[i];
-        TRY(load_layer(checkpoint, w->backend, i, &w->layers[i]));
-        if (l->feed_forward != FEED_FORWARD_EXPERTS) continue;
-        struct span owned = partition_piece(l->experts.n_expert, size, rank);
-        TRY(load_experts(checkpoint, w->backend, i, owned, &w->layers[i]));
-    }
+    else
+        TRY(load_matrix(checkpoint, w, spec->n_layer, &need, &w->head));
+    TRY(checkpoint_require(checkpoint, TENSOR_FINAL_NORM, 0, spec->n_hidden, 0, &tensor));
+    return load_vector(w->backend, tensor, &w->final_norm);
+}
+
+static enum status load_all(const struct checkpoint *checkpoint, struct weights *w) {
+    w->layers = calloc((size_t)w->n_layer, sizeof *w->layers);
+    if (w->owner.sharded) w->shards = calloc((size_t)w->n_layer + 1, sizeof *w->shards);
+    if (!w->layers || (w->owner.sharded && !w->shards))
+        FAIL(ERR_MEMORY, "no memory for the weights of %d layers", w->n_layer);
+    for (int i = 0; w->shards && i <= w->n_layer; i++)
+        TRY(shards_describe(checkpoint, i, &w->shards[i]));
+    TRY(load_vocabulary(checkpoint, w));
+    for (int i = 0; i < w->n_layer; i++) TRY(load_layer(checkpoint, w, i));
     return OK;
 }
 
-enum status weights_open(const struct checkpoint *checkpoint, struct backend *backend, int rank,
-                         int size, struct weights *out) {
-    int n_layer = checkpoint->spec.n_layer;
-    *out = (struct weights){.backend = backend, .n_layer = n_layer};
-    out->layers = calloc((size_t)n_layer, sizeof *out->layers);
-    if (!out->layers) FAIL(ERR_MEMORY, "no memory for the weights of %d layers", n_layer);
-    enum status status = load_all(checkpoint, rank, size, out);
+enum status weights_open(const struct checkpoint *checkpoint, struct backend *backend,
+                         struct weights_owner owner, struct weights *out) {
+    *out =
+        (struct weights){.backend = backend, .owner = owner, .n_layer = checkpoint->spec.n_layer};
+    enum status status = load_all(checkpoint, out);
     if (status != OK) weights_close(out);
     return status;
+}
+
+struct weight *weights_matrix(struct layer_weights *layer, enum tensor_role role) {
+    return (struct weight *)((char *)layer + fields[role].offset);
+}
+
+// A shard in memory of its own goes with it, and what only looked whole is forgotten.
+static void close_shards(struct weights *w, int layer) {
+    struct layer_shards *shards = &w->shards[layer];
+    for (int i = 0; i < shards->n; i++) {
+        struct shard_part *part = &shards->parts[i];
+        if (part->role == ABSORBED_KEYS) continue;
+        struct weight *matrix =
+            layer == w->n_layer ? &w->head : weights_matrix(&w->layers[layer], part->role);
+        shard_unload(w->backend, part);
+        *matrix = (struct weight){0};
+    }
 }
 
 static void close_layer(struct backend *backend, struct layer_weights *l) {
@@ -255,10 +286,12 @@ static void close_layer(struct backend *backend, struct layer_weights *l) {
 void weights_close(struct weights *w) {
     if (!w->backend) return;
     const struct kernel_ops *ops = w->backend->ops;
+    for (int i = 0; w->layers && w->shards && i <= w->n_layer; i++) close_shards(w, i);
     for (int i = 0; w->layers && i < w->n_layer; i++) close_layer(w->backend, &w->layers[i]);
-    if (w->embedding.data) ops->unload_weight(w->backend, &w->embedding);
     if (w->head.data && !w->tied) ops->unload_weight(w->backend, &w->head);
+    if (w->embedding.data && !w->embedding_on_host) ops->unload_weight(w->backend, &w->embedding);
     if (w->final_norm) ops->free(w->backend, w->final_norm);
+    free(w->shards);
     free(w->layers);
     *w = (struct weights){0};
 }
@@ -279,18 +312,35 @@ static enum status measure_tensor(const struct checkpoint *checkpoint, const str
     return OK;
 }
 
+// Pieces of one layer's parts, of the rank that holds most.
+static int64_t measure_shards(const struct layer_shards *shards, int size) {
+    int64_t most = 0;
+    for (int rank = 0; rank < size; rank++) {
+        int64_t bytes = 0;
+        for (int i = 0; i < shards->n; i++) bytes += shard_bytes(&shards->parts[i], size, rank);
+        if (bytes > most) most = bytes;
+    }
+    return most;
+}
+
 static enum status measure_layer(const struct checkpoint *checkpoint, int layer, int size,
-                                 struct weights_extent *out) {
+                                 bool sharded, struct weights_extent *out) {
     const struct layer_spec *l = &checkpoint->spec.layers[layer];
     const struct tensor *tensor = NULL;
     struct tensor_need needs[LAYER_TENSORS];
+    struct layer_shards shards = {0};
+    if (sharded) TRY(shards_describe(checkpoint, layer, &shards));
     int n = tensor_layer_needs(&checkpoint->spec, layer, needs);
     for (int i = 0; i < n; i++) {
+        int64_t bytes = 0;
         TRY(checkpoint_require(checkpoint, needs[i].role, layer, needs[i].n_row, needs[i].n_col,
                                &tensor));
-        TRY(measure_tensor(checkpoint, tensor, &out->bytes, out));
+        TRY(measure_tensor(checkpoint, tensor, &bytes, out));
+        // Of a sharded matrix every rank has the block scales.
+        out->bytes += shards_find(&shards, (int)needs[i].role) ? bytes - tensor->bytes : bytes;
     }
-    if (l->attention == ATTENTION_LATENT)
+    out->shard_bytes += measure_shards(&shards, size);
+    if (l->attention == ATTENTION_LATENT && !sharded)
         out->own_bytes +=
             (int64_t)l->n_head * l->latent.rank * l->latent.nope_dim * (int64_t)sizeof(float);
     if (l->feed_forward != FEED_FORWARD_EXPERTS) return OK;
@@ -303,19 +353,33 @@ static enum status measure_layer(const struct checkpoint *checkpoint, int layer,
     return OK;
 }
 
-enum status weights_measure(const struct checkpoint *checkpoint, int size,
-                            struct weights_extent *out) {
+// The vocabulary's matrices never pass through a product whole.
+static enum status measure_vocabulary(const struct checkpoint *checkpoint, int size, bool sharded,
+                                      struct weights_extent *out) {
     const struct model_spec *spec = &checkpoint->spec;
     const struct tensor *tensor = NULL;
-    *out = (struct weights_extent){0};
     TRY(checkpoint_require(checkpoint, TENSOR_EMBEDDING, 0, spec->n_vocab, spec->n_hidden,
                            &tensor));
-    out->bytes += tensor->bytes; // the vocabulary's matrices never pass through a product whole
-    if (!spec->tied_head) {
-        TRY(checkpoint_require(checkpoint, TENSOR_HEAD, 0, spec->n_vocab, spec->n_hidden, &tensor));
-        out->bytes += tensor->bytes;
+    if (sharded) {
+        struct layer_shards shards;
+        TRY(shards_describe(checkpoint, spec->n_layer, &shards));
+        out->shard_bytes += measure_shards(&shards, size);
+        out->embedding_bytes = tensor->bytes;
+        out->embedding_row_bytes = tensor->bytes / spec->n_vocab;
+        return OK;
     }
-    for (int layer = 0; layer < spec->n_layer; layer++)
-        TRY(measure_layer(checkpoint, layer, size, out));
+    out->bytes += tensor->bytes;
+    if (spec->tied_head) return OK;
+    TRY(checkpoint_require(checkpoint, TENSOR_HEAD, 0, spec->n_vocab, spec->n_hidden, &tensor));
+    out->bytes += tensor->bytes;
+    return OK;
+}
+
+enum status weights_measure(const struct checkpoint *checkpoint, int size, bool sharded,
+                            struct weights_extent *out) {
+    *out = (struct weights_extent){0};
+    TRY(measure_vocabulary(checkpoint, size, sharded, out));
+    for (int layer = 0; layer < checkpoint->spec.n_layer; layer++)
+        TRY(measure_layer(checkpoint, layer, size, sharded, out));
     return OK;
 }

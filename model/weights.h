@@ -3,7 +3,7 @@
 #ifndef HALKA_MODEL_WEIGHTS_H
 #define HALKA_MODEL_WEIGHTS_H
 
-#include "model/checkpoint.h"
+#include "model/shard.h"
 
 struct layer_weights {
     float *attention_norm, *feed_forward_norm; // [n_hidden]
@@ -12,12 +12,16 @@ struct layer_weights {
     float *query_norm, *key_norm;              // [head_dim] or NULL
     struct weight query, key, value, output;   // [rows, n_hidden]; [n_hidden, heads]
     struct weight gate, up, down;              // [n_feed_forward, n_hidden]; transposed
+    // Where they were gathered from the ranks: output and down as n_column groups of their columns,
+    // each beginning at its first_col. NULL: output and down are whole.
+    const struct weight *output_columns, *down_columns;
+    int n_columns;
     // Latent attention. query is [n_head * (nope + rope), query_rank or n_hidden], key the
     // projection to latent and rotated part [rank + rope, n_hidden]; value is not used.
     struct weight query_down;             // [query_rank, n_hidden]
     float *query_down_norm, *latent_norm; // [query_rank], [rank]
     struct weight latent_up;              // [n_head * (nope + value), rank]: by head, keys first
-    float *absorb;                        // what absorb_key points into
+    float *absorb;                        // what absorb_key points into; sharded: of own heads
     struct weight *absorb_key;            // [n_head] each [rank, nope]: transposed key rows, fp32
     struct weight *absorb_value;          // [n_head] each [value, rank]: views of latent_up
     // Indexer.
@@ -32,28 +36,41 @@ struct layer_weights {
     struct weight *experts[3]; // gate, up, down of each owned one, for grouped_matmul
 };
 
+// Whose weights, and whether each rank holds all of them (but experts) or its shards (shard.h).
+struct weights_owner {
+    int rank, size;
+    bool sharded;
+};
+
 struct weights {
     struct backend *backend;
+    struct weights_owner owner;
     int n_layer;
     struct layer_weights *layers;  // [n_layer] owned
     struct weight embedding, head; // [n_vocab, n_hidden]; the same matrix when tied
     bool tied;
-    float *final_norm; // [n_hidden]
+    bool embedding_on_host;      // sharded, on a device: rows are read in the mapping
+    float *final_norm;           // [n_hidden]
+    struct layer_shards *shards; // [n_layer + 1] owned, the last of the head; NULL: not sharded
 };
 
 // The checkpoint and the backend outlive the weights. Of the experts only those that this rank owns
-// are loaded: no byte of the others is touched.
-enum status weights_open(const struct checkpoint *checkpoint, struct backend *backend, int rank,
-                         int size, struct weights *out);
+// are loaded, of sharded matrices its piece: no byte of the others is touched. A sharded matrix
+// looks whole, for decode, which uses its own rows or columns alone.
+enum status weights_open(const struct checkpoint *checkpoint, struct backend *backend,
+                         struct weights_owner owner, struct weights *out);
 void weights_close(struct weights *weights); // accepts a zeroed struct
+struct weight *weights_matrix(struct layer_weights *layer, enum tensor_role role);
 
-// For the memory plan, from shapes alone: bytes of the tensors as stored that every rank maps, of
-// the experts of the rank that owns most, and of what each rank makes for itself (transposed key
-// rows); elements of the largest matrix of a layer and its widest row.
+// For the memory plan, from shapes alone and of the rank that has most, bytes of: tensors as stored
+// that every rank maps; shards; experts; what each rank makes for itself (transposed key rows); the
+// embedding table and a row of it where only rows are read, when sharded. Elements of the largest
+// matrix of a layer and its widest row.
 struct weights_extent {
-    int64_t bytes, expert_bytes, own_bytes, largest_elements, widest_row;
+    int64_t bytes, shard_bytes, expert_bytes, own_bytes, embedding_bytes, embedding_row_bytes;
+    int64_t largest_elements, widest_row;
 };
-enum status weights_measure(const struct checkpoint *checkpoint, int size,
+enum status weights_measure(const struct checkpoint *checkpoint, int size, bool sharded,
                             struct weights_extent *out);
 
 #endif

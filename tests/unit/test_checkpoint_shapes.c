@@ -49,8 +49,8 @@ static void test_bytes(void **state) {
         if (checkpoint_open_shapes(folder, &shapes) != OK) fail_msg("%s", status_message());
         for (int size = 1; size <= 8; size++) {
             struct weights_extent expected, got;
-            assert_int_equal(weights_measure(&whole, size, &expected), OK);
-            assert_int_equal(weights_measure(&shapes, size, &got), OK);
+            assert_int_equal(weights_measure(&whole, size, false, &expected), OK);
+            assert_int_equal(weights_measure(&shapes, size, false, &got), OK);
             // Routers and their biases may be kept in fp32.
             assert_true(labs((long)(got.bytes - expected.bytes)) <= 4096);
             assert_int_equal(got.expert_bytes, expected.expert_bytes);

@@ -102,7 +102,8 @@ static void test_attaches(void **state) {
     assert_int_equal(
         backend_open(&(struct backend_options){.kind = BACKEND_REFERENCE, .n_thread = 1}, &backend),
         OK);
-    assert_int_equal(weights_open(&checkpoint, &backend, 0, 1, &weights), OK);
+    assert_int_equal(
+        weights_open(&checkpoint, &backend, (struct weights_owner){0, 1, false}, &weights), OK);
     assert_int_equal(weights.layers[spec->n_layer - 1].index_query.n_row, 32);
     weights_close(&weights);
     backend_close(&backend);
