@@ -123,7 +123,6 @@ enum status weight_gather_start(struct weight_gather *g, int stage) {
     char *at = g->buffers[stage % 2].data;
     double begun = profile_begin(g->profile, PHASE_GATHER_WAIT);
     if (g->in_flight) FAIL(ERR_INTERNAL, "weights of stage %d gathered too early", stage);
-    TRY(g->backend->ops->sync(g->backend));
     for (int i = 0; i < shards->n; i++) {
         gathers[i] = describe_gather(g, &shards->parts[i], at, g->bytes + i * g->comm->size);
         at += aligned(part_bytes(&shards->parts[i], g->comm->size));

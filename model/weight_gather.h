@@ -35,14 +35,14 @@ struct weight_gather {
 enum status weight_gather_measure(const struct checkpoint *checkpoint, int size,
                                   int64_t *buffer_bytes, int64_t *chunk_bytes);
 
-// The weights are sharded and outlive the gather. buffer_bytes as measured.
+// The weights are sharded and outlive the gather.
 enum status weight_gather_open(struct weight_gather *out, const struct weights *weights,
                                const struct checkpoint *checkpoint, struct comm *comm,
                                struct profile *profile);
 void weight_gather_close(struct weight_gather *gather); // accepts a zeroed struct
 
-// One stage is in flight at most. start: work on the stage before the last in this buffer has been
-// queued; its end is waited for. wait: the stage lies in buffers[stage % 2].
+// One stage is in flight at most, after the work that is queued when it starts: on the stage that
+// lay in buffers[stage % 2] before. What is queued after the wait finds it there.
 enum status weight_gather_start(struct weight_gather *gather, int stage);
 enum status weight_gather_wait(struct weight_gather *gather, int stage);
 

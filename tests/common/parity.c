@@ -26,7 +26,8 @@ static struct session *open_session(const struct parity_model *model, struct pro
                                       .chunk = model->chunk,
                                       .exchange = model->exchange,
                                       .index_precision = model->index_precision,
-                                      .dense = model->dense};
+                                      .dense = model->dense,
+                                      .sharded = model->sharded};
     demand(
         session_open(model->checkpoint, model->backend, model->comm, profile, &options, &session));
     return session;
@@ -122,7 +123,8 @@ void parity_check(const struct parity_run *run) {
                                  .precision = PRECISION_FP32,
                                  .chunk = run->chunk,
                                  .exchange = run->exchange,
-                                 .index_precision = run->index_precision};
+                                 .index_precision = run->index_precision,
+                                 .sharded = run->sharded};
     for (int i = 0; i < fixture.n_case; i++) {
         struct parity_distance d = parity_measure(&model, &fixture.cases[i]);
         if (!(d.logprob_max <= PARITY_FP32_MAX) || !(d.logit_max <= PARITY_FP32_MAX)) {

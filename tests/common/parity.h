@@ -14,7 +14,7 @@ struct parity_model {
     int64_t chunk;          // 0: the whole prompt at once
     enum exchange exchange; // of sparse attention
     enum index_precision index_precision;
-    bool dense;
+    bool dense, sharded;
 };
 
 // Largest and mean distance between Halka's log-probabilities (and last logits) and the case's.
@@ -40,6 +40,7 @@ struct parity_run {
     int64_t chunk;
     enum exchange exchange;
     enum index_precision index_precision; // AUTO: fp32
+    bool sharded;                         // weights
 };
 void parity_check(const struct parity_run *run);
 
