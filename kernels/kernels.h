@@ -26,6 +26,7 @@ struct backend {
     bool bf16_products; // the processor multiplies bf16 natively: `auto` precision means bf16
     unsigned char device_id[16]; // MEMORY_DEVICE: differs between any two devices of a job
     char device_name[64];        // likewise: "NVIDIA H100 80GB HBM3"
+    int64_t device_bytes;        // MEMORY_DEVICE: free there when the backend was opened
     void *state;                 // owned by the backend
     // Called again and again while the host waits in sync(), which returns what it returns: a
     // transport's look at its peers and deadline. NULL: nobody looks.
@@ -43,7 +44,8 @@ struct weight {
     int64_t n_row, n_col;
     int64_t row_bytes; // from one row to the next
     // F8_E4M3 only, else NULL: a factor for each 128 x 128 block of the whole matrix, of which this
-    // may be a view that begins at (first_row, first_col): element (r, c) times
+    // may be a view that begins at (first_row, first_col), as one of any format may: element (r, c)
+    // times
     // scale[(first_row + r) / 128 * scale_stride + (first_col + c) / 128].
     const float *scale;
     int64_t scale_stride, first_row, first_col;

@@ -181,12 +181,42 @@ static enum status measure_documents(struct job *job, int64_t *longest) {
     return OK;
 }
 
-static enum status job_plan_memory(struct job *job) {
-    TRY(session_plan(&job->checkpoint, &job->backend, job->comm.size, job->cluster->local_size,
-                     &job->session_options, &job->plan));
+// What this rank may use of its device's memory; 0: it computes on the host.
+static int64_t device_share(const struct job *job) {
+    int n_device = backend_device_count((enum backend_kind)job->options->backend);
+    if (job->backend.memory == MEMORY_HOST || n_device == 0) return 0;
+    return job->backend.device_bytes / ((job->cluster->local_size + n_device - 1) / n_device);
+}
+
+static enum status measure_plan(struct job *job) {
+    return session_plan(&job->checkpoint, &job->backend, job->comm.size, job->cluster->local_size,
+                        &job->session_options, &job->plan);
+}
+
+// Whether some rank's device cannot hold all weights, the same on all ranks. Hosts can leave pages
+// of the one copy of their node.
+static enum status choose_weights(struct job *job) {
+    int64_t device = device_share(job), lacking = 0;
+    if (job->options->weights != WEIGHTS_AUTO || job->backend.memory == MEMORY_HOST) return OK;
+    struct comm *host = comm_host(&job->comm);
+    TRY(comm_agree(host, measure_plan(job)));
+    if (job->plan.total > device) lacking = 1;
+    TRY(host->ops->all_reduce(host, &lacking, 1, REDUCE_MAX_I64));
+    job->session_options.sharded = lacking;
+    return OK;
+}
+
+static enum status check_plan(struct job *job) {
+    TRY(measure_plan(job));
     int64_t node = job->plan.total * job->cluster->local_size;
-    int64_t available = cluster_available_bytes();
-    if (available > 0 && node > available) {
+    int64_t available = cluster_available_bytes(), device = device_share(job);
+    if (device > 0 && job->plan.total > device) {
+        FAIL(ERR_MEMORY,
+             "the plan needs %.2f GiB of a device, where a rank may use %.2f GiB: use more ranks, "
+             "partition.weights = sharded, or a smaller prefill.chunk or document",
+             (double)job->plan.total / (1 << 30), (double)device / (1 << 30));
+    }
+    if (device == 0 && available > 0 && node > available) {
         FAIL(ERR_MEMORY,
              "the plan needs %.2f GiB on this node (%d ranks of %.2f GiB) and %.2f GiB "
              "are available: use more nodes, or a smaller prefill.chunk or document",
@@ -208,6 +238,7 @@ void job_set_session_options(struct job *job, int64_t max_tokens) {
         .index_precision = (enum index_precision)o->index_precision,
         .exchange = (enum exchange)o->exchange,
         .study = o->study,
+        .sharded = o->weights == WEIGHTS_SHARDED,
     };
 }
 
@@ -221,7 +252,8 @@ enum status job_plan(struct job *job) {
     TRY(host->ops->broadcast(host, &longest, sizeof longest, 0));
     profile_end(&job->profile, PHASE_TOKENIZE, begun);
     job_set_session_options(job, longest);
-    return comm_agree(&job->comm, job_plan_memory(job));
+    TRY(choose_weights(job));
+    return comm_agree(&job->comm, check_plan(job));
 }
 
 enum status job_open_session(struct job *job) {

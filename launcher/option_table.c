@@ -74,6 +74,8 @@ const struct option option_table[] = {
      .help = "report recall and overlap of the selection by layer; costs dense attention as well"},
     {ROW("partition.layout", OPTION_CHOICE, layout), .initial = "auto", .choices = "auto|zigzag|contiguous",
      .help = "which tokens a rank owns; auto: zigzag, which balances causal work"},
+    {ROW("partition.weights", OPTION_CHOICE, weights), .initial = "auto", .choices = "auto|replicated|sharded",
+     .help = "all on each rank, or cut over the ranks; auto: sharded where a device cannot hold all"},
     {ROW("plan.tokens", OPTION_INT, plan_tokens), .unit = "tokens", .initial = "0", .most = 1e9,
      .help = "plan: for a sequence of this length, without documents or weights; 0: the documents"},
     {ROW("plan.ranks", OPTION_INT, plan_ranks), .initial = "0", .most = 1e6,

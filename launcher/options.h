@@ -21,6 +21,7 @@ void string_list_close(struct string_list *list); // accepts a zeroed struct
 enum verb { VERB_NONE, VERB_RUN, VERB_PLAN, VERB_VERIFY, VERB_INSPECT, N_VERB };
 enum task_kind { TASK_SCORE, TASK_ANSWER };
 enum layout_wish { LAYOUT_WISH_AUTO, LAYOUT_WISH_ZIGZAG, LAYOUT_WISH_CONTIGUOUS };
+enum weights_wish { WEIGHTS_AUTO, WEIGHTS_REPLICATED, WEIGHTS_SHARDED };
 enum attention_wish { ATTENTION_WISH_AUTO, ATTENTION_WISH_DENSE, ATTENTION_WISH_DSA };
 enum transport_wish {
     TRANSPORT_AUTO,
@@ -69,6 +70,7 @@ struct options {
     int exchange;        // enum exchange
     bool study;
     int layout;    // enum layout_wish
+    int weights;   // enum weights_wish
     int64_t chunk; // tokens; 0: the whole prompt
 
     int64_t plan_tokens, plan_ranks; // 0: the documents', this job's

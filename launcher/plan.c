@@ -143,8 +143,9 @@ static void print_memory(const struct job *job, int n_rank) {
     const struct {
         const char *name;
         int64_t bytes;
-    } rows[] = {{"weights (share)", p->weights},
+    } rows[] = {{p->gathered ? "weights (own)" : "weights (share)", p->weights},
                 {"experts (own)", p->experts},
+                {"weights gathered", p->gathered},
                 {"keys and values", p->kv},
                 {"activations", p->activations},
                 {"ring buffers", p->ring},
@@ -158,6 +159,9 @@ static void print_memory(const struct job *job, int n_rank) {
         printf("  %-16s %14lld  %9.1f MiB\n", rows[i].name, (long long)rows[i].bytes,
                (double)rows[i].bytes / (1 << 20));
     }
+    if (p->gathered)
+        printf("  weights are sharded: each chunk of prefill brings %.2f GB to each rank\n",
+               (double)p->gather_traffic * 1e-9);
 }
 
 static void print_node(const struct job *job) {
@@ -191,14 +195,23 @@ static enum status print_seconds(const struct job *job, const struct rates *rate
     return OK;
 }
 
+static enum status measure_elsewhere(struct job *job, int n_rank) {
+    return session_plan(&job->checkpoint, &job->backend, n_rank, 1, &job->session_options,
+                        &job->plan);
+}
+
 // A run that is imagined: plan.tokens on plan.ranks devices of plan.memory each, none of which need
-// be here. Weights are not shared between devices.
+// be here. Weights are not shared between devices; `auto` shards them where all do not fit.
 static enum status plan_elsewhere(struct job *job) {
     const struct options *o = job->options;
     int n_rank = o->plan_ranks > 0 ? (int)o->plan_ranks : job->comm.size;
     job_set_session_options(job, o->plan_tokens);
-    TRY(comm_agree(&job->comm, session_plan(&job->checkpoint, &job->backend, n_rank, 1,
-                                            &job->session_options, &job->plan)));
+    TRY(comm_agree(&job->comm, measure_elsewhere(job, n_rank)));
+    if (o->weights == WEIGHTS_AUTO && o->plan_memory > 0 &&
+        (double)job->plan.total > o->plan_memory * 1e9) {
+        job->session_options.sharded = true;
+        TRY(comm_agree(&job->comm, measure_elsewhere(job, n_rank)));
+    }
     if (job->comm.rank != 0) return OK;
     print_memory(job, n_rank);
     if (o->plan_memory <= 0) return OK;

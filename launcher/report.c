@@ -8,7 +8,7 @@
 
 struct rank_record {
     char host[256];
-    int64_t tokens, kv_bytes, bytes_sent, bytes_received;
+    int64_t tokens, kv_bytes, bytes_sent, bytes_received, gathered_bytes;
     int64_t planned_bytes;
     struct profile profile;
 };
@@ -21,6 +21,7 @@ static struct rank_record own_record(struct job *job) {
                                  .kv_bytes = facts.kv_bytes,
                                  .bytes_sent = job->comm.bytes_sent,
                                  .bytes_received = job->comm.bytes_received,
+                                 .gathered_bytes = facts.gathered_bytes,
                                  .planned_bytes = job->plan.total,
                                  .profile = job->profile};
     memcpy(record.host, job->cluster->host, sizeof record.host);
@@ -111,6 +112,7 @@ static json_t *describe_rank(const struct rank_record *r, int rank) {
     json_object_set_new(object, "kv_bytes", json_integer(r->kv_bytes));
     json_object_set_new(object, "bytes_sent", json_integer(r->bytes_sent));
     json_object_set_new(object, "bytes_received", json_integer(r->bytes_received));
+    json_object_set_new(object, "weight_bytes_gathered", json_integer(r->gathered_bytes));
     json_object_set_new(object, "attention_flop", json_integer(r->profile.attention_flop));
     json_object_set_new(object, "seconds", seconds);
     json_object_set_new(object, "planned_bytes", json_integer(r->planned_bytes));
@@ -183,9 +185,10 @@ static void print_phases(FILE *out, const struct rank_record *records, int n, do
 
 static void print_loads(FILE *out, const struct rank_record *records, int n) {
     const double mib = 1 << 20;
-    double columns[7][n];
-    static const char *const names[7] = {"tokens",    "Gflop att.", "MiB KV",  "MiB sent",
-                                         "MiB recv.", "MiB plan",   "MiB peak"};
+    enum { N_COLUMN = 8 };
+    double columns[N_COLUMN][n];
+    static const char *const names[N_COLUMN] = {"tokens",    "Gflop att.",  "MiB KV",   "MiB sent",
+                                                "MiB recv.", "MiB weights", "MiB plan", "MiB peak"};
     for (int rank = 0; rank < n; rank++) {
         const struct rank_record *r = &records[rank];
         columns[0][rank] = (double)r->tokens;
@@ -193,12 +196,13 @@ static void print_loads(FILE *out, const struct rank_record *records, int n) {
         columns[2][rank] = (double)r->kv_bytes / mib;
         columns[3][rank] = (double)r->bytes_sent / mib;
         columns[4][rank] = (double)r->bytes_received / mib;
-        columns[5][rank] = (double)r->planned_bytes / mib;
-        columns[6][rank] = (double)r->profile.peak_pss_bytes / mib;
+        columns[5][rank] = (double)r->gathered_bytes / mib; // of those received
+        columns[6][rank] = (double)r->planned_bytes / mib;
+        columns[7][rank] = (double)r->profile.peak_pss_bytes / mib;
     }
     fprintf(out, "\nWork and memory by rank\n  %-12s %12s %12s %12s\n", "", "least", "mean",
             "most");
-    for (int i = 0; i < 7; i++) print_row(out, names[i], columns[i], n, 0);
+    for (int i = 0; i < N_COLUMN; i++) print_row(out, names[i], columns[i], n, 0);
 }
 
 static enum status write_text(const struct job *job, const struct rank_record *records,

@@ -161,9 +161,9 @@ enum status session_plan(const struct checkpoint *checkpoint, const struct backe
     struct session_sizes sizes;
     struct weights_extent weights;
     TRY(session_measure(checkpoint, backend, size, options, &sizes));
-    int64_t gathered = 0, gather_traffic = 0;
+    struct gather_extent gather = {0};
     TRY(weights_measure(checkpoint, size, sizes.sharded, &weights));
-    if (sizes.sharded) TRY(weight_gather_measure(checkpoint, size, &gathered, &gather_traffic));
+    if (sizes.sharded) TRY(weight_gather_measure(checkpoint, size, &gather));
     const struct scratch_shape scratch = {
         .n_token = sizes.tile,
         .n_key = sizes.forward.n_row,
@@ -180,8 +180,8 @@ enum status session_plan(const struct checkpoint *checkpoint, const struct backe
     *out = (struct memory_plan){
         .weights = weights_share(&weights, backend, &sizes, local_size),
         .experts = weights.expert_bytes,
-        .gathered = gathered,
-        .gather_traffic = gather_traffic,
+        .gathered = gather.buffer_bytes[0] + gather.buffer_bytes[1],
+        .gather_traffic = gather.chunk_bytes,
         .kv = sizes.kv_bytes,
         .activations = sizes.buffer_bytes + sizes.study_bytes,
         .ring = sizes.ring_bytes + sizes.expert_bytes,

@@ -29,17 +29,16 @@ static int64_t stage_bytes(const struct layer_shards *shards, int size, int64_t 
 }
 
 enum status weight_gather_measure(const struct checkpoint *checkpoint, int size,
-                                  int64_t *buffer_bytes, int64_t *chunk_bytes) {
-    int64_t most = 0, chunk = 0, received;
+                                  struct gather_extent *out) {
+    *out = (struct gather_extent){0};
     for (int stage = 0; stage <= checkpoint->spec.n_layer; stage++) {
         struct layer_shards shards;
+        int64_t received, *most = &out->buffer_bytes[stage % 2];
         TRY(shards_describe(checkpoint, stage, &shards));
         int64_t bytes = stage_bytes(&shards, size, &received);
-        if (bytes > most) most = bytes;
-        chunk += received;
+        if (bytes > *most) *most = bytes;
+        out->chunk_bytes += received;
     }
-    *buffer_bytes = 2 * most;
-    if (chunk_bytes) *chunk_bytes = chunk;
     return OK;
 }
 
@@ -58,7 +57,7 @@ enum status weight_gather_open(struct weight_gather *out, const struct weights *
                                const struct checkpoint *checkpoint, struct comm *comm,
                                struct profile *profile) {
     enum status status = OK;
-    int64_t bytes;
+    struct gather_extent extent;
     int n_head = 1;
     *out = (struct weight_gather){
         .weights = weights, .backend = weights->backend, .comm = comm, .profile = profile};
@@ -67,11 +66,14 @@ enum status weight_gather_open(struct weight_gather *out, const struct weights *
     out->bytes = calloc(MAX_SHARD_PARTS * (size_t)comm->size, sizeof *out->bytes);
     if (!out->bytes)
         FAIL_OR(failed, ERR_MEMORY, "no memory for the weights of %d ranks", comm->size);
-    TRY_OR(failed, weight_gather_measure(checkpoint, comm->size, &bytes, NULL));
-    TRY_OR(failed, out->backend->ops->alloc(out->backend, bytes, &out->memory));
+    TRY_OR(failed, weight_gather_measure(checkpoint, comm->size, &extent));
+    TRY_OR(failed,
+           out->backend->ops->alloc(out->backend, extent.buffer_bytes[0] + extent.buffer_bytes[1],
+                                    &out->memory));
     for (int i = 0; i < 2; i++)
-        TRY_OR(failed, open_buffer(&out->buffers[i], (char *)out->memory + i * (bytes / 2),
-                                   comm->size, n_head));
+        TRY_OR(failed,
+               open_buffer(&out->buffers[i], (char *)out->memory + (i ? extent.buffer_bytes[0] : 0),
+                           comm->size, n_head));
     return OK;
 failed:
     weight_gather_close(out);

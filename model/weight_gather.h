@@ -30,10 +30,12 @@ struct weight_gather {
     int64_t received; // bytes from other ranks so far
 };
 
-// Bytes of both buffers, and (unless NULL) what one rank receives for one chunk, output matrix
-// included.
+// Bytes of each buffer, and what one rank receives for one chunk, output matrix included.
+struct gather_extent {
+    int64_t buffer_bytes[2], chunk_bytes;
+};
 enum status weight_gather_measure(const struct checkpoint *checkpoint, int size,
-                                  int64_t *buffer_bytes, int64_t *chunk_bytes);
+                                  struct gather_extent *out);
 
 // The weights are sharded and outlive the gather.
 enum status weight_gather_open(struct weight_gather *out, const struct weights *weights,

@@ -82,8 +82,9 @@ static void check_model(const char *path) {
         assert_true(unscored.logits[i] == sharded.logits[i]);
     }
     // Two chunks, the output matrix only to score; other ranks may receive a little more.
-    int64_t buffers, chunk, head_bytes = 0, most = 0;
-    demand(weight_gather_measure(&checkpoint, comm->size, &buffers, &chunk));
+    struct gather_extent extent;
+    int64_t head_bytes = 0, most = 0;
+    demand(weight_gather_measure(&checkpoint, comm->size, &extent));
     struct layer_shards head;
     demand(shards_describe(&checkpoint, checkpoint.spec.n_layer, &head));
     for (int r = 0; r < comm->size; r++)
@@ -93,7 +94,7 @@ static void check_model(const char *path) {
     assert_int_equal(whole.gathered_bytes, 0);
     assert_int_equal(sharded.gathered_bytes - unscored.gathered_bytes,
                      comm->size > 1 ? 2 * head_bytes : 0);
-    assert_int_equal(most, comm->size > 1 ? 2 * chunk : 0);
+    assert_int_equal(most, comm->size > 1 ? 2 * extent.chunk_bytes : 0);
     free(whole.logits);
     free(sharded.logits);
     free(unscored.logits);
