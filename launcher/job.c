@@ -55,6 +55,8 @@ static enum status open_device_comm(struct job *job) {
         job->comm.host = host;
         return OK;
     }
+    if (wish == TRANSPORT_MPI_STAGED)
+        return comm_mpi_staged_open(&job->comm, host, &job->backend, o->deadline);
     FAIL(ERR_CONFIG,
          "run.transport = mpi does not reach the memory of backend %s: use auto or "
          "mpi_staged",
