@@ -50,8 +50,8 @@ void mpi_test_open_backend(enum backend_kind kind, struct backend *out) {
         demand(comm_self_open(&mpi_test_comm, out));
         mpi_test_comm.host = &mpi_test_host_comm;
     } else {
-        fprintf(stderr, "no transport for devices\n");
-        demand(ERR_INTERNAL);
+        demand(comm_mpi_staged_open(&mpi_test_comm, &mpi_test_host_comm, out,
+                                    mpi_test_host_comm.deadline_s));
     }
 }
 
