@@ -138,33 +138,43 @@ done:
     return status;
 }
 
+static void print_bytes(const char *name, int64_t bytes) {
+    printf("  %-16s %14lld  %9.1f MiB\n", name, (long long)bytes, (double)bytes / (1 << 20));
+}
+
 static void print_memory(const struct job *job, int n_rank) {
     const struct memory_plan *p = &job->plan;
+    bool device = job->backend.memory == MEMORY_DEVICE;
     const struct {
         const char *name;
         int64_t bytes;
-    } rows[] = {{p->gathered ? "weights (own)" : "weights (share)", p->weights},
+    } rows[] = {{p->gathered || device ? "weights (own)" : "weights (share)", p->weights},
                 {"experts (own)", p->experts},
                 {"weights gathered", p->gathered},
                 {"keys and values", p->kv},
                 {"activations", p->activations},
                 {"ring buffers", p->ring},
-                {"backend scratch", p->scratch},
-                {"tables of tokens", p->tables},
-                {"process", p->base},
-                {"total", p->total}};
-    printf("Bytes of each of %d ranks, sequences of up to %lld tokens\n", n_rank,
-           (long long)job->session_options.max_tokens);
-    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-        printf("  %-16s %14lld  %9.1f MiB\n", rows[i].name, (long long)rows[i].bytes,
-               (double)rows[i].bytes / (1 << 20));
-    }
+                {"backend scratch", p->scratch}};
+    printf("Bytes of each of %d ranks%s%s%s, sequences of up to %lld tokens\n", n_rank,
+           device ? " on its device (" : "", device ? job->backend.device_name : "",
+           device ? ")" : "", (long long)job->session_options.max_tokens);
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+        print_bytes(rows[i].name, rows[i].bytes);
+    if (device) print_bytes("total", p->total);
+    print_bytes(device ? "host: tables" : "tables of tokens", p->tables);
+    print_bytes(device ? "host: process" : "process", p->base);
+    if (!device) print_bytes("total", p->total);
     if (p->gathered)
         printf("  weights are sharded: each chunk of prefill brings %.2f GB to each rank\n",
                (double)p->gather_traffic * 1e-9);
 }
 
 static void print_node(const struct job *job) {
+    struct device_memory memory = {0};
+    struct backend *b = (struct backend *)&job->backend;
+    if (b->ops->device_memory && b->ops->device_memory(b, &memory) == OK)
+        printf("  this device has %.1f of %.1f MiB available\n",
+               (double)memory.available / (1 << 20), (double)memory.total / (1 << 20));
     printf("  this node has %d ranks and %.1f MiB available\n", job->cluster->local_size,
            (double)cluster_available_bytes() / (1 << 20));
 }

@@ -9,12 +9,15 @@
 struct rank_record {
     char host[256];
     int64_t tokens, kv_bytes, bytes_sent, bytes_received, gathered_bytes;
-    int64_t planned_bytes;
+    int64_t planned_bytes, peak_bytes; // of the memory that the backend computes in
+    char device[64];                   // "" where that is the host's
     struct profile profile;
 };
 
 static struct rank_record own_record(struct job *job) {
     struct session_facts facts;
+    struct device_memory memory = {0};
+    struct backend *backend = &job->backend;
     session_get_facts(job->session, &facts);
     profile_sample_memory(&job->profile);
     struct rank_record record = {.tokens = job->own_tokens,
@@ -25,6 +28,10 @@ static struct rank_record own_record(struct job *job) {
                                  .planned_bytes = job->plan.total,
                                  .profile = job->profile};
     memcpy(record.host, job->cluster->host, sizeof record.host);
+    memcpy(record.device, backend->device_name, sizeof record.device);
+    record.peak_bytes = record.profile.peak_pss_bytes;
+    if (backend->ops->device_memory && backend->ops->device_memory(backend, &memory) == OK)
+        record.peak_bytes = memory.peak;
     return record;
 }
 
@@ -116,7 +123,11 @@ static json_t *describe_rank(const struct rank_record *r, int rank) {
     json_object_set_new(object, "attention_flop", json_integer(r->profile.attention_flop));
     json_object_set_new(object, "seconds", seconds);
     json_object_set_new(object, "planned_bytes", json_integer(r->planned_bytes));
-    json_object_set_new(object, "peak_bytes", json_integer(r->profile.peak_pss_bytes));
+    json_object_set_new(object, "peak_bytes", json_integer(r->peak_bytes));
+    if (r->device[0]) {
+        json_object_set_new(object, "device", json_text(r->device, strlen(r->device)));
+        json_object_set_new(object, "host_peak_bytes", json_integer(r->profile.peak_pss_bytes));
+    }
     return object;
 }
 
@@ -198,7 +209,7 @@ static void print_loads(FILE *out, const struct rank_record *records, int n) {
         columns[4][rank] = (double)r->bytes_received / mib;
         columns[5][rank] = (double)r->gathered_bytes / mib; // of those received
         columns[6][rank] = (double)r->planned_bytes / mib;
-        columns[7][rank] = (double)r->profile.peak_pss_bytes / mib;
+        columns[7][rank] = (double)r->peak_bytes / mib;
     }
     fprintf(out, "\nWork and memory by rank\n  %-12s %12s %12s %12s\n", "", "least", "mean",
             "most");

@@ -95,9 +95,11 @@ static void print_start(const struct job *job) {
     const struct cluster *cluster = job->cluster;
     int n_thread = cluster->n_thread;
     if (job->comm.rank != 0) return;
-    fprintf(stderr, "halka: %d rank%s, %d thread%s each, backend %s, transport %s\n",
+    bool device = job->backend.memory == MEMORY_DEVICE;
+    fprintf(stderr, "halka: %d rank%s, %d thread%s each, backend %s%s%s%s, transport %s\n",
             job->comm.size, job->comm.size == 1 ? "" : "s", n_thread, n_thread == 1 ? "" : "s",
-            job->backend.ops->name, job->comm.ops->name);
+            job->backend.ops->name, device ? " (" : "", job->backend.device_name, device ? ")" : "",
+            job->comm.ops->name);
     options_print_changed(stderr, job->options);
     if (cluster->cores_idle) {
         fprintf(stderr,

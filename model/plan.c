@@ -161,6 +161,7 @@ enum status session_plan(const struct checkpoint *checkpoint, const struct backe
     struct session_sizes sizes;
     struct weights_extent weights;
     TRY(session_measure(checkpoint, backend, size, options, &sizes));
+    if (backend->memory == MEMORY_DEVICE) local_size = 1; // each rank has a copy of its own
     struct gather_extent gather = {0};
     TRY(weights_measure(checkpoint, size, sizes.sharded, &weights));
     if (sizes.sharded) TRY(weight_gather_measure(checkpoint, size, &gather));
@@ -189,7 +190,8 @@ enum status session_plan(const struct checkpoint *checkpoint, const struct backe
         .tables = sizes.forward.n_all * TABLE_BYTES + sizes.forward.n_row * OWN_TABLE_BYTES,
         .base = BASE_BYTES,
     };
+    bool device = backend->memory == MEMORY_DEVICE;
     out->total = out->weights + out->experts + out->gathered + out->kv + out->activations +
-                 out->ring + out->scratch + out->tables + out->base;
+                 out->ring + out->scratch + (device ? 0 : out->tables + out->base);
     return OK;
 }

@@ -38,7 +38,7 @@ struct memory_plan {
     int64_t scratch; // of the backend
     int64_t tables; // ids, positions and log-probabilities of every token in host memory; of rank 0
     int64_t base;   // process, MPI, libraries, tokenizer
-    int64_t total;
+    int64_t total;  // of the memory that the backend computes in: a device's without tables, base
     // Not of this memory: sharded weights that a rank receives for each chunk of prefill.
     int64_t gather_traffic;
 };
