@@ -133,61 +133,80 @@ static double layer_elements(const struct model_spec *spec) {
     return sum;
 }
 
-static double append_seconds(struct bench *b, struct append_args args) {
+static double append_seconds(struct bench *b, int64_t n) {
+    struct append_args args = {.token = b->token, .n = n, .last_logits = b->logits};
+    int64_t n_vocab = b->checkpoint.spec.n_vocab;
+    memset(b->logits, 0xff, (size_t)n_vocab * sizeof *b->logits);
     double begun = measure_now();
     measure_require(session_append(b->session, &args));
-    return measure_now() - begun;
-}
-
-static void check_logits(const struct bench *b) {
-    for (int64_t i = 0; i < b->checkpoint.spec.n_vocab; i++) {
+    double seconds = measure_now() - begun;
+    for (int64_t i = 0; i < n_vocab; i++) {
         if (isfinite(b->logits[i])) continue;
         fprintf(stderr, "logit %lld is %g\n", (long long)i, (double)b->logits[i]);
         exit(1);
     }
+    return seconds;
+}
+
+// Where the time went since the profile was cleared.
+static void print_phases(struct bench *b) {
+    double sum = 0;
+    for (int i = 0; i < N_PHASE; i++) sum += b->profile.seconds[i];
+    for (int i = 0; i < N_PHASE; i++)
+        if (b->profile.seconds[i] > 0.0005 * sum)
+            printf("  %s %.1f %%", phase_name[i], 100 * b->profile.seconds[i] / sum);
+    printf("\n");
+    fflush(stdout);
+}
+
+static void clear_profile(struct bench *b) {
+    memset(b->profile.seconds, 0, sizeof b->profile.seconds);
+    b->profile.attention_flop = 0;
 }
 
 static void measure_prefill(struct bench *b, int64_t n, int n_repeat) {
     double best = INFINITY;
-    int64_t flop = 0;
     for (int i = 0; i < n_repeat; i++) {
         session_truncate(b->session, 0);
-        flop = b->profile.attention_flop;
-        memset(b->logits, 0xff, (size_t)b->checkpoint.spec.n_vocab * sizeof *b->logits);
-        best =
-            fmin(best, append_seconds(b, (struct append_args){
-                                             .token = b->token, .n = n, .last_logits = b->logits}));
-        check_logits(b);
-        flop = b->profile.attention_flop - flop;
+        clear_profile(b);
+        best = fmin(best, append_seconds(b, n));
     }
-    double total = 2 * layer_elements(&b->checkpoint.spec) * (double)n + (double)flop;
+    double attention = (double)b->profile.attention_flop;
+    double flops = (2 * layer_elements(&b->checkpoint.spec) * (double)n + attention) / best;
     printf("prefill of %6lld tokens: %8.3f s %9.0f tokens/s %7.1f TFLOP/s %5.1f %% of the ceiling, "
            "attention %.0f %% of the operations\n",
-           (long long)n, best, (double)n / best, total / best * 1e-12,
-           100 * total / best / b->flops, 100 * (double)flop / total);
-    fflush(stdout);
+           (long long)n, best, (double)n / best, flops * 1e-12, 100 * flops / b->flops,
+           100 * attention / (flops * best));
+    print_phases(b);
 }
 
 static void measure_decode(struct bench *b) {
     const struct model_spec *spec = &b->checkpoint.spec;
     int64_t length = session_length(b->session);
-    struct append_args args = {.token = b->token, .n = 1, .last_logits = b->logits};
-    append_seconds(b, args);
-    double seconds = 0;
-    for (int i = 0; i < N_DECODE; i++) seconds += append_seconds(b, args) / N_DECODE;
-    check_logits(b);
-    struct session_facts facts;
-    session_get_facts(b->session, &facts);
-    double row = 0;
-    for (int i = 0; i < spec->n_layer; i++)
-        row += 2.0 * spec->layers[i].n_kv_head *
-               (spec->layers[i].head_dim + spec->layers[i].value_dim);
+    append_seconds(b, 1);
+    clear_profile(b);
+    double seconds = 0, row = 0;
+    for (int i = 0; i < N_DECODE; i++) seconds += append_seconds(b, 1) / N_DECODE;
+    for (int i = 0; i < spec->n_layer; i++) {
+        const struct layer_spec *l = &spec->layers[i];
+        row += 2.0 * l->n_kv_head * (l->head_dim + l->value_dim);
+    }
     double read =
         2 * (layer_elements(spec) + (double)spec->n_vocab * spec->n_hidden) + row * (double)length;
     printf(
         "decode at %6lld tokens: %8.3f ms %9.1f tokens/s %7.1f GB/s read, %5.1f %% of a copy's\n",
         (long long)length, seconds * 1e3, 1 / seconds, read / seconds * 1e-9,
         100 * read / seconds / b->bytes);
+    print_phases(b);
+}
+
+static void print_memory(struct bench *b) {
+    struct device_memory memory;
+    if (!b->backend.ops->device_memory) return;
+    measure_require(b->backend.ops->device_memory(&b->backend, &memory));
+    printf("device memory: the backend held %.2f GB at most; %.2f of %.2f GB are free now\n",
+           (double)memory.peak * 1e-9, (double)memory.available * 1e-9,
+           (double)memory.total * 1e-9);
 }
 
 static void open_session(struct bench *b, int64_t max_tokens) {
@@ -227,6 +246,7 @@ int main(int argc, char **argv) {
     measure_prefill(&b, scaled(&b, 32768), N_REPEAT - 1);
     measure_prefill(&b, longest, 1);
     measure_decode(&b);
+    print_memory(&b);
     session_close(&b.session);
     comm_close(&b.comm);
     checkpoint_close(&b.checkpoint);
