@@ -123,6 +123,10 @@ static enum status open_device(struct backend *backend) {
     TRY(cuda_memory_open(backend));
     TRY_CUBLAS(cublasCreate(&state->cublas));
     TRY_CUBLAS(cublasSetStream(state->cublas, state->compute));
+    // fp32 stays fp32, and parts of a sum are never kept in bf16.
+    TRY_CUBLAS(cublasSetMathMode(
+        state->cublas,
+        (cublasMath_t)(CUBLAS_DEFAULT_MATH | CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION)));
     TRY(cuda_alloc(backend, kCublasWorkspaceBytes, &state->cublas_workspace));
     TRY_CUBLAS(
         cublasSetWorkspace(state->cublas, state->cublas_workspace, (size_t)kCublasWorkspaceBytes));
