@@ -48,6 +48,7 @@ static int64_t cuda_scratch_bytes(const struct backend *backend, const struct sc
     const struct cuda_state *state = cuda_state(backend);
     int64_t bytes = cuda_matmul_scratch_bytes(state, s);
     bytes = std::max(bytes, cuda_logprob_scratch_bytes(state, s));
+    bytes = std::max(bytes, cuda_index_scratch_bytes(state, s));
     return bytes + kCublasWorkspaceBytes + cuda_memory_fixed_bytes();
 }
 
@@ -75,6 +76,14 @@ static const struct kernel_ops cuda_ops = {
     .logprob = cuda_logprob,
     .hadamard = cuda_hadamard,
     .quantize = cuda_quantize,
+    .index_top_k = cuda_index_top_k,
+    .index_merge = cuda_index_merge,
+    .index_filter = cuda_index_filter,
+    .select_rows = cuda_select_rows,
+    .sparse_attention = cuda_sparse_attention,
+    .expert_gate = cuda_expert_gate,
+    .grouped_matmul = cuda_grouped_matmul,
+    .expert_combine = cuda_expert_combine,
     .scratch_bytes = cuda_scratch_bytes,
 };
 

@@ -1,0 +1,67 @@
+// Attention over selected rows: which form and how many parts; and the merge of parts, a warp a
+// row.
+#include "kernels/cuda/sparse_attention.cuh"
+
+namespace {
+
+enum { MERGE_THREADS = 256, MERGE_WARPS = MERGE_THREADS / WARP, LEAST_PART = 256 };
+enum { MOST_ROWS = 64 }; // queries times heads of a block
+
+// One warp for each query and head. The weight of a part is exp(lse - max).
+__global__ void merge_kernel(struct sparse_parts parts, int64_t n_row, int value_dim, float *out,
+                             float *lse) {
+    int lane = threadIdx.x % WARP;
+    int64_t row = (int64_t)blockIdx.x * MERGE_WARPS + threadIdx.x / WARP;
+    if (row >= n_row) return;
+    float max = -INFINITY, total = 0;
+    for (int p = 0; p < parts.n_part; p++) max = fmaxf(max, parts.lse[p * n_row + row]);
+    for (int p = 0; p < parts.n_part; p++) {
+        float part = parts.lse[p * n_row + row];
+        if (part != -INFINITY) total += expf(part - max);
+    }
+    for (int i = lane; i < value_dim; i += WARP) {
+        float sum = 0;
+        for (int p = 0; p < parts.n_part; p++) {
+            float part = parts.lse[p * n_row + row];
+            if (part == -INFINITY) continue;
+            sum = fmaf(expf(part - max), parts.out[(p * n_row + row) * value_dim + i], sum);
+        }
+        out[row * value_dim + i] = total == 0 ? 0 : sum / total;
+    }
+    if (lane == 0) lse[row] = total == 0 ? -INFINITY : max + logf(total);
+}
+
+// As many parts as fill the device twice, none of them tiny.
+int count_parts(const struct cuda_state *state, int64_t n_block, int k) {
+    int64_t wanted = 2 * state->n_multiprocessor / max(n_block, (int64_t)1);
+    return (int)max((int64_t)1, min(wanted, (int64_t)k / LEAST_PART));
+}
+
+} // namespace
+
+enum status cuda_sparse_attention(struct backend *backend,
+                                  const struct sparse_attention_args *args) {
+    const struct attention_args *a = &args->attention;
+    int64_t n_row = a->n_query * a->n_head;
+    if (n_row == 0) return OK;
+    struct sparse_parts parts = {count_parts(cuda_state(backend), n_row, args->k), a->out, a->lse};
+    if (parts.n_part > 1) {
+        void *scratch;
+        TRY(cuda_scratch(backend, parts.n_part * n_row * (a->value_dim + 1) * 4, &scratch));
+        parts.out = (float *)scratch;
+        parts.lse = parts.out + parts.n_part * n_row * a->value_dim;
+    }
+    TRY(sparse_attention_plain(backend, args, &parts));
+    if (parts.n_part == 1) return OK;
+    LAUNCH(backend, merge_kernel, (unsigned)divide_up(n_row, MERGE_WARPS), MERGE_THREADS, 0, parts,
+           n_row, a->value_dim, a->out, a->lse);
+    return OK;
+}
+
+int64_t sparse_attention_scratch_bytes(const struct cuda_state *state,
+                                       const struct scratch_shape *s) {
+    int64_t most = 0; // n_part * n_block is at most this, and n_part at most that
+    int64_t blocks = 2 * state->n_multiprocessor, n_part = s->index_k / LEAST_PART;
+    if (n_part > 1) most = min(blocks * MOST_ROWS, n_part * s->n_token * s->n_head);
+    return most * (s->value_dim + 1) * 4;
+}

@@ -1,0 +1,119 @@
+// Attention over selected rows for any shape and format, in fp32: one block a query, head and part
+// of the selection. Each warp takes every eighth selected row, its lanes share the row's elements;
+// the warps' sums are merged at the end.
+#include "kernels/cuda/sparse_attention.cuh"
+
+namespace {
+
+enum { WARPS = 8, THREADS = WARPS * WARP, MAX_DIM = 576, LANE_ELEMENTS = MAX_DIM / WARP };
+
+// As the products see an element: rounded to bf16 when the query is.
+template <bool ROUND, typename T> __device__ inline float operand(const T *x) {
+    float value = load_float(x);
+    return ROUND ? __bfloat162float(__float2bfloat16_rn(value)) : value;
+}
+
+struct warp_sums {
+    float max, total, out[LANE_ELEMENTS];
+};
+
+// One more row: `key` and `value` are the head's.
+template <bool ROUND, typename KV>
+__device__ void add_row(const struct attention_args &a, const float *query, const KV *key,
+                        const KV *value, struct warp_sums *sums) {
+    int lane = threadIdx.x % WARP;
+    float score = 0;
+#pragma unroll
+    for (int i = 0; i < LANE_ELEMENTS; i++)
+        if (i * WARP + lane < a.head_dim)
+            score = fmaf(query[i], operand<ROUND>(key + i * WARP + lane), score);
+    score = warp_sum(score) * (a.scale * kLog2e);
+    if (score == -INFINITY) return;
+    if (score > sums->max) {
+        float max = ceilf(score), factor = exp2f(sums->max - max); // 0 for the first
+        sums->total *= factor;
+#pragma unroll
+        for (int i = 0; i < LANE_ELEMENTS; i++) sums->out[i] *= factor;
+        sums->max = max;
+    }
+    float weight = exp2f(score - sums->max);
+    sums->total += weight;
+#pragma unroll
+    for (int i = 0; i < LANE_ELEMENTS; i++)
+        if (i * WARP + lane < a.value_dim)
+            sums->out[i] = fmaf(weight, operand<ROUND>(value + i * WARP + lane), sums->out[i]);
+}
+
+// `all` [WARPS, value_dim], then WARPS maxima and totals.
+__device__ void merge_warps(const struct attention_args &a, const struct warp_sums &sums,
+                            float *all, float *out, float *lse) {
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    float *max_of = all + WARPS * a.value_dim, *total_of = max_of + WARPS;
+#pragma unroll
+    for (int i = 0; i < LANE_ELEMENTS; i++)
+        if (i * WARP + lane < a.value_dim) all[warp * a.value_dim + i * WARP + lane] = sums.out[i];
+    if (lane == 0) {
+        max_of[warp] = sums.max;
+        total_of[warp] = sums.total;
+    }
+    __syncthreads();
+    float max = -INFINITY, total = 0, factor[WARPS];
+    for (int w = 0; w < WARPS; w++) max = fmaxf(max, max_of[w]);
+    for (int w = 0; w < WARPS; w++) {
+        factor[w] = max_of[w] == -INFINITY ? 0 : exp2f(max_of[w] - max);
+        total += max_of[w] == -INFINITY ? total_of[w] : factor[w] * total_of[w]; // NaN stays NaN
+    }
+    for (int i = threadIdx.x; i < a.value_dim; i += THREADS) {
+        float sum = 0;
+        for (int w = 0; w < WARPS; w++) sum = fmaf(factor[w], all[w * a.value_dim + i], sum);
+        out[i] = total == 0 ? 0 : sum / total;
+    }
+    if (threadIdx.x == 0) *lse = total == 0 ? -INFINITY : max * kLn2 + logf(total);
+}
+
+template <typename Q, typename KV>
+__global__ void attend_kernel(struct sparse_attention_args args, struct sparse_parts parts) {
+    DYNAMIC_SHARED(shared);
+    constexpr bool kRound = sizeof(Q) == 2;
+    const struct attention_args &a = args.attention;
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, head = blockIdx.y, begin, end;
+    int64_t t = blockIdx.x, kv_head = head / (a.n_head / a.n_kv_head);
+    part_range(args.n_selected[t], blockIdx.z, parts.n_part, WARPS, &begin, &end);
+    const Q *query = (const Q *)a.query + t * a.query_stride + (int64_t)head * a.head_dim;
+    float own[LANE_ELEMENTS];
+#pragma unroll
+    for (int i = 0; i < LANE_ELEMENTS; i++)
+        own[i] = i * WARP + lane < a.head_dim ? load_float(query + i * WARP + lane) : 0;
+    struct warp_sums sums = {-INFINITY, 0, {}};
+    for (int i = begin + warp; i < end; i += WARPS) {
+        int64_t row = args.row[t * args.k + i];
+        add_row<kRound>(a, own, (const KV *)a.key + row * a.key_stride + kv_head * a.head_dim,
+                        (const KV *)a.value + row * a.value_stride + kv_head * a.value_dim, &sums);
+    }
+    int64_t at = ((int64_t)blockIdx.z * a.n_query + t) * a.n_head + head;
+    merge_warps(a, sums, (float *)shared, parts.out + at * a.value_dim, parts.lse + at);
+}
+
+template <typename Q, typename KV>
+enum status launch(struct backend *backend, const struct sparse_attention_args *args,
+                   const struct sparse_parts *parts) {
+    const struct attention_args *a = &args->attention;
+    size_t bytes = (size_t)WARPS * (a->value_dim + 2) * sizeof(float);
+    dim3 grid((unsigned)a->n_query, (unsigned)a->n_head, (unsigned)parts->n_part);
+    LAUNCH(backend, (attend_kernel<Q, KV>), grid, THREADS, bytes, *args, *parts);
+    return OK;
+}
+
+} // namespace
+
+enum status sparse_attention_plain(struct backend *backend,
+                                   const struct sparse_attention_args *args,
+                                   const struct sparse_parts *parts) {
+    const struct attention_args *a = &args->attention;
+    if (a->query_dtype == DTYPE_BF16)
+        return a->kv_dtype == DTYPE_BF16
+                   ? launch<__nv_bfloat16, __nv_bfloat16>(backend, args, parts)
+                   : launch<__nv_bfloat16, float>(backend, args, parts);
+    return a->kv_dtype == DTYPE_BF16 ? launch<float, __nv_bfloat16>(backend, args, parts)
+                                     : launch<float, float>(backend, args, parts);
+}
