@@ -40,23 +40,20 @@ static enum status open_device_comm(struct job *job) {
     struct comm *host = &job->host_comm;
     const struct options *o = job->options;
     enum transport_wish wish = (enum transport_wish)o->transport;
-    bool distinct;
     if (wish == TRANSPORT_AUTO && host->size == 1) wish = TRANSPORT_SELF;
-    TRY(comm_devices_distinct(host, &job->backend, &distinct));
-    if (wish == TRANSPORT_AUTO) wish = distinct ? TRANSPORT_NCCL : TRANSPORT_MPI_STAGED;
-    if (wish == TRANSPORT_NCCL && !distinct) {
-        FAIL(ERR_CONFIG,
-             "run.transport = nccl needs a device for each rank, and some of the %d "
-             "ranks share one: use mpi_staged",
-             host->size);
+    if (wish == TRANSPORT_AUTO) {
+        bool distinct;
+        TRY(comm_devices_distinct(host, &job->backend, &distinct));
+        wish = distinct ? TRANSPORT_NCCL : TRANSPORT_MPI_STAGED;
     }
+    if (wish == TRANSPORT_NCCL) return comm_nccl_open(&job->comm, host, &job->backend, o->deadline);
+    if (wish == TRANSPORT_MPI_STAGED)
+        return comm_mpi_staged_open(&job->comm, host, &job->backend, o->deadline);
     if (wish == TRANSPORT_SELF) {
         TRY(comm_self_open(&job->comm, &job->backend));
         job->comm.host = host;
         return OK;
     }
-    if (wish == TRANSPORT_MPI_STAGED)
-        return comm_mpi_staged_open(&job->comm, host, &job->backend, o->deadline);
     FAIL(ERR_CONFIG,
          "run.transport = mpi does not reach the memory of backend %s: use auto or "
          "mpi_staged",

@@ -126,7 +126,10 @@ static enum status open_device(struct backend *backend) {
     TRY_CUDA(cudaMemGetInfo(&free_bytes, &all_bytes));
     backend->device_bytes = (int64_t)free_bytes;
     TRY_CUDA(cudaStreamCreateWithFlags(&state->compute, cudaStreamNonBlocking));
-    TRY_CUDA(cudaStreamCreateWithFlags(&state->copy, cudaStreamNonBlocking));
+    // What a transport runs on the device comes first: other ranks wait for it.
+    int least_urgent, most_urgent;
+    TRY_CUDA(cudaDeviceGetStreamPriorityRange(&least_urgent, &most_urgent));
+    TRY_CUDA(cudaStreamCreateWithPriority(&state->copy, cudaStreamNonBlocking, most_urgent));
     TRY(name_device(backend));
     TRY(cuda_phases_open(state));
     TRY(cuda_memory_open(backend));
@@ -140,6 +143,14 @@ static enum status open_device(struct backend *backend) {
     TRY_CUBLAS(
         cublasSetWorkspace(state->cublas, state->cublas_workspace, (size_t)kCublasWorkspaceBytes));
     return OK;
+}
+
+void *cuda_stream_compute(const struct backend *backend) {
+    return cuda_state(backend)->compute;
+}
+
+void *cuda_stream_copy(const struct backend *backend) {
+    return cuda_state(backend)->copy;
 }
 
 enum status cuda_open(const struct backend_options *options, struct backend *out) {

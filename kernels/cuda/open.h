@@ -13,6 +13,10 @@ enum status cuda_open(const struct backend_options *options, struct backend *out
 // Devices that this process may use; 0 without a driver, or in a build without CUDA.
 int cuda_device_count(void);
 
+// The streams of an open cuda backend, for a transport that queues work beside it: a cudaStream_t.
+void *cuda_stream_compute(const struct backend *backend);
+void *cuda_stream_copy(const struct backend *backend);
+
 #ifdef __cplusplus
 }
 #endif

@@ -11,7 +11,7 @@
 static struct backend device;
 
 static enum status open_staged(struct comm *out, double deadline_s) {
-    return comm_mpi_staged_open(out, &mpi_test_comm, &device, deadline_s);
+    return comm_mpi_staged_open(out, &mpi_test_host_comm, &device, deadline_s);
 }
 
 static enum status open_device(void) {
