@@ -46,7 +46,7 @@ static struct answer read_tokens(const struct checkpoint *checkpoint, bool shard
     int32_t token[N_TOKEN];
     for (int i = 0; i < N_TOKEN; i++)
         token[i] = (int32_t)((i * 131 + 17) % checkpoint->spec.n_vocab);
-    demand(backend_open(&(struct backend_options){.kind = BACKEND_CPU, .n_thread = 1}, &backend));
+    mpi_test_open_backend(BACKEND_CPU, &backend);
     demand(session_open(checkpoint, &backend, comm, &profile, &options, &session));
     demand(session_append(session, &(struct append_args){.token = token,
                                                          .n = N_PROMPT,
@@ -62,7 +62,7 @@ static struct answer read_tokens(const struct checkpoint *checkpoint, bool shard
     session_get_facts(session, &facts);
     assert_int_equal(facts.gathered_bytes, answer.gathered_bytes); // decode gathers nothing
     session_close(&session);
-    backend_close(&backend);
+    mpi_test_close_backend(&backend);
     return answer;
 }
 
