@@ -29,6 +29,13 @@ __device__ inline void load_matrix_x4_transposed(uint32_t r[4], const void *shar
                  : "memory");
 }
 
+// 2^x with a relative error of 2^-22; 0 below 2^-126.
+__device__ inline float exp2_approximate(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
+    return y;
+}
+
 // 16 bytes from global to shared memory; zeros where `valid` is false (nothing is read then).
 __device__ inline void copy_async_16(void *shared, const void *global, bool valid) {
     uint32_t at = (uint32_t)__cvta_generic_to_shared(shared);

@@ -1,0 +1,148 @@
+// Attention on a GPU: describes the work, counts the keys that each query sees, chooses the kernel
+// and cuts the keys into ranges where tiles of rows are too few to fill the device.
+#include "kernels/cuda/attention.cuh"
+
+#include <limits.h>
+#include <math.h>
+#include <stdlib.h>
+
+// Best first; the first that fits is taken.
+static const struct attention_kernel kernels[] = {
+    {"mma 64", 80, 64, 64, ATTENTION_MMA_ROWS, attention_mma_64},
+    {"mma 96", 80, 96, 96, ATTENTION_MMA_ROWS, attention_mma_96},
+    {"mma 128", 80, 128, 128, ATTENTION_MMA_ROWS, attention_mma_128},
+    {"mma 192/128", 80, 192, 128, ATTENTION_MMA_ROWS, attention_mma_192},
+    {"mma 256", 80, 256, 256, ATTENTION_MMA_ROWS, attention_mma_256},
+    {"plain", 0, 0, 0, ATTENTION_PLAIN_ROWS, attention_plain_launch},
+};
+
+static bool is_aligned(const void *base, int64_t stride) {
+    return (uintptr_t)base % 16 == 0 && stride % 8 == 0;
+}
+
+static bool fits(const struct attention_kernel *k, const struct cuda_state *state,
+                 const struct attention_args *a) {
+    if (state->architecture < k->architecture) return false;
+    if (k->head_dim == 0) return true;
+    return k->head_dim == a->head_dim && k->value_dim == a->value_dim &&
+           a->query_dtype == DTYPE_BF16 && a->kv_dtype == DTYPE_BF16 &&
+           is_aligned(a->query, a->query_stride) && is_aligned(a->key, a->key_stride) &&
+           is_aligned(a->value, a->value_stride);
+}
+
+// Keys with a position at or before `position`, at least `low`: positions ascend, so a search from
+// the count of the query before takes a few steps.
+static int64_t count_visible(const struct attention_args *a, int64_t position, int64_t low) {
+    int64_t step = 1, high = low;
+    while (high < a->n_key && a->key_position[high] <= position) {
+        low = high + 1;
+        high += step;
+        step *= 2;
+    }
+    if (high > a->n_key) high = a->n_key;
+    while (low < high) {
+        int64_t middle = low + (high - low) / 2;
+        if (a->key_position[middle] <= position)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+static enum status stage_visible(struct backend *backend, const struct attention_args *a,
+                                 const int **out) {
+    int *visible = (int *)malloc((size_t)a->n_query * sizeof *visible);
+    if (!visible)
+        FAIL(ERR_MEMORY, "no memory for the visibility of %lld queries", (long long)a->n_query);
+    int64_t n = 0;
+    for (int64_t i = 0; i < a->n_query; i++) {
+        n = count_visible(a, a->query_position[i], n);
+        visible[i] = (int)n;
+    }
+    const void *staged = NULL;
+    enum status status =
+        cuda_stage(backend, visible, a->n_query * (int64_t)sizeof *visible, &staged);
+    *out = (const int *)staged;
+    free(visible);
+    return status;
+}
+
+enum status attention_describe(struct backend *backend, const struct attention_args *a,
+                               struct attention_work *out) {
+    if (a->head_dim % 8 || a->head_dim < 8 || a->head_dim > ATTENTION_MAX_DIM || a->value_dim % 8 ||
+        a->value_dim < 8 || a->value_dim > ATTENTION_MAX_DIM || a->n_head % a->n_kv_head)
+        FAIL(ERR_INTERNAL, "attention of %d/%d heads, dimensions %d and %d is not supported",
+             a->n_head, a->n_kv_head, a->head_dim, a->value_dim);
+    if (a->n_key > INT_MAX - ATTENTION_SPLIT_MULTIPLE)
+        FAIL(ERR_INTERNAL, "attention of %lld keys in one block", (long long)a->n_key);
+    struct attention_work w = {};
+    w.query_dtype = a->query_dtype;
+    w.kv_dtype = a->kv_dtype;
+    w.query = a->query;
+    w.key = a->key;
+    w.value = a->value;
+    w.query_stride = a->query_stride;
+    w.key_stride = a->key_stride;
+    w.value_stride = a->value_stride;
+    w.n_key = (int)a->n_key;
+    w.n_head = a->n_head;
+    w.n_kv_head = a->n_kv_head;
+    w.group = a->n_head / a->n_kv_head;
+    w.head_dim = a->head_dim;
+    w.value_dim = a->value_dim;
+    w.n_query = a->n_query;
+    w.n_row = a->n_query * w.group;
+    w.score_scale = (float)((double)a->scale * M_LOG2E);
+    w.out = a->out;
+    w.lse = a->lse;
+    w.n_split = 1;
+    w.split_key = w.n_key;
+    if (a->causal && a->n_query > 0) TRY(stage_visible(backend, a, &w.visible));
+    *out = w;
+    return OK;
+}
+
+// Ranges of keys, so that there are blocks enough to fill any device.
+static void split_keys(struct attention_work *w, int row_tile) {
+    int64_t n_block = divide_up(w->n_row, row_tile) * w->n_kv_head;
+    int64_t n = w->n_key / ATTENTION_MIN_SPLIT_KEY;
+    if (n > divide_up(ATTENTION_MIN_BLOCK, n_block)) n = divide_up(ATTENTION_MIN_BLOCK, n_block);
+    if (n_block >= ATTENTION_MIN_BLOCK || n <= 1) return;
+    w->split_key =
+        (int)divide_up(divide_up(w->n_key, n), ATTENTION_SPLIT_MULTIPLE) * ATTENTION_SPLIT_MULTIPLE;
+    w->n_split = (int)divide_up(w->n_key, w->split_key);
+}
+
+static int64_t split_out_bytes(int64_t n_row, int value_dim) {
+    return n_row * value_dim * (int64_t)sizeof(float);
+}
+
+enum status cuda_attention(struct backend *backend, const struct attention_args *args) {
+    struct attention_work work;
+    TRY(attention_describe(backend, args, &work));
+    if (args->n_query == 0) return OK;
+    const struct attention_kernel *kernel = kernels;
+    while (!fits(kernel, cuda_state(backend), args)) kernel++;
+    split_keys(&work, kernel->row_tile);
+    if (work.n_split == 1) return kernel->launch(backend, &work);
+    int64_t n_row = work.n_split * args->n_query * args->n_head;
+    void *partials = NULL;
+    TRY(cuda_scratch(backend, split_out_bytes(n_row, args->value_dim + 1), &partials));
+    work.out = (float *)partials;
+    work.lse = work.out + n_row * args->value_dim;
+    TRY(kernel->launch(backend, &work));
+    return attention_merge_splits(backend, &work, args->out, args->lse);
+}
+
+// Ranges exist while there are fewer than ATTENTION_MIN_BLOCK blocks of rows, and at most twice
+// that many blocks come of it.
+int64_t cuda_attention_scratch_bytes(const struct cuda_state *state,
+                                     const struct scratch_shape *shape) {
+    (void)state;
+    int64_t n_split = shape->n_key / ATTENTION_MIN_SPLIT_KEY;
+    if (n_split > ATTENTION_MIN_BLOCK) n_split = ATTENTION_MIN_BLOCK;
+    int64_t n_row = shape->n_token * shape->n_head * n_split;
+    int64_t most = 2 * ATTENTION_MIN_BLOCK * (int64_t)ATTENTION_MOST_ROW_TILE;
+    return split_out_bytes(n_row < most ? n_row : most, shape->value_dim + 1);
+}

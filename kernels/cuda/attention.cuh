@@ -1,0 +1,112 @@
+// What the attention kernels share: their view of the work, which tile a block takes, and the
+// choice among them. Scores are in base 2: score * scale * log2(e). A row is one (query, head)
+// pair; the heads of a group share their keys and are neighbouring rows.
+#ifndef HALKA_KERNELS_CUDA_ATTENTION_CUH
+#define HALKA_KERNELS_CUDA_ATTENTION_CUH
+
+#include "kernels/cuda/launch.cuh"
+
+struct attention_work {
+    enum dtype query_dtype, kv_dtype;
+    const void *query, *key, *value; // see struct attention_args
+    int64_t query_stride, key_stride, value_stride;
+    const int *visible; // [n_query] ascending: keys that each query sees; NULL: all
+    int n_key, n_head, n_kv_head, group, head_dim, value_dim;
+    int64_t n_query, n_row; // n_row = n_query * group, of one kv head: query r / group, r % group
+    float score_scale;      // scale * log2(e)
+    // Keys are cut into n_split ranges of split_key; each has its own partial:
+    float *out; // [n_split, n_query, n_head, value_dim]
+    float *lse; // [n_split, n_query, n_head]
+    int n_split, split_key;
+};
+
+enum {
+    ATTENTION_MAX_DIM = 576,
+    // Blocks below which keys are cut into ranges, and the fewest keys worth a range. Constants, so
+    // that results follow from the shape alone.
+    ATTENTION_MIN_BLOCK = 256,
+    ATTENTION_MIN_SPLIT_KEY = 256,
+    ATTENTION_SPLIT_MULTIPLE = 128, // of the keys of a range: whole tiles of every kernel
+    ATTENTION_MOST_ROW_TILE = 128,  // most rows of a block of any kernel
+};
+
+struct attention_kernel {
+    const char *name;
+    int architecture;        // at least: 10 * major + minor
+    int head_dim, value_dim; // exactly; 0: any, in any format and alignment
+    int row_tile;            // rows of a block
+    enum status (*launch)(struct backend *backend, const struct attention_work *work);
+};
+
+enum status attention_plain_launch(struct backend *backend, const struct attention_work *work);
+enum status attention_mma_64(struct backend *backend, const struct attention_work *work);
+enum status attention_mma_96(struct backend *backend, const struct attention_work *work);
+enum status attention_mma_128(struct backend *backend, const struct attention_work *work);
+enum status attention_mma_192(struct backend *backend, const struct attention_work *work);
+enum status attention_mma_256(struct backend *backend, const struct attention_work *work);
+enum { ATTENTION_PLAIN_ROWS = 32, ATTENTION_MMA_ROWS = 64 };
+
+// attention.cu: checks the arguments and describes the work, unsplit, with `out` and `lse` the
+// caller's; visibility is staged for the operation being queued.
+enum status attention_describe(struct backend *backend, const struct attention_args *args,
+                               struct attention_work *out);
+// attention_merge.cu: the partials of work's ranges become (out, lse).
+enum status attention_merge_splits(struct backend *backend, const struct attention_work *work,
+                                   float *out, float *lse);
+
+// The tile of a block: those with most keys first, the heads of one tile next to each other.
+struct attention_place {
+    int64_t first_row;
+    int kv_head, split;
+    int begin, end; // keys of the range that any row of the tile sees
+    int common;     // keys that all rows of the tile see
+};
+
+__device__ inline int attention_visible(const struct attention_work &w, int64_t row) {
+    return w.visible ? w.visible[row / w.group] : w.n_key;
+}
+
+__device__ inline struct attention_place attention_find_place(const struct attention_work &w,
+                                                              int row_tile) {
+    int64_t n_tile = (w.n_row + row_tile - 1) / row_tile;
+    int64_t i = (int64_t)blockIdx.x / w.n_split;
+    struct attention_place p;
+    p.split = (int)((int64_t)blockIdx.x % w.n_split);
+    p.kv_head = (int)(i % w.n_kv_head);
+    p.first_row = (n_tile - 1 - i / w.n_kv_head) * row_tile;
+    int64_t last_row = p.first_row + row_tile - 1;
+    p.common = attention_visible(w, p.first_row);
+    p.begin = p.split * w.split_key;
+    p.end = min(attention_visible(w, last_row < w.n_row ? last_row : w.n_row - 1),
+                min(w.n_key - p.begin, w.split_key) + p.begin);
+    return p;
+}
+
+// Index of a row in [n_query, n_head] of its range.
+__device__ inline int64_t attention_row_at(const struct attention_work &w,
+                                           const struct attention_place &p, int64_t row) {
+    return p.split * w.n_query * w.n_head + row / w.group * w.n_head + p.kv_head * w.group +
+           row % w.group;
+}
+
+// Offset of a row in the queries.
+__device__ inline int64_t attention_query_at(const struct attention_work &w, int kv_head,
+                                             int64_t row) {
+    return row / w.group * w.query_stride +
+           (kv_head * w.group + row % w.group) * (int64_t)w.head_dim;
+}
+
+// A row's running maximum is a whole number: factors between maxima are then powers of two, exact,
+// and the softmax weights of a key, rounded to bf16, do not depend on where blocks of keys begin.
+__device__ inline float attention_raise_max(float max, float score) {
+    return fmaxf(max, ceilf(score));
+}
+// 2^(max - new_max) for whole numbers, max <= new_max; 0 from 2^-127 on and for max = -inf.
+__device__ inline float attention_shrink(float max, float new_max) {
+    return __int_as_float((__float2int_rn(fmaxf(max - new_max, -127.0f)) + 127) << 23);
+}
+__device__ inline float attention_lse(float max, float total) {
+    return total == 0 ? -INFINITY : (max + log2f(total)) * 0.69314718f;
+}
+
+#endif

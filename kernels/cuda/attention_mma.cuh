@@ -1,0 +1,365 @@
+// Attention with bf16 products by mma.sync (sm_80 and later): the body that the attention_mma_*.cu
+// files instantiate. A block takes kRowTile rows of one kv head and one range of keys, in tiles of
+// kKeyTile that cp.async brings while the tile before is worked on; a warp takes kRowBlocks * 16
+// rows, from scores to sums in registers (Dao 2023, FlashAttention-2).
+#ifndef HALKA_KERNELS_CUDA_ATTENTION_MMA_CUH
+#define HALKA_KERNELS_CUDA_ATTENTION_MMA_CUH
+
+#include "kernels/cuda/attention.cuh"
+#include "kernels/cuda/mma.cuh"
+
+namespace attention_mma {
+
+using bf16_t = __nv_bfloat16;
+
+template <int HEAD_DIM, int VALUE_DIM, int ROW_BLOCKS, int KEY_TILE, int BLOCKS_RESIDENT>
+struct shape {
+    static constexpr int kHeadDim = HEAD_DIM, kValueDim = VALUE_DIM;
+    static constexpr int kRowBlocks = ROW_BLOCKS, kKeyTile = KEY_TILE;
+    static constexpr int kWarps = 4, kThreads = kWarps * WARP, kResident = BLOCKS_RESIDENT;
+    static constexpr int kRowTile = kWarps * kRowBlocks * 16;
+    // 16 bytes between rows: the 8 rows of a matrix then lie in different banks.
+    static constexpr int kKeyPitch = HEAD_DIM + 8, kValuePitch = VALUE_DIM + 8;
+    static constexpr int kStage = kKeyTile * (kKeyPitch + kValuePitch); // elements
+    static constexpr int kSharedBytes = (kRowTile * kKeyPitch + 2 * kStage) * 2;
+    static_assert(HEAD_DIM % 16 == 0 && VALUE_DIM % 16 == 0 && KEY_TILE % 16 == 0, "mma tiles");
+    static_assert(ATTENTION_SPLIT_MULTIPLE % KEY_TILE == 0, "ranges are whole tiles");
+};
+
+// What a warp keeps of its rows. Thread of lane 4 g + t holds rows g and g + 8 of each 16, columns
+// 8 n + 2 t and the next: element [n][2 * half + column].
+template <class S> struct rows {
+    float sum[S::kRowBlocks][S::kValueDim / 8][4];
+    float max[S::kRowBlocks][2];   // whole numbers
+    float total[S::kRowBlocks][2]; // of this thread's columns
+    int visible[S::kRowBlocks][2]; // keys that the row sees
+};
+template <class S> using tile_scores = float[S::kRowBlocks][S::kKeyTile / 8][4];
+
+__device__ inline uint32_t pack(float low, float high) {
+    __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+    return *(uint32_t *)&pair;
+}
+
+// Rows of `n_col` elements from global to shared memory; zeros for the rows past n_row.
+template <int N_ROW, int N_COL, int N_THREAD>
+__device__ inline void load_rows(bf16_t *to, const bf16_t *from, int64_t stride, int n_row) {
+    constexpr int kChunks = N_COL / 8;
+    for (int i = threadIdx.x; i < N_ROW * kChunks; i += N_THREAD) {
+        int row = i / kChunks, col = i % kChunks * 8;
+        bool valid = row < n_row;
+        copy_async_16(to + row * (N_COL + 8) + col, from + (valid ? row * stride + col : 0), valid);
+    }
+}
+
+template <class S>
+__device__ inline void load_queries(const attention_work &w, const attention_place &p, bf16_t *to) {
+    constexpr int kChunks = S::kHeadDim / 8;
+    for (int i = threadIdx.x; i < S::kRowTile * kChunks; i += S::kThreads) {
+        int64_t row = p.first_row + i / kChunks;
+        int col = i % kChunks * 8;
+        bool valid = row < w.n_row;
+        int64_t at = valid ? attention_query_at(w, p.kv_head, row) + col : 0;
+        copy_async_16(to + i / kChunks * S::kKeyPitch + col, (const bf16_t *)w.query + at, valid);
+    }
+}
+
+template <class S>
+__device__ inline void load_tile(const attention_work &w, const attention_place &p, int first,
+                                 bf16_t *stage) {
+    int n_key = min(p.end - first, S::kKeyTile);
+    load_rows<S::kKeyTile, S::kHeadDim, S::kThreads>(
+        stage, (const bf16_t *)w.key + first * w.key_stride + p.kv_head * S::kHeadDim, w.key_stride,
+        n_key);
+    load_rows<S::kKeyTile, S::kValueDim, S::kThreads>(
+        stage + S::kKeyTile * S::kKeyPitch,
+        (const bf16_t *)w.value + first * w.value_stride + p.kv_head * S::kValueDim, w.value_stride,
+        n_key);
+}
+
+// score = query key^T for the warp's rows, which begin at `query`.
+template <class S>
+__device__ inline void multiply_keys(const bf16_t *query, const bf16_t *key,
+                                     tile_scores<S> &score) {
+    int lane = threadIdx.x % WARP;
+    query += lane % 16 * S::kKeyPitch + lane / 16 * 8;
+    key += (lane / 16 * 8 + lane % 8) * S::kKeyPitch + lane / 8 % 2 * 8;
+#pragma unroll
+    for (int m = 0; m < S::kRowBlocks; m++)
+#pragma unroll
+        for (int n = 0; n < S::kKeyTile / 8; n++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) score[m][n][i] = 0;
+#pragma unroll
+    for (int col = 0; col < S::kHeadDim; col += 16) {
+        uint32_t a[S::kRowBlocks][4];
+#pragma unroll
+        for (int m = 0; m < S::kRowBlocks; m++)
+            load_matrix_x4(a[m], query + m * 16 * S::kKeyPitch + col);
+#pragma unroll
+        for (int n = 0; n < S::kKeyTile / 8; n += 2) {
+            uint32_t b[4];
+            load_matrix_x4(b, key + n * 8 * S::kKeyPitch + col);
+#pragma unroll
+            for (int m = 0; m < S::kRowBlocks; m++) {
+                mma_bf16(score[m][n], a[m], b);
+                mma_bf16(score[m][n + 1], a[m], b + 2);
+            }
+        }
+    }
+}
+
+// Hides the keys that a row does not see; first: the tile's first key.
+template <class S>
+__device__ inline void hide_keys(const rows<S> &r, int first, tile_scores<S> &score) {
+    int key = first + threadIdx.x % 4 * 2;
+#pragma unroll
+    for (int m = 0; m < S::kRowBlocks; m++)
+#pragma unroll
+        for (int n = 0; n < S::kKeyTile / 8; n++)
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+                if (key + n * 8 + i % 2 >= r.visible[m][i / 2]) score[m][n][i] = -INFINITY;
+}
+
+// Raises the maxima of the rows to those of the tile. Returns whether a score is so large that its
+// product with the scale must be rounded before the maximum is subtracted (see weigh).
+template <class S>
+__device__ inline bool raise_maxima(rows<S> &r, const tile_scores<S> &score, float scale,
+                                    float (&shrink)[S::kRowBlocks][2]) {
+    float largest = 0;
+#pragma unroll
+    for (int m = 0; m < S::kRowBlocks; m++)
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            float max = -INFINITY;
+#pragma unroll
+            for (int n = 0; n < S::kKeyTile / 8; n++)
+                max = fmaxf(max, fmaxf(score[m][n][2 * half], score[m][n][2 * half + 1]));
+            max = fmaxf(max, __shfl_xor_sync(FULL_WARP, max, 1));
+            max = fmaxf(max, __shfl_xor_sync(FULL_WARP, max, 2));
+            float new_max = attention_raise_max(r.max[m][half], max * scale);
+            shrink[m][half] = attention_shrink(r.max[m][half], new_max);
+            r.max[m][half] = new_max;
+            if (new_max != -INFINITY) largest = fmaxf(largest, fabsf(new_max));
+        }
+    return __any_sync(FULL_WARP, largest > 0x1p20f);
+}
+
+// Scores to weights 2^(score * scale - max), and the totals. One fused multiply-add a score is
+// right while the rounding of the product, which it skips, is far below 1.
+template <class S>
+__device__ inline void weigh(rows<S> &r, tile_scores<S> &score, float scale, bool is_large,
+                             const float (&shrink)[S::kRowBlocks][2]) {
+    if (is_large) {
+#pragma unroll
+        for (int m = 0; m < S::kRowBlocks; m++)
+#pragma unroll
+            for (int n = 0; n < S::kKeyTile / 8; n++)
+#pragma unroll
+                for (int i = 0; i < 4; i++) score[m][n][i] = __fmul_rn(score[m][n][i], scale);
+        scale = 1;
+    }
+#pragma unroll
+    for (int m = 0; m < S::kRowBlocks; m++)
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            float max = r.max[m][half] == -INFINITY ? 0 : r.max[m][half], total = 0;
+#pragma unroll
+            for (int n = 0; n < S::kKeyTile / 8; n++)
+#pragma unroll
+                for (int i = 2 * half; i < 2 * half + 2; i++) {
+                    float p = exp2_approximate(fmaf(score[m][n][i], scale, -max));
+                    score[m][n][i] = p;
+                    total += p;
+                }
+            r.total[m][half] = r.total[m][half] * shrink[m][half] + total;
+        }
+}
+
+template <class S>
+__device__ inline void shrink_sums(rows<S> &r, const float (&shrink)[S::kRowBlocks][2]) {
+    bool changed = false;
+#pragma unroll
+    for (int m = 0; m < S::kRowBlocks; m++) changed |= shrink[m][0] != 1 || shrink[m][1] != 1;
+    if (!__any_sync(FULL_WARP, changed)) return; // most tiles: maxima are whole numbers
+#pragma unroll
+    for (int m = 0; m < S::kRowBlocks; m++)
+#pragma unroll
+        for (int n = 0; n < S::kValueDim / 8; n++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) r.sum[m][n][i] *= shrink[m][i / 2];
+}
+
+// sum += weight value. CHOSEN: only for the rows that see exactly the first `visible` keys.
+template <class S, bool CHOSEN>
+__device__ inline void multiply_values(rows<S> &r, const tile_scores<S> &weight,
+                                       const bf16_t *value, int visible) {
+    int lane = threadIdx.x % WARP;
+    value += lane % 16 * S::kValuePitch + lane / 16 * 8;
+#pragma unroll
+    for (int key = 0; key < S::kKeyTile; key += 16) {
+        uint32_t a[S::kRowBlocks][4];
+#pragma unroll
+        for (int m = 0; m < S::kRowBlocks; m++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                const float *pair = weight[m][key / 8 + i / 2] + i % 2 * 2;
+                a[m][i] = pack(pair[0], pair[1]);
+            }
+#pragma unroll
+        for (int n = 0; n < S::kValueDim / 8; n += 2) {
+            uint32_t b[4];
+            load_matrix_x4_transposed(b, value + key * S::kValuePitch + n * 8);
+#pragma unroll
+            for (int m = 0; m < S::kRowBlocks; m++)
+#pragma unroll
+                for (int j = 0; j < 2; j++) {
+                    float d[4];
+#pragma unroll
+                    for (int i = 0; i < 4; i++) d[i] = r.sum[m][n + j][i];
+                    mma_bf16(d, a[m], b + 2 * j);
+#pragma unroll
+                    for (int i = 0; i < 4; i++)
+                        if (!CHOSEN || r.visible[m][i / 2] == visible) r.sum[m][n + j][i] = d[i];
+                }
+        }
+    }
+}
+
+// Whether one of two bf16 is NaN or infinite.
+__device__ inline bool is_not_finite(uint32_t pair) {
+    return (pair & 0x7f80u) == 0x7f80u || (pair & 0x7f800000u) == 0x7f800000u;
+}
+
+// Whether the tile holds no NaN or infinity: the same answer in every thread of the block.
+template <class S> __device__ inline bool values_are_finite(const bf16_t *value) {
+    constexpr int kChunks = S::kValueDim / 8;
+    bool is_bad = false;
+    for (int i = threadIdx.x; i < S::kKeyTile * kChunks; i += S::kThreads) {
+        uint4 x = *(const uint4 *)(value + i / kChunks * S::kValuePitch + i % kChunks * 8);
+        is_bad |=
+            is_not_finite(x.x) || is_not_finite(x.y) || is_not_finite(x.z) || is_not_finite(x.w);
+    }
+    return !__syncthreads_or(is_bad);
+}
+
+// The values of a tile that some rows see in part and that holds NaN or infinity, which a weight of
+// 0 does not silence: from the last key on down, the rows are added that see exactly the keys so
+// far, then that key is cleared. Rows that see beyond the tile belong to its last key.
+template <class S>
+__device__ void multiply_values_apart(rows<S> &r, const tile_scores<S> &weight, bf16_t *value,
+                                      int first, int end, bool is_used) {
+    end = min(end, first + S::kKeyTile);
+    rows<S> clipped = r;
+#pragma unroll
+    for (int m = 0; m < S::kRowBlocks; m++)
+#pragma unroll
+        for (int half = 0; half < 2; half++)
+            clipped.visible[m][half] = min(r.visible[m][half], end);
+    for (; end > first; end--) {
+        if (is_used) multiply_values<S, true>(clipped, weight, value, end);
+        __syncthreads();
+        for (int i = threadIdx.x; i < S::kValueDim; i += S::kThreads)
+            value[(end - 1 - first) * S::kValuePitch + i] = __float2bfloat16_rn(0);
+        __syncthreads();
+    }
+#pragma unroll
+    for (int m = 0; m < S::kRowBlocks; m++)
+#pragma unroll
+        for (int half = 0; half < 2; half++) clipped.visible[m][half] = r.visible[m][half];
+    r = clipped;
+}
+
+template <class S>
+__device__ inline void begin_rows(const attention_work &w, int64_t first_row, rows<S> &r) {
+    int64_t row = first_row + threadIdx.x % WARP / 4;
+#pragma unroll
+    for (int m = 0; m < S::kRowBlocks; m++) {
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            int64_t at = row + m * 16 + half * 8;
+            r.visible[m][half] = at < w.n_row ? attention_visible(w, at) : 0;
+            r.max[m][half] = -INFINITY;
+            r.total[m][half] = 0;
+        }
+#pragma unroll
+        for (int n = 0; n < S::kValueDim / 8; n++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) r.sum[m][n][i] = 0;
+    }
+}
+
+template <class S>
+__device__ inline void finish_rows(const attention_work &w, const attention_place &p,
+                                   int64_t first_row, const rows<S> &r) {
+    int lane = threadIdx.x % WARP;
+#pragma unroll
+    for (int m = 0; m < S::kRowBlocks; m++)
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            float total = r.total[m][half];
+            total += __shfl_xor_sync(FULL_WARP, total, 1);
+            total += __shfl_xor_sync(FULL_WARP, total, 2);
+            int64_t row = first_row + m * 16 + half * 8 + lane / 4;
+            if (row >= w.n_row) continue;
+            int64_t at = attention_row_at(w, p, row);
+            float *out = w.out + at * S::kValueDim + lane % 4 * 2;
+            float factor = total == 0 ? 0 : 1 / total;
+#pragma unroll
+            for (int n = 0; n < S::kValueDim / 8; n++)
+                *(float2 *)(out + n * 8) =
+                    make_float2(r.sum[m][n][2 * half] * factor, r.sum[m][n][2 * half + 1] * factor);
+            if (lane % 4 == 0) w.lse[at] = attention_lse(r.max[m][half], total);
+        }
+}
+
+template <class S>
+__global__ void __launch_bounds__(S::kThreads, S::kResident) attend(attention_work w) {
+    DYNAMIC_SHARED(shared);
+    bf16_t *query = (bf16_t *)shared, *stages = query + S::kRowTile * S::kKeyPitch;
+    attention_place p = attention_find_place(w, S::kRowTile);
+    int warp_row = threadIdx.x / WARP * S::kRowBlocks * 16;
+    bool is_used = p.first_row + warp_row < w.n_row; // the warp has rows
+    rows<S> r;
+    begin_rows<S>(w, p.first_row + warp_row, r);
+    load_queries<S>(w, p, query);
+    if (p.begin < p.end) load_tile<S>(w, p, p.begin, stages);
+    copy_async_commit();
+    for (int first = p.begin, turn = 0; first < p.end; first += S::kKeyTile, turn ^= 1) {
+        bf16_t *stage = stages + turn * S::kStage, *value = stage + S::kKeyTile * S::kKeyPitch;
+        copy_async_wait<0>();
+        __syncthreads();
+        int next = first + S::kKeyTile;
+        if (next < p.end) load_tile<S>(w, p, next, stages + (turn ^ 1) * S::kStage);
+        copy_async_commit();
+        tile_scores<S> score;
+        float shrink[S::kRowBlocks][2];
+        if (is_used) {
+            multiply_keys<S>(query + warp_row * S::kKeyPitch, stage, score);
+            if (next > p.common) hide_keys<S>(r, first, score);
+            bool is_large = raise_maxima<S>(r, score, w.score_scale, shrink);
+            weigh<S>(r, score, w.score_scale, is_large, shrink);
+            shrink_sums<S>(r, shrink);
+        }
+        bool is_ragged = p.common < min(next, p.end);
+        if (is_ragged && !values_are_finite<S>(value))
+            multiply_values_apart<S>(r, score, value, first, p.end, is_used);
+        else if (is_used)
+            multiply_values<S, false>(r, score, value, 0);
+    }
+    copy_async_wait<0>();
+    if (is_used) finish_rows<S>(w, p, p.first_row + warp_row, r);
+}
+
+template <class S> enum status launch(struct backend *backend, const attention_work *work) {
+    int64_t n_block = divide_up(work->n_row, S::kRowTile) * work->n_kv_head * work->n_split;
+    TRY_CUDA(cudaFuncSetAttribute(attend<S>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                  S::kSharedBytes));
+    LAUNCH(backend, attend<S>, (unsigned)n_block, S::kThreads, S::kSharedBytes, *work);
+    return OK;
+}
+
+} // namespace attention_mma
+
+#endif

@@ -1,0 +1,139 @@
+// Attention of any dimensions and formats, fp32 products: the kernel for what no other fits. A
+// block takes kRowTile rows of one kv head and one range of keys; a warp kWarpRows of the rows,
+// whose scores it holds one key a lane and whose sums it holds one column a lane.
+// Streaming softmax: Dao et al. 2022, algorithm 1. A row never multiplies a key that it does not
+// see, so what lies there (even NaN) cannot reach it.
+#include "kernels/cuda/attention_plain.cuh"
+
+namespace {
+
+using namespace attention_plain;
+
+constexpr int kMostVector = ATTENTION_MAX_DIM / WARP; // columns of a lane
+
+// One row's keys beyond those that all rows of the warp see, [begin, end).
+template <int kVector>
+__device__ void add_row_values(const struct attention_work &w, const float *value,
+                               const float *weight, int begin, int end, float sum[kVector]) {
+    for (int key = begin; key < end; key++)
+        for (int v = 0; v < kVector; v++) {
+            int col = v * WARP + threadIdx.x % WARP;
+            if (col < w.value_dim)
+                sum[v] = fmaf(weight[key], value[key * pitch(w.value_dim) + col], sum[v]);
+        }
+}
+
+template <int kVector>
+__device__ void add_values(const struct attention_work &w, const float *value, const float *weight,
+                           int n_key, float sum[kWarpRows][kVector]) {
+    int lane = threadIdx.x % WARP;
+    for (int key = 0; key < n_key; key++) {
+        float x[kVector];
+#pragma unroll
+        for (int v = 0; v < kVector; v++) {
+            int col = v * WARP + lane;
+            x[v] = col < w.value_dim ? value[key * pitch(w.value_dim) + col] : 0;
+        }
+#pragma unroll
+        for (int r = 0; r < kWarpRows; r++) {
+            float p = weight[r * kKeyTile + key];
+#pragma unroll
+            for (int v = 0; v < kVector; v++) sum[r][v] = fmaf(p, x[v], sum[r][v]);
+        }
+    }
+}
+
+// Scores to weights in shared memory [kWarpRows, kKeyTile]; sums, totals and maxima follow.
+// visible: keys of the tile that each row sees.
+template <int kVector>
+__device__ void weigh(const int visible[kWarpRows], const float score[kWarpRows], float *weight,
+                      float max[kWarpRows], float total[kWarpRows], float sum[kWarpRows][kVector]) {
+    int lane = threadIdx.x % WARP;
+#pragma unroll
+    for (int r = 0; r < kWarpRows; r++) {
+        float s = lane < visible[r] ? score[r] : -INFINITY;
+        float new_max = attention_raise_max(max[r], warp_max(s));
+        float shrink = attention_shrink(max[r], new_max);
+        max[r] = new_max;
+        float p = exp2f(s - (new_max == -INFINITY ? 0 : new_max));
+        total[r] = total[r] * shrink + p;
+        weight[r * kKeyTile + lane] = p;
+#pragma unroll
+        for (int v = 0; v < kVector; v++) sum[r][v] *= shrink;
+    }
+    __syncwarp();
+}
+
+template <int kVector>
+__device__ void finish(const struct attention_work &w, const struct attention_place &p,
+                       int64_t first_row, const float max[kWarpRows], float total[kWarpRows],
+                       float sum[kWarpRows][kVector]) {
+    int lane = threadIdx.x % WARP;
+#pragma unroll
+    for (int r = 0; r < kWarpRows; r++) {
+        float all = warp_sum(total[r]);
+        if (first_row + r >= w.n_row) continue;
+        int64_t row = attention_row_at(w, p, first_row + r);
+#pragma unroll
+        for (int v = 0; v < kVector; v++) {
+            int col = v * WARP + lane;
+            if (col < w.value_dim) w.out[row * w.value_dim + col] = all == 0 ? 0 : sum[r][v] / all;
+        }
+        if (lane == 0) w.lse[row] = attention_lse(max[r], all);
+    }
+}
+
+template <int kVector> __global__ void __launch_bounds__(kThreads) attend(struct attention_work w) {
+    DYNAMIC_SHARED(shared);
+    float *query = (float *)shared, *weight = query + kRowTile * pitch(w.head_dim);
+    float *tile = weight + kRowTile * kKeyTile; // keys, then values
+    int warp_row = threadIdx.x / WARP * kWarpRows;
+    struct attention_place p = attention_find_place(w, kRowTile);
+    load_queries(w, p.kv_head, p.first_row, query);
+    weight += warp_row * kKeyTile;
+    float score[kWarpRows], max[kWarpRows], total[kWarpRows] = {}, sum[kWarpRows][kVector] = {};
+    for (int r = 0; r < kWarpRows; r++) max[r] = -INFINITY;
+    for (int first = p.begin; first < p.end; first += kKeyTile) {
+        int n_key = min(p.end - first, kKeyTile), visible[kWarpRows];
+        for (int r = 0; r < kWarpRows; r++) {
+            int64_t row = p.first_row + warp_row + r;
+            int n = row < w.n_row ? attention_visible(w, row) - first : 0;
+            visible[r] = n < 0 ? 0 : min(n, n_key);
+        }
+        __syncthreads();
+        load_tile(w, w.key, w.key_stride, w.head_dim, p.kv_head, first, n_key, tile);
+        __syncthreads();
+        score_tile(w, query + warp_row * pitch(w.head_dim), tile, score);
+        weigh<kVector>(visible, score, weight, max, total, sum);
+        __syncthreads();
+        load_tile(w, w.value, w.value_stride, w.value_dim, p.kv_head, first, n_key, tile);
+        __syncthreads();
+        int common = visible[0]; // of the rows there are: they ascend
+        add_values<kVector>(w, tile, weight, common, sum);
+#pragma unroll
+        for (int r = 0; r < kWarpRows; r++)
+            add_row_values<kVector>(w, tile, weight + r * kKeyTile, common, visible[r], sum[r]);
+    }
+    finish<kVector>(w, p, p.first_row + warp_row, max, total, sum);
+}
+
+template <int kVector>
+enum status launch(struct backend *backend, const struct attention_work *work) {
+    int widest = work->head_dim > work->value_dim ? work->head_dim : work->value_dim;
+    int n_float = kRowTile * (work->head_dim + kPad + kKeyTile) + kKeyTile * (widest + kPad);
+    int bytes = n_float * (int)sizeof(float);
+    int64_t n_block = divide_up(work->n_row, kRowTile) * work->n_kv_head * work->n_split;
+    TRY_CUDA(
+        cudaFuncSetAttribute(attend<kVector>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+    LAUNCH(backend, attend<kVector>, (unsigned)n_block, kThreads, bytes, *work);
+    return OK;
+}
+
+} // namespace
+
+enum status attention_plain_launch(struct backend *backend, const struct attention_work *work) {
+    if (work->value_dim <= 2 * WARP) return launch<2>(backend, work);
+    if (work->value_dim <= 4 * WARP) return launch<4>(backend, work);
+    if (work->value_dim <= 8 * WARP) return launch<8>(backend, work);
+    return launch<kMostVector>(backend, work);
+}
