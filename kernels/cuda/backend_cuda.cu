@@ -49,6 +49,7 @@ static int64_t cuda_scratch_bytes(const struct backend *backend, const struct sc
     int64_t bytes = cuda_matmul_scratch_bytes(state, s);
     bytes = std::max(bytes, cuda_logprob_scratch_bytes(state, s));
     bytes = std::max(bytes, cuda_index_scratch_bytes(state, s));
+    bytes = std::max(bytes, cuda_attention_scratch_bytes(state, s));
     return bytes + kCublasWorkspaceBytes + cuda_memory_fixed_bytes();
 }
 
@@ -73,6 +74,9 @@ static const struct kernel_ops cuda_ops = {
     .gate = cuda_gate,
     .multiply = cuda_multiply,
     .convert = cuda_convert,
+    .attention = cuda_attention,
+    .merge_partials = cuda_merge_partials,
+    .attention_mass = cuda_attention_mass,
     .logprob = cuda_logprob,
     .hadamard = cuda_hadamard,
     .quantize = cuda_quantize,
