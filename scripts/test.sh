@@ -1,7 +1,8 @@
 #!/bin/bash
 # Runs the tests: scripts/test.sh [BUILD [NAME...]], e.g. scripts/test.sh build/cpu mpi/ring cli
 # A NAME is a suite (unit, mpi, cli) or a part of a test's name. Tests:
-#   tests/unit/test_*.c  one process      tests/mpi/test_*.c  on the rank counts of its first line
+#   tests/unit/test_*.c  one process      tests/mpi/test_*.c  on the rank counts of its first line, and
+#                        on those of its second line with a fake device (tests/common/fake_device.h)
 #   tests/cli/*.sh       a script (not lib.sh), given HALKA (the program), MPIRUN, HALKA_MODEL and an empty TMPDIR
 # A test fails by its exit code, is skipped by exit code 77 (a line with "skip" says why), and is stopped
 # after TEST_TIMEOUT seconds. Output is shown when it fails, all of it with VERBOSE=1.
@@ -76,6 +77,11 @@ for source in tests/mpi/test_*.c; do
     [ -n "$ranks" ] || run "mpi/${name#test_}" sh -c "echo '$source: no // ranks: on line 1'; false"
     for n in $ranks; do
         run "mpi/${name#test_} on $n" scripts/mpirun.sh -np "$n" "$build/tests/mpi/$name"
+    done
+    ranks=$(sed -n '2s,^// fake device:,,p' "$source")
+    for n in $ranks; do
+        run "mpi/${name#test_} on $n, fake device" env HALKA_TEST_BACKEND=fake \
+            scripts/mpirun.sh -np "$n" "$build/tests/mpi/$name"
     done
 done
 for script in tests/cli/*.sh; do

@@ -32,19 +32,6 @@ RANKS=2 expect "plan of a run" 0 "weights are sharded: each chunk of prefill bri
 expect "wrong word" 78 "partition.weights must be one of auto|replicated|sharded" \
     run --model tests/fixtures/tiny-qwen3 --set partition.weights=split
 
-# Planned and measured memory of the ranks, within 15 %.
-if [ -r "$model" ]; then
-    head -c 1500 tests/fixtures/smollm2/pride.txt >"$work/text"
-    RANKS=2 expect "demo model" 0 "" run --model "$model" --task score --document "$work/text" \
-        --output "$work/demo" --set partition.weights=sharded
-    apart=$(awk -F': ' '/"planned_bytes"/ { planned += $2 } /"peak_bytes"/ { peak += $2 }
-        END { x = planned / peak; print (x > 0.85 && x < 1.15) ? "close" : x }' \
-        "$work/demo/report.json")
-    same "planned over measured memory" "$apart" close
-else
-    echo "no demo model: its memory is not measured"
-fi
-
 # Llama 3.1 by config.json and tensor names alone, in bf16 or in fp8 with block scales.
 llama() { # FOLDER LAYERS HIDDEN HEADS INNER [SCALES]
     mkdir "$1"

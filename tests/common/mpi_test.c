@@ -2,6 +2,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "tests/common/backends.h"
 #include "tests/common/cases.h"
@@ -35,6 +36,19 @@ int mpi_test_stop(int n_failed) {
     return 0;
 }
 
+static void open_device_comm(struct backend *backend) {
+    const char *wish = getenv("HALKA_TEST_TRANSPORT");
+    struct comm *host = &mpi_test_host_comm;
+    if (wish && strcmp(wish, "nccl") == 0) {
+        demand(comm_nccl_open(&mpi_test_comm, host, backend, host->deadline_s));
+    } else if (host->size == 1) {
+        demand(comm_self_open(&mpi_test_comm, backend));
+        mpi_test_comm.host = host;
+    } else {
+        demand(comm_mpi_staged_open(&mpi_test_comm, host, backend, host->deadline_s));
+    }
+}
+
 void mpi_test_open_backend(enum backend_kind kind, struct backend *out) {
     struct backend_options options = {.kind = kind, .n_thread = mpi_test_cluster.n_thread};
     enum test_place place = test_place();
@@ -46,13 +60,7 @@ void mpi_test_open_backend(enum backend_kind kind, struct backend *out) {
     demand(backend_open(&options, out));
     if (place == PLACE_FAKE) fake_device_open(*out, out);
     if (out->memory == MEMORY_HOST) return;
-    if (mpi_test_cluster.size == 1) {
-        demand(comm_self_open(&mpi_test_comm, out));
-        mpi_test_comm.host = &mpi_test_host_comm;
-    } else {
-        demand(comm_mpi_staged_open(&mpi_test_comm, &mpi_test_host_comm, out,
-                                    mpi_test_host_comm.deadline_s));
-    }
+    open_device_comm(out);
 }
 
 void mpi_test_close_backend(struct backend *backend) {

@@ -1,5 +1,6 @@
 // A cmocka program that runs on every rank of a job; rank 0 shows the output. HALKA_TEST_BACKEND
-// says where its backends compute: cpu (or unset), fake (tests/common/fake_device.h) or cuda.
+// says where its backends compute: cpu (or unset), fake (tests/common/fake_device.h) or cuda;
+// HALKA_TEST_TRANSPORT = nccl takes that in place of self and mpi_staged.
 #ifndef HALKA_TESTS_COMMON_MPI_TEST_H
 #define HALKA_TESTS_COMMON_MPI_TEST_H
 

@@ -1,4 +1,5 @@
 // ranks: 1 2 3 4 8
+// fake device: 3
 // Rows that travel to experts and home: an expert here multiplies a row by its number plus one and
 // adds its number, so that what must come home is known. Uneven loads, ranks without tokens, more
 // ranks than experts, one expert for all.

@@ -1,4 +1,5 @@
 // ranks: 1 2 3 4 8
+// fake device: 3
 // Tiny random checkpoints of every architecture and storage against Hugging Face transformers,
 // whose log-probabilities and logits were computed in float64 (scripts/make_model_fixtures.py).
 #include <setjmp.h>

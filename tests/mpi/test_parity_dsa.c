@@ -1,4 +1,5 @@
 // ranks: 1 2 3 4 8
+// fake device: 2
 // Tiny random checkpoints with latent attention, experts and indexers against Hugging Face
 // transformers in float64 (scripts/make_sparse_fixtures.py). One wrong key of one query moves
 // log-probabilities by 1 and more: what passes has selected the very sets of the reference.

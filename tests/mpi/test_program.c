@@ -1,4 +1,5 @@
 // ranks: 1 2 3
+// fake device: 2
 // The verbs of the program where the backend computes that HALKA_TEST_BACKEND names, and then on
 // the cpu: verify passes, plan knows of the memory, run writes the same results.
 #include <math.h>

@@ -1,4 +1,5 @@
 // ranks: 1 2 3 4 8
+// fake device: 3
 // Ring attention in every form against one process that attends the whole sequence.
 
 #include <setjmp.h>

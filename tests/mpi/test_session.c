@@ -1,4 +1,5 @@
 // ranks: 1 2 3 4 8
+// fake device: 1 3
 // A session gives the same numbers however its tokens arrive: whole, in chunks, one at a time,
 // after a truncation, in either layout. (Equality with Hugging Face's numbers is test_parity's
 // part.)

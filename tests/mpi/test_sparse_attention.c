@@ -1,4 +1,5 @@
 // ranks: 1 2 3 4 5 8
+// fake device: 2
 // Sparse attention over ranks against one process that scores, sorts and attends everything: the
 // same sets, bit for bit, for every rank count, chunk, exchange and batch, also where thousands of
 // scores are equal; the same results within rounding; the bytes that the volume model counts.
