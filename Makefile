@@ -78,6 +78,9 @@ tests: $(TESTS)
 benches: $(BENCHES)
 test: all tests
 	scripts/test.sh $(BUILD)
+gpu-test:
+	$(MAKE) CUDA=1 all tests
+	scripts/gpu_test.sh --build build/cuda
 demo: all
 	scripts/demo.sh $(BUILD)/halka
 bench: all benches
@@ -109,7 +112,8 @@ help:
 	@echo "make            build/cpu/halka"
 	@echo "make demo       fetch the demo model and read a long document on two ranks"
 	@echo "make test       every test;  make check  lint;  make bench  speed;  make fuzz  parsers, 60 s each"
+	@echo "make gpu-test   tests on this machine's GPU, with CUDA=1"
 	@echo "make CUDA=1     build/cuda/halka;  make CUDA=1 bundle  a folder for machines that lack libraries"
 	@echo "make format | ASAN=1 | install PREFIX=/usr/local | clean"
-.PHONY: all tests benches test demo bench check format fuzz bundle install clean flags libraries help
+.PHONY: all tests benches test gpu-test demo bench check format fuzz bundle install clean flags libraries help
 -include $(LIB_OBJ:.o=.d) $(APP_OBJ:.o=.d) $(TESTS:=.d) $(BENCHES:=.d) $(TEST_OBJ:.o=.d)

@@ -145,10 +145,9 @@ enum status session_measure(const struct checkpoint *checkpoint, const struct ba
 }
 
 // Of the weights that a rank maps or holds. On hosts the embedding rows of its own tokens are read
-// in the mapping, and so they are for devices, which share nothing and do not hold them.
+// in the mapping, and so they are for devices, where they are not the device's.
 static int64_t weights_share(const struct weights_extent *weights, const struct backend *backend,
                              const struct session_sizes *sizes, int local_size) {
-    if (backend->memory == MEMORY_DEVICE) local_size = 1;
     int64_t embedding = sizes->forward.n_row * weights->embedding_row_bytes;
     int64_t table = weights->embedding_bytes / local_size;
     if (embedding > table) embedding = table;

@@ -1,0 +1,215 @@
+#!/bin/bash
+# Tests on a GPU: scripts/gpu_test.sh [--build DIR] [--log FILE.md] [PART...]; without names, all parts.
+#   unit       every operation against the reference, behind the mirror of tests/common
+#   ranks      attention, experts, sessions and the verbs on 1 to 4 ranks, through mpi_staged
+#   parity     log-probabilities against Hugging Face's, tiny models and the demo model
+#   nccl       the same over NCCL, one rank a GPU
+#   cli        the program: verify on 1, 2 and 4 ranks; the demo model on cuda and on cpu
+#   memcheck racecheck initcheck synccheck    operations under compute-sanitizer
+# Nothing is built where DIR (build/cuda) is there: it may be a copy (make CUDA=1 bundle). A part stops
+# beginning tests after PART_SECONDS (460). --log adds a section a part to a file. Exit code 77: no GPU.
+set -uo pipefail
+cd "$(dirname "$0")/.." || exit 70
+build=build/cuda log=
+while [[ ${1:-} == --* ]]; do
+    case $1 in
+    --build) build=$2 ;;
+    --log) log=$2 ;;
+    *) echo "gpu_test: no such option: $1" >&2 && exit 64 ;;
+    esac
+    shift 2
+done
+parts=("$@")
+[ $# -gt 0 ] || parts=(unit ranks parity nccl cli memcheck racecheck initcheck synccheck)
+n_gpu=$(nvidia-smi -L 2>/dev/null | grep -c '^GPU ')
+if [ "$n_gpu" -eq 0 ]; then
+    echo "skipped: nvidia-smi -L shows no GPU on this machine"
+    exit 77
+fi
+if [ ! -x "$build/halka" ]; then
+    make CUDA=1 -j"$(nproc)" all tests || exit
+fi
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+export TMPDIR=$work OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
+unset HALKA_TEST_BACKEND HALKA_TEST_TRANSPORT
+halka=$build/halka
+if model=$(scripts/fetch_model.sh 2>"$work/model.log"); then
+    export HALKA_MODEL=$model
+else
+    unset HALKA_MODEL
+    echo "no demo model: $(tail -1 "$work/model.log")"
+fi
+
+n_passed=0 n_failed=0 n_skipped=0
+write() { [ -z "$log" ] || printf '%s\n' "$*" >>"$log"; }
+row() { # RESULT NAME SECONDS FIGURES
+    printf '%-7s %s (%s s)%s\n' "$1" "$2" "$3" "${4:+: $4}"
+    write "| $2 | $1 | $3 | ${4:-} |"
+}
+skip() { # NAME WHY
+    n_skipped=$((n_skipped + 1))
+    row skipped "$1" 0 "$2"
+}
+# run NAME COMMAND...: by its exit code; a line that begins with "figure" is kept in the log.
+run() {
+    local name=$1 begun=$EPOCHREALTIME left=$((part_end - SECONDS)) code seconds figures
+    shift
+    if [ $left -lt 5 ]; then
+        skip "$name" "no time left in this part"
+        return
+    fi
+    timeout --kill-after=10 "$left" "$@" >"$work/log" 2>&1 </dev/null
+    code=$?
+    seconds=$(awk -v a="$begun" -v b="$EPOCHREALTIME" 'BEGIN { printf "%.1f", b - a }')
+    figures=$(grep -aoE '^figure: .*|differ by .*|[0-9]+ of [0-9]+ tokens equal' "$work/log" |
+        sed 's/^figure: //' | head -8 | paste -sd ';' | sed 's/;/; /g')
+    case $code in
+    0)
+        n_passed=$((n_passed + 1))
+        row ok "$name" "$seconds" "$figures"
+        ;;
+    77) skip "$name" "$(grep -aim1 skip "$work/log" || tail -1 "$work/log")" ;;
+    *)
+        n_failed=$((n_failed + 1))
+        [ $code -ne 124 ] || echo "stopped after $left s" >>"$work/log"
+        row FAILED "$name" "$seconds" "exit code $code"
+        grep -avE '^\[ RUN|^\[       OK' "$work/log" | tail -40 | cut -c1-300 >"$work/tail"
+        sed 's/^/    /' "$work/tail"
+        ;;
+    esac
+}
+
+units=(device kernels attention index candidates sparse sparse_attention experts)
+unit() {
+    local name
+    for name in "${units[@]}"; do
+        [ -x "$build/tests/unit/test_$name" ] || continue
+        run "unit/$name" "$build/tests/unit/test_$name"
+    done
+}
+# on_ranks COUNTS NAME...: tests over ranks, on those of their counts that are wanted.
+on_ranks() {
+    local wanted=$1 counts name n
+    shift
+    for name in "$@"; do
+        [ -x "$build/tests/mpi/test_$name" ] || continue
+        counts=$(sed -n '1s,^// ranks:,,p' "tests/mpi/test_$name.c")
+        for n in $counts; do
+            [[ " $wanted " == *" $n "* ]] || continue
+            run "mpi/$name on $n${HALKA_TEST_TRANSPORT:+, $HALKA_TEST_TRANSPORT}" \
+                scripts/mpirun.sh -np "$n" "$build/tests/mpi/test_$name"
+        done
+    done
+}
+ranks() {
+    export HALKA_TEST_BACKEND=cuda
+    on_ranks "1 2 3 4" comm_staged ring_attention sparse_attention expert_exchange session weights \
+        program
+}
+parity() {
+    export HALKA_TEST_BACKEND=cuda
+    on_ranks "1 2 3 4" parity parity_dsa
+    on_ranks "1 2 4" parity_smollm2 parity_indexer
+}
+# NCCL takes one rank a device.
+nccl() {
+    local counts
+    export HALKA_TEST_BACKEND=cuda HALKA_TEST_TRANSPORT=nccl
+    if [ "$n_gpu" -eq 1 ]; then
+        skip "nccl on 2 ranks" "one GPU on this machine"
+        counts=1
+    else
+        counts=$(seq -s ' ' 2 "$n_gpu")
+    fi
+    on_ranks "$counts" comm_nccl ring_attention sparse_attention expert_exchange session weights \
+        parity parity_dsa program
+}
+
+verify() { # RANKS: the largest residual is the figure
+    scripts/mpirun.sh -np "$1" "$halka" verify --set run.backend=cuda >"$work/verify" 2>&1 ||
+        { cat "$work/verify" && return 1; }
+    cat "$work/verify"
+    awk '$NF == "PASSED" && $(NF - 1) ~ /^[0-9.e-]+$/ && $(NF - 1) > most { most = $(NF - 1) }
+        /^[0-9]+ passed/ { sum = $1 " rows" } END { print "figure: " sum ", largest residual " most }' \
+        "$work/verify"
+}
+# Perplexity and answer of the demo model on both backends; tolerance is relative.
+demo() { # PRECISION TOLERANCE
+    local backend perplexity=() answer=() rate=() output
+    [ -n "${HALKA_MODEL:-}" ] || { echo "skipped: no demo model" && return 77; }
+    for backend in cuda cpu; do
+        output=$work/demo-$1-$backend
+        "$halka" run --model "$HALKA_MODEL" --document tests/fixtures/smollm2/pride.txt --task score \
+            --output "$output" --set run.backend=$backend --set run.precision="$1" || return 1
+        perplexity+=("$(grep -o '"perplexity": [0-9.]*' "$output/results.jsonl" | cut -d' ' -f2)")
+        rate+=("$(grep -o '"tokens_per_second": [0-9.]*' "$output/report.json" | cut -d' ' -f2)")
+        "$halka" run --model "$HALKA_MODEL" --document tests/fixtures/smollm2/pride.txt --task answer \
+            --question "Who is speaking to Mr. Bennet?" --set task.max_tokens=12 \
+            --output "$output-answer" --set run.backend=$backend --set run.precision="$1" || return 1
+        answer+=("$(grep -o '"answer": "[^"]*"' "$output-answer/results.jsonl")")
+    done
+    echo "figure: perplexity ${perplexity[0]} on cuda, ${perplexity[1]} on cpu; ${rate[0]} and ${rate[1]} tokens/s"
+    [ "$1" != fp32 ] || [ "${answer[0]}" = "${answer[1]}" ] ||
+        { printf 'other answers:\n%s\n%s\n' "${answer[@]}" && return 1; }
+    awk -v a="${perplexity[0]}" -v b="${perplexity[1]}" -v t="$2" \
+        'BEGIN { d = (a - b) / b; exit !(d <= t && -d <= t) }'
+}
+plan() {
+    "$halka" plan --model tests/fixtures/tiny-llama --tokens "$work/ids" --set run.backend=cuda >"$work/plan" ||
+        return 1
+    cat "$work/plan"
+    grep -q "on its device (" "$work/plan"
+}
+cli() {
+    local n
+    seq 5 90 >"$work/ids"
+    for n in 1 2 4; do run "halka verify on $n" verify "$n"; done
+    run "halka plan" plan
+    run "demo model, fp32, cuda and cpu" demo fp32 1e-3
+    run "demo model, bf16 on cuda" demo auto 1e-2
+}
+sanitize() { # TOOL NAME...
+    local tool=$1 name
+    shift
+    if ! command -v compute-sanitizer >/dev/null; then
+        skip "$tool" "compute-sanitizer is not installed"
+        return
+    fi
+    for name in "$@"; do
+        [ -x "$build/tests/unit/test_$name" ] || continue
+        run "$tool of unit/$name" compute-sanitizer --tool "$tool" --error-exitcode 1 --print-limit 5 \
+            "$build/tests/unit/test_$name"
+    done
+}
+memcheck() { sanitize memcheck device experts sparse sparse_attention candidates attention index kernels; }
+racecheck() { sanitize racecheck experts sparse sparse_attention candidates attention index kernels; }
+initcheck() { sanitize initcheck experts sparse sparse_attention candidates attention; }
+synccheck() { sanitize synccheck experts sparse sparse_attention candidates attention index kernels; }
+
+if [ -n "$log" ] && [ ! -s "$log" ]; then
+    write "# Tests on a GPU"
+    write ""
+    write "\`make gpu-test\`, or scripts/gpu_test.sh on a machine with a copy of build/cuda."
+fi
+write ""
+write "$(date -u '+%Y-%m-%d %H:%M UTC'), $n_gpu x $(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader |
+    head -1 | sed 's/, /, driver /'), commit $(git rev-parse --short HEAD 2>/dev/null || echo unknown)"
+for part in "${parts[@]}"; do
+    case $part in
+    unit | ranks | parity | nccl | cli | memcheck | racecheck | initcheck | synccheck) ;;
+    *) echo "gpu_test: no such part: $part" >&2 && exit 64 ;;
+    esac
+    write ""
+    write "## $part"
+    write ""
+    write "| test | result | seconds | figures |"
+    write "| --- | --- | ---: | --- |"
+    part_end=$((SECONDS + ${PART_SECONDS:-460}))
+    "$part"
+    unset HALKA_TEST_BACKEND HALKA_TEST_TRANSPORT
+done
+write ""
+write "$n_passed passed, $n_failed failed, $n_skipped skipped"
+echo "$n_passed passed, $n_failed failed, $n_skipped skipped"
+[ $n_failed -eq 0 ]
