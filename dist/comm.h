@@ -96,6 +96,10 @@ enum status comm_mpi_open(struct comm *out, double deadline_s);
 // mpi_staged: through pinned host memory; any ranks may share a device.
 enum status comm_mpi_staged_open(struct comm *out, struct comm *host, struct backend *backend,
                                  double deadline_s);
+// mpi on device pointers: only where MPI was built for them, which the second function tells.
+enum status comm_mpi_device_open(struct comm *out, struct comm *host, struct backend *backend,
+                                 double deadline_s);
+bool comm_mpi_reaches_devices(void);
 // NCCL, one rank a device. ERR_CONFIG in a build without it.
 enum status comm_nccl_open(struct comm *out, struct comm *host, struct backend *backend,
                            double deadline_s);

@@ -54,10 +54,12 @@ static enum status open_device_comm(struct job *job) {
         job->comm.host = host;
         return OK;
     }
-    FAIL(ERR_CONFIG,
-         "run.transport = mpi does not reach the memory of backend %s: use auto or "
-         "mpi_staged",
-         job->backend.ops->name);
+    if (!comm_mpi_reaches_devices())
+        FAIL(ERR_CONFIG,
+             "run.transport = mpi needs an MPI library built for the memory of backend "
+             "%s, and this one is not: use auto or mpi_staged",
+             job->backend.ops->name);
+    return comm_mpi_device_open(&job->comm, host, &job->backend, o->deadline);
 }
 
 enum status job_open_ranks(struct job *job, enum status parsed) {
