@@ -84,6 +84,13 @@ done
 # Ranks and memory.
 RANKS=2 expect "transport self on two ranks" 78 "run.transport = self" run --model "$tiny" \
     --tokens "$work/ids" --set run.transport=self --output "$work/o"
+for transport in nccl mpi_staged; do
+    for ranks in 1 2; do
+        RANKS=$ranks expect "transport $transport on the host, $ranks" 78 "$transport is for devices" \
+            run --model "$tiny" --tokens "$work/ids" --set run.backend=cpu \
+            --set run.transport=$transport --output "$work/o"
+    done
+done
 if [ -r "$model" ]; then
     for verb in plan run; do # 2 TB of keys and values
         expect "$verb beyond memory" 71 "are available" $verb --model "$model" --task answer \
