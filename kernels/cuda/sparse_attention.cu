@@ -44,14 +44,21 @@ enum status cuda_sparse_attention(struct backend *backend,
     const struct attention_args *a = &args->attention;
     int64_t n_row = a->n_query * a->n_head;
     if (n_row == 0) return OK;
-    struct sparse_parts parts = {count_parts(cuda_state(backend), n_row, args->k), a->out, a->lse};
+    const struct cuda_state *state = cuda_state(backend);
+    int rows = sparse_attention_mma_rows(state, a);
+    int64_t n_block = n_row;
+    if (rows > 0) n_block = a->n_query * a->n_kv_head * divide_up(a->n_head / a->n_kv_head, rows);
+    struct sparse_parts parts = {count_parts(state, n_block, args->k), a->out, a->lse};
     if (parts.n_part > 1) {
         void *scratch;
         TRY(cuda_scratch(backend, parts.n_part * n_row * (a->value_dim + 1) * 4, &scratch));
         parts.out = (float *)scratch;
         parts.lse = parts.out + parts.n_part * n_row * a->value_dim;
     }
-    TRY(sparse_attention_plain(backend, args, &parts));
+    if (rows > 0)
+        TRY(sparse_attention_mma(backend, args, &parts));
+    else
+        TRY(sparse_attention_plain(backend, args, &parts));
     if (parts.n_part == 1) return OK;
     LAUNCH(backend, merge_kernel, (unsigned)divide_up(n_row, MERGE_WARPS), MERGE_THREADS, 0, parts,
            n_row, a->value_dim, a->out, a->lse);

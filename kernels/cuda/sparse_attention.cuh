@@ -26,6 +26,11 @@ enum status sparse_attention_plain(struct backend *backend,
                                    const struct sparse_attention_args *args,
                                    const struct sparse_parts *parts);
 
+// Heads that a block of the form for the tensor cores takes; 0 where it does not take the shape.
+int sparse_attention_mma_rows(const struct cuda_state *state, const struct attention_args *args);
+enum status sparse_attention_mma(struct backend *backend, const struct sparse_attention_args *args,
+                                 const struct sparse_parts *parts);
+
 // What the parts need of scratch, at most.
 int64_t sparse_attention_scratch_bytes(const struct cuda_state *state,
                                        const struct scratch_shape *s);

@@ -30,6 +30,10 @@ static const struct sparse_case cases[] = {
     {"latent", 3, 700, 16, 1, 576, 512, 600, true, DTYPE_F32, DTYPE_F32},
     {"latent, bf16", 2, 2500, 128, 1, 576, 512, 2048, true, DTYPE_BF16, DTYPE_BF16},
     {"heads of their own", 5, 64, 4, 4, 192, 128, 33, false, DTYPE_BF16, DTYPE_F32},
+    {"expanded latent, bf16", 4, 300, 4, 4, 192, 128, 200, false, DTYPE_BF16, DTYPE_BF16},
+    {"wide heads, bf16", 3, 400, 40, 2, 128, 128, 321, false, DTYPE_BF16, DTYPE_BF16},
+    {"few latent heads, bf16", 3, 500, 5, 1, 576, 512, 300, true, DTYPE_BF16, DTYPE_BF16},
+    {"one latent query, bf16", 1, 1500, 80, 1, 576, 512, 1100, true, DTYPE_BF16, DTYPE_BF16},
     {"one selected", 4, 40, 3, 1, 16, 24, 1, false, DTYPE_F32, DTYPE_F32},
 };
 enum { N_CASE = sizeof cases / sizeof *cases };
