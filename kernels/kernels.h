@@ -26,7 +26,6 @@ struct backend {
     bool bf16_products; // the processor multiplies bf16 natively: `auto` precision means bf16
     unsigned char device_id[16]; // MEMORY_DEVICE: differs between any two devices of a job
     char device_name[64];        // likewise: "NVIDIA H100 80GB HBM3"
-    int64_t device_bytes;        // MEMORY_DEVICE: free there when the backend was opened
     void *state;                 // owned by the backend
     // Called again and again while the host waits in sync(), which returns what it returns: a
     // transport's look at its peers and deadline. NULL: nobody looks.

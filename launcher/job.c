@@ -182,48 +182,61 @@ static enum status measure_documents(struct job *job, int64_t *longest) {
     return OK;
 }
 
-// What this rank may use of its device's memory; 0: it computes on the host.
-static int64_t device_share(const struct job *job) {
-    int n_device = backend_device_count((enum backend_kind)job->options->backend);
-    if (job->backend.memory == MEMORY_HOST || n_device == 0) return 0;
-    return job->backend.device_bytes / ((job->cluster->local_size + n_device - 1) / n_device);
-}
-
 static enum status measure_plan(struct job *job) {
     return session_plan(&job->checkpoint, &job->backend, job->comm.size, job->cluster->local_size,
                         &job->session_options, &job->plan);
 }
 
-// Whether some rank's device cannot hold all weights, the same on all ranks. Hosts can leave pages
-// of the one copy of their node.
-static enum status choose_weights(struct job *job) {
-    int64_t device = device_share(job), lacking = 0;
-    if (job->options->weights != WEIGHTS_AUTO || job->backend.memory == MEMORY_HOST) return OK;
+// What this rank may use of its device, which it may share with others of its node; 0 on hosts.
+static enum status measure_device(struct job *job, int64_t *share) {
     struct comm *host = comm_host(&job->comm);
-    TRY(comm_agree(host, measure_plan(job)));
-    if (job->plan.total > device) lacking = 1;
-    TRY(host->ops->all_reduce(host, &lacking, 1, REDUCE_MAX_I64));
-    job->session_options.sharded = lacking;
+    struct device_memory memory;
+    bool distinct;
+    *share = 0;
+    if (job->backend.memory == MEMORY_HOST) return OK;
+    TRY(comm_devices_distinct(host, &job->backend, &distinct));
+    TRY(comm_agree(host, job->backend.ops->device_memory(&job->backend, &memory)));
+    int n_device = backend_device_count((enum backend_kind)job->options->backend);
+    int n_here = job->cluster->local_size;
+    if (n_device < 1) n_device = 1; // one that is imitated
+    *share = memory.available / (distinct ? 1 : (n_here + n_device - 1) / n_device);
     return OK;
 }
 
-static enum status check_plan(struct job *job) {
-    TRY(measure_plan(job));
+static enum status check_device(const struct job *job, int64_t share) {
+    if (job->plan.total <= share) return OK;
+    FAIL(ERR_MEMORY,
+         "the plan needs %.2f GiB of a device where a rank may use %.2f GiB: use more ranks, "
+         "%sor a smaller prefill.chunk or document",
+         (double)job->plan.total / (1 << 30), (double)share / (1 << 30),
+         job->session_options.sharded ? "" : "partition.weights = sharded, ");
+}
+
+static enum status check_node(const struct job *job) {
     int64_t node = job->plan.total * job->cluster->local_size;
-    int64_t available = cluster_available_bytes(), device = device_share(job);
-    if (device > 0 && job->plan.total > device) {
-        FAIL(ERR_MEMORY,
-             "the plan needs %.2f GiB of a device, where a rank may use %.2f GiB: use more ranks, "
-             "partition.weights = sharded, or a smaller prefill.chunk or document",
-             (double)job->plan.total / (1 << 30), (double)device / (1 << 30));
-    }
-    if (device == 0 && available > 0 && node > available) {
-        FAIL(ERR_MEMORY,
-             "the plan needs %.2f GiB on this node (%d ranks of %.2f GiB) and %.2f GiB "
-             "are available: use more nodes, or a smaller prefill.chunk or document",
-             (double)node / (1 << 30), job->cluster->local_size,
-             (double)job->plan.total / (1 << 30), (double)available / (1 << 30));
-    }
+    int64_t available = cluster_available_bytes();
+    if (available <= 0 || node <= available) return OK;
+    FAIL(ERR_MEMORY,
+         "the plan needs %.2f GiB on this node (%d ranks of %.2f GiB) and %.2f GiB "
+         "are available: use more nodes, or a smaller prefill.chunk or document",
+         (double)node / (1 << 30), job->cluster->local_size, (double)job->plan.total / (1 << 30),
+         (double)available / (1 << 30));
+}
+
+static enum status check_plan(struct job *job, int64_t device_share) {
+    TRY(measure_plan(job));
+    return device_share ? check_device(job, device_share) : check_node(job);
+}
+
+// Shards where some rank's device cannot hold all weights. The ranks of a host share one copy,
+// whose pages the system can drop.
+static enum status choose_weights(struct job *job, int64_t device_share) {
+    struct comm *host = comm_host(&job->comm);
+    if (job->options->weights != WEIGHTS_AUTO || job->backend.memory == MEMORY_HOST) return OK;
+    TRY(comm_agree(host, measure_plan(job)));
+    int64_t lacking = job->plan.total > device_share;
+    TRY(host->ops->all_reduce(host, &lacking, 1, REDUCE_MAX_I64));
+    job->session_options.sharded = lacking && host->size > 1;
     return OK;
 }
 
@@ -244,7 +257,7 @@ void job_set_session_options(struct job *job, int64_t max_tokens) {
 }
 
 enum status job_plan(struct job *job) {
-    int64_t longest = 0;
+    int64_t longest = 0, device_share;
     double begun = profile_begin(&job->profile, PHASE_TOKENIZE);
     enum status status = job->comm.rank == 0 ? measure_documents(job, &longest) : OK;
     TRY(comm_agree(&job->comm, status));
@@ -253,8 +266,9 @@ enum status job_plan(struct job *job) {
     TRY(host->ops->broadcast(host, &longest, sizeof longest, 0));
     profile_end(&job->profile, PHASE_TOKENIZE, begun);
     job_set_session_options(job, longest);
-    TRY(choose_weights(job));
-    return comm_agree(&job->comm, check_plan(job));
+    TRY(measure_device(job, &device_share));
+    TRY(choose_weights(job, device_share));
+    return comm_agree(&job->comm, check_plan(job, device_share));
 }
 
 enum status job_open_session(struct job *job) {

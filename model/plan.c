@@ -145,7 +145,7 @@ enum status session_measure(const struct checkpoint *checkpoint, const struct ba
 }
 
 // Of the weights that a rank maps or holds. On hosts the embedding rows of its own tokens are read
-// in the mapping, and so they are for devices, where they are not the device's.
+// in the mapping, and so they are for devices, which do not hold them.
 static int64_t weights_share(const struct weights_extent *weights, const struct backend *backend,
                              const struct session_sizes *sizes, int local_size) {
     int64_t embedding = sizes->forward.n_row * weights->embedding_row_bytes;

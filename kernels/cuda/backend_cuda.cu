@@ -126,9 +126,6 @@ static enum status open_device(struct backend *backend) {
     struct cuda_state *state = cuda_state(backend);
     TRY(check_device(state));
     TRY_CUDA(cudaSetDevice(state->device));
-    size_t free_bytes = 0, all_bytes = 0;
-    TRY_CUDA(cudaMemGetInfo(&free_bytes, &all_bytes));
-    backend->device_bytes = (int64_t)free_bytes;
     TRY_CUDA(cudaStreamCreateWithFlags(&state->compute, cudaStreamNonBlocking));
     // What a transport runs on the device comes first: other ranks wait for it.
     int least_urgent, most_urgent;

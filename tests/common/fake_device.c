@@ -349,6 +349,5 @@ void fake_device_open(struct backend host, struct backend *out) {
                             .memory = MEMORY_DEVICE,
                             .bf16_products = host.bf16_products,
                             .device_name = "fake device",
-                            .device_bytes = FAKE_BYTES,
                             .state = fake};
 }
