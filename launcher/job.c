@@ -62,12 +62,23 @@ static enum status open_device_comm(struct job *job) {
     return comm_mpi_device_open(&job->comm, host, &job->backend, o->deadline);
 }
 
+// A rank whose node shows no device would otherwise wait for transports that others do not open.
+static enum status check_places(struct job *job) {
+    int64_t on_device = job->backend.memory == MEMORY_DEVICE, all = on_device;
+    TRY(job->comm.ops->all_reduce(&job->comm, &all, 1, REDUCE_SUM_I64));
+    if (all != 0 && all != job->comm.size)
+        FAIL(ERR_CONFIG, "%lld of %d ranks found a GPU: set run.backend to cuda or cpu for all",
+             (long long)all, job->comm.size);
+    return OK;
+}
+
 enum status job_open_ranks(struct job *job, enum status parsed) {
     job->started = cluster_seconds();
     TRY(open_host_comm(job));
     TRY(comm_agree(&job->comm, parsed));
     cluster_pin_threads(job->cluster);
     TRY(comm_agree(&job->comm, open_backend(job)));
+    TRY(comm_agree(&job->comm, check_places(job)));
     if (job->backend.memory == MEMORY_HOST) return OK;
     job->host_comm = job->comm;
     job->comm = (struct comm){0};

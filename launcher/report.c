@@ -22,8 +22,9 @@ static struct rank_record own_record(struct job *job) {
     profile_sample_memory(&job->profile);
     struct rank_record record = {.tokens = job->own_tokens,
                                  .kv_bytes = facts.kv_bytes,
-                                 .bytes_sent = job->comm.bytes_sent,
-                                 .bytes_received = job->comm.bytes_received,
+                                 .bytes_sent = job->comm.bytes_sent + job->host_comm.bytes_sent,
+                                 .bytes_received =
+                                     job->comm.bytes_received + job->host_comm.bytes_received,
                                  .gathered_bytes = facts.gathered_bytes,
                                  .planned_bytes = job->plan.total,
                                  .profile = job->profile};
