@@ -25,6 +25,7 @@ static const struct rule rules[N_TENSOR_ROLE] = {
 
 static struct shard_part make_part(int role, const struct tensor *tensor, int64_t n_unit,
                                    bool columns) {
+    if (n_unit < 1) n_unit = 1; // nothing that could be cut: rank 0 has it
     struct weight whole = {.dtype = tensor->dtype,
                            .n_row = tensor->shape[0],
                            .n_col = tensor->shape[1],
