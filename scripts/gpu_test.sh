@@ -33,7 +33,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 export TMPDIR=$work OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
 unset HALKA_TEST_BACKEND HALKA_TEST_TRANSPORT
-halka=$build/halka
+export halka=$build/halka work
 if model=$(scripts/fetch_model.sh 2>"$work/model.log"); then
     export HALKA_MODEL=$model
 else
@@ -59,11 +59,12 @@ run() {
         skip "$name" "no time left in this part"
         return
     fi
+    [ "$(type -t "$1")" != function ] || set -- bash -c '"$@"' _ "$@"
     timeout --kill-after=10 "$left" "$@" >"$work/log" 2>&1 </dev/null
     code=$?
     seconds=$(awk -v a="$begun" -v b="$EPOCHREALTIME" 'BEGIN { printf "%.1f", b - a }')
     figures=$(grep -aoE '^figure: .*|differ by .*|[0-9]+ of [0-9]+ tokens equal' "$work/log" |
-        sed 's/^figure: //' | head -8 | paste -sd ';' | sed 's/;/; /g')
+        sed 's/^figure: //' | head -8 | paste -sd '|' | sed 's/|/; /g')
     case $code in
     0)
         n_passed=$((n_passed + 1))
@@ -161,6 +162,7 @@ plan() {
     cat "$work/plan"
     grep -q "on its device (" "$work/plan"
 }
+export -f verify demo plan
 cli() {
     local n
     seq 5 90 >"$work/ids"
