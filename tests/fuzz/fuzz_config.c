@@ -1,4 +1,4 @@
-// sources: model/config_json.c model/json_util.c model/architecture.c
+// sources: model/config_json.c model/config_deepseek.c model/json_util.c model/architecture.c
 // sources: model/spec.c model/rope.c kernels/status.c
 
 // config.json and generation_config.json: whatever passes the checks must give finite frequencies.
