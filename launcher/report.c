@@ -122,6 +122,7 @@ static json_t *describe_rank(const struct rank_record *r, int rank) {
     json_object_set_new(object, "bytes_received", json_integer(r->bytes_received));
     json_object_set_new(object, "weight_bytes_gathered", json_integer(r->gathered_bytes));
     json_object_set_new(object, "attention_flop", json_integer(r->profile.attention_flop));
+    json_object_set_new(object, "expert_rows", json_integer(r->profile.expert_rows));
     json_object_set_new(object, "seconds", seconds);
     json_object_set_new(object, "planned_bytes", json_integer(r->planned_bytes));
     json_object_set_new(object, "peak_bytes", json_integer(r->peak_bytes));
@@ -197,20 +198,22 @@ static void print_phases(FILE *out, const struct rank_record *records, int n, do
 
 static void print_loads(FILE *out, const struct rank_record *records, int n) {
     const double mib = 1 << 20;
-    enum { N_COLUMN = 8 };
+    enum { N_COLUMN = 9 };
     double columns[N_COLUMN][n];
-    static const char *const names[N_COLUMN] = {"tokens",    "Gflop att.",  "MiB KV",   "MiB sent",
-                                                "MiB recv.", "MiB weights", "MiB plan", "MiB peak"};
+    static const char *const names[N_COLUMN] = {"tokens",      "Gflop att.", "expert rows",
+                                                "MiB KV",      "MiB sent",   "MiB recv.",
+                                                "MiB weights", "MiB plan",   "MiB peak"};
     for (int rank = 0; rank < n; rank++) {
         const struct rank_record *r = &records[rank];
         columns[0][rank] = (double)r->tokens;
         columns[1][rank] = (double)r->profile.attention_flop * 1e-9;
-        columns[2][rank] = (double)r->kv_bytes / mib;
-        columns[3][rank] = (double)r->bytes_sent / mib;
-        columns[4][rank] = (double)r->bytes_received / mib;
-        columns[5][rank] = (double)r->gathered_bytes / mib; // of those received
-        columns[6][rank] = (double)r->planned_bytes / mib;
-        columns[7][rank] = (double)r->peak_bytes / mib;
+        columns[2][rank] = (double)r->profile.expert_rows;
+        columns[3][rank] = (double)r->kv_bytes / mib;
+        columns[4][rank] = (double)r->bytes_sent / mib;
+        columns[5][rank] = (double)r->bytes_received / mib;
+        columns[6][rank] = (double)r->gathered_bytes / mib; // of those received
+        columns[7][rank] = (double)r->planned_bytes / mib;
+        columns[8][rank] = (double)r->peak_bytes / mib;
     }
     fprintf(out, "\nWork and memory by rank\n  %-12s %12s %12s %12s\n", "", "least", "mean",
             "most");

@@ -74,6 +74,7 @@ static enum status run_experts(struct forward *f, int layer, int n_group, const 
     struct forward_buffers *b = &f->buffers;
     const struct layer_spec *l = &f->spec->layers[layer];
     int64_t width = l->experts.n_feed_forward;
+    f->profile->expert_rows += first_row[n_group];
     TRY(grouped(f, n_group, first_row, weights[0], x, b->expert_gate));
     TRY(grouped(f, n_group, first_row, weights[1], x, b->expert_up));
     double begun = profile_begin(f->profile, PHASE_OTHER);

@@ -77,6 +77,12 @@ for exchange in keys scores; do
         --set dsa.exchange=$exchange
     same "perplexity by $exchange" "$(perplexity $exchange)" "$(perplexity one)"
 done
+# Where experts run is reported, and no row is lost or run twice.
+expert_rows() {
+    grep -o '"expert_rows": [0-9]*' "$work/$1/report.json" | awk '{ n += $2 } END { print n }'
+}
+same "expert rows of three ranks" "$(expert_rows keys)" "$(expert_rows one)"
+if [ "$(expert_rows one)" -ge 300 ]; then passed; else failed "expert rows: $(expert_rows one)"; fi
 score "all selected" all --tokens "$work/ids" --set dsa.top_k=150
 score "dense" dense --tokens "$work/ids" --set attention.kind=dense
 same "k of the length is dense" "$(perplexity all)" "$(perplexity dense)"
