@@ -1,6 +1,7 @@
 #!/bin/bash
-# Speed: scripts/bench.sh [BUILD [kernels ring prefill decode]...]; without names, all of them.
+# Speed: scripts/bench.sh [BUILD [kernels ring prefill decode gpu]...]; without names, all but gpu.
 #   kernels  tests/bench/bench_*: rates of single operations, and their ratio to oneDNN's
+#   gpu      tests/bench/bench_gpu_*: operations and a network on a GPU against its ceilings
 #   ring     tests/bench/bench_*ring* on 2 ranks: GB/s of a shift
 #   prefill  tokens/s reading 2K, 8K and 16K tokens on 1 and 2 ranks, and the exposed ring wait
 #   decode   tokens/s writing 64 tokens at depth 0, 4K and 8K on 1 and 2 ranks
@@ -16,7 +17,7 @@ halka=$build/halka
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 echo "# $(nproc) cores, $(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -1), load $(cut -d' ' -f1 /proc/loadavg)"
-model=$(scripts/fetch_model.sh) || exit
+if [[ " ${parts[*]} " =~ " prefill "|" decode " ]]; then model=$(scripts/fetch_model.sh) || exit; fi
 
 # Token ids for the lengths: the committed text's, over and over.
 ids() { # N
@@ -48,7 +49,7 @@ best_seconds() { # RANKS OUTPUT ARGUMENTS...
 
 for part in "${parts[@]}"; do
     case $part in
-    kernels | ring)
+    kernels | ring | gpu)
         for bench in "$build"/tests/bench/bench_*; do
             if [ ! -x "$bench" ] || [[ $bench == *.* ]]; then continue; fi
             name=${bench##*/bench_}
@@ -56,6 +57,10 @@ for part in "${parts[@]}"; do
                 [ "$part" = ring ] || continue
                 echo "== $name, 2 ranks"
                 scripts/mpirun.sh -np 2 "$bench"
+            elif [[ $name == gpu_* ]]; then
+                [ "$part" = gpu ] || continue
+                echo "== $name"
+                "$bench"
             elif [ "$part" = kernels ]; then
                 echo "== $name"
                 "$bench"

@@ -58,13 +58,13 @@ static int64_t scaled(const struct bench *b, int64_t n) {
 }
 
 static void report_flops(const struct bench *b, const char *name, double seconds, double flop) {
-    printf("%-58s %10.3f ms %8.1f TFLOP/s %5.1f %%\n", name, seconds * 1e3, flop / seconds * 1e-12,
+    printf("%-64s %10.3f ms %8.1f TFLOP/s %5.1f %%\n", name, seconds * 1e3, flop / seconds * 1e-12,
            100 * flop / seconds / b->flops);
     fflush(stdout);
 }
 
 static void report_bytes(const struct bench *b, const char *name, double seconds, double bytes) {
-    printf("%-58s %10.3f ms %8.1f GB/s    %5.1f %%\n", name, seconds * 1e3, bytes / seconds * 1e-9,
+    printf("%-64s %10.3f ms %8.1f GB/s    %5.1f %%\n", name, seconds * 1e3, bytes / seconds * 1e-9,
            100 * bytes / seconds / b->bytes);
     fflush(stdout);
 }
@@ -320,7 +320,8 @@ int main(int argc, char **argv) {
     if (!measure_open(argc, argv, "bench_gpu_kernels", &b.backend, &b.divisor)) return 0;
     b.position = test_alloc(2 * (int64_t)MOST_KEYS * 8);
     for (int64_t i = 0; i < 2 * (int64_t)MOST_KEYS; i++) b.position[i] = i;
-    printf("# backend %s; per cent of the ceiling in the same unit\n", b.backend.ops->name);
+    printf("# backend %s %s; per cent of the ceiling in the same unit\n", b.backend.ops->name,
+           b.backend.device_name);
     measure_ceilings(&b);
     measure_attention(&b);
     measure_index(&b);

@@ -232,8 +232,8 @@ int main(int argc, char **argv) {
     double seconds;
     b.flops = measure_product_ceiling(&b.backend, b.divisor, &seconds);
     b.bytes = measure_copy_ceiling(&b.backend, b.divisor, &seconds);
-    printf("# backend %s; ceilings: product %.1f TFLOP/s, copy %.1f GB/s\n", b.backend.ops->name,
-           b.flops * 1e-12, b.bytes * 1e-9);
+    printf("# backend %s %s; ceilings: product %.1f TFLOP/s, copy %.1f GB/s\n", b.backend.ops->name,
+           b.backend.device_name, b.flops * 1e-12, b.bytes * 1e-9);
     open_checkpoint(&b);
     int64_t longest = scaled(&b, LONGEST), capacity = longest + N_DECODE + 1;
     b.logits = test_alloc(b.checkpoint.spec.n_vocab * (int64_t)sizeof *b.logits);
