@@ -8,12 +8,16 @@
 
 // Best first; the first that fits is taken.
 static const struct attention_kernel kernels[] = {
-    {"mma 64", 80, 64, 64, ATTENTION_MMA_ROWS, attention_mma_64},
-    {"mma 96", 80, 96, 96, ATTENTION_MMA_ROWS, attention_mma_96},
-    {"mma 128", 80, 128, 128, ATTENTION_MMA_ROWS, attention_mma_128},
-    {"mma 192/128", 80, 192, 128, ATTENTION_MMA_ROWS, attention_mma_192},
-    {"mma 256", 80, 256, 256, ATTENTION_MMA_ROWS, attention_mma_256},
-    {"plain", 0, 0, 0, ATTENTION_PLAIN_ROWS, attention_plain_launch},
+    {"wgmma 64", 90, 90, 64, 64, ATTENTION_WGMMA_ROWS, ATTENTION_WGMMA_ROWS, attention_wgmma_64,
+     attention_mma_64},
+    {"wgmma 128", 90, 90, 128, 128, ATTENTION_WGMMA_ROWS, ATTENTION_WGMMA_ROWS, attention_wgmma_128,
+     attention_mma_128},
+    {"mma 64", 80, 0, 64, 64, 1, ATTENTION_MMA_ROWS, attention_mma_64, NULL},
+    {"mma 96", 80, 0, 96, 96, 1, ATTENTION_MMA_ROWS, attention_mma_96, NULL},
+    {"mma 128", 80, 0, 128, 128, 1, ATTENTION_MMA_ROWS, attention_mma_128, NULL},
+    {"mma 192/128", 80, 0, 192, 128, 1, ATTENTION_MMA_ROWS, attention_mma_192, NULL},
+    {"mma 256", 80, 0, 256, 256, 1, ATTENTION_MMA_ROWS, attention_mma_256, NULL},
+    {"plain", 0, 0, 0, 0, 1, ATTENTION_PLAIN_ROWS, attention_plain_launch, NULL},
 };
 
 static bool is_aligned(const void *base, int64_t stride) {
@@ -23,8 +27,10 @@ static bool is_aligned(const void *base, int64_t stride) {
 static bool fits(const struct attention_kernel *k, const struct cuda_state *state,
                  const struct attention_args *a) {
     if (state->architecture < k->architecture) return false;
+    if (k->most_architecture && state->architecture > k->most_architecture) return false;
     if (k->head_dim == 0) return true;
-    return k->head_dim == a->head_dim && k->value_dim == a->value_dim &&
+    return k->head_dim == a->head_dim && k->value_dim == a->value_dim && a->n_key > 0 &&
+           a->n_query * (a->n_head / a->n_kv_head) >= k->fewest_row &&
            a->query_dtype == DTYPE_BF16 && a->kv_dtype == DTYPE_BF16 &&
            is_aligned(a->query, a->query_stride) && is_aligned(a->key, a->key_stride) &&
            is_aligned(a->value, a->value_stride);
@@ -114,8 +120,23 @@ static void split_keys(struct attention_work *w, int row_tile) {
     w->n_split = (int)divide_up(w->n_key, w->split_key);
 }
 
-static int64_t split_out_bytes(int64_t n_row, int value_dim) {
-    return n_row * value_dim * (int64_t)sizeof(float);
+static int64_t partial_bytes(int64_t n_row, int value_dim) {
+    return n_row * (value_dim + 1) * (int64_t)sizeof(float);
+}
+static int64_t n_spoiled_tile(const struct attention_work *w) {
+    return divide_up(w->n_row, ATTENTION_SPOILED_ROWS) * w->n_kv_head * w->n_split;
+}
+
+// Runs the kernel, then the other one on the tiles that hidden values spoiled.
+static enum status launch_both(struct backend *backend, const struct attention_kernel *kernel,
+                               struct attention_work *w, void *marks) {
+    if (!kernel->launch_spoiled || !w->visible) return kernel->launch(backend, w);
+    w->spoiled = (int *)marks;
+    TRY_CUDA(cudaMemsetAsync(marks, 0, (size_t)n_spoiled_tile(w) * sizeof(int),
+                             cuda_state(backend)->compute));
+    TRY(kernel->launch(backend, w));
+    w->only_spoiled = true;
+    return kernel->launch_spoiled(backend, w);
 }
 
 enum status cuda_attention(struct backend *backend, const struct attention_args *args) {
@@ -125,13 +146,16 @@ enum status cuda_attention(struct backend *backend, const struct attention_args 
     const struct attention_kernel *kernel = kernels;
     while (!fits(kernel, cuda_state(backend), args)) kernel++;
     split_keys(&work, kernel->row_tile);
-    if (work.n_split == 1) return kernel->launch(backend, &work);
-    int64_t n_row = work.n_split * args->n_query * args->n_head;
-    void *partials = NULL;
-    TRY(cuda_scratch(backend, split_out_bytes(n_row, args->value_dim + 1), &partials));
-    work.out = (float *)partials;
-    work.lse = work.out + n_row * args->value_dim;
-    TRY(kernel->launch(backend, &work));
+    int64_t n_partial = work.n_split > 1 ? work.n_split * args->n_query * args->n_head : 0;
+    int64_t partials_bytes = partial_bytes(n_partial, args->value_dim);
+    int64_t marks_bytes = n_spoiled_tile(&work) * (int64_t)sizeof(int);
+    void *room = NULL;
+    TRY(cuda_scratch(backend, partials_bytes + marks_bytes, &room));
+    void *marks = (char *)room + partials_bytes;
+    if (work.n_split == 1) return launch_both(backend, kernel, &work, marks);
+    work.out = (float *)room;
+    work.lse = work.out + n_partial * args->value_dim;
+    TRY(launch_both(backend, kernel, &work, marks));
     return attention_merge_splits(backend, &work, args->out, args->lse);
 }
 
@@ -144,5 +168,8 @@ int64_t cuda_attention_scratch_bytes(const struct cuda_state *state,
     if (n_split > ATTENTION_MIN_BLOCK) n_split = ATTENTION_MIN_BLOCK;
     int64_t n_row = shape->n_token * shape->n_head * n_split;
     int64_t most = 2 * ATTENTION_MIN_BLOCK * (int64_t)ATTENTION_MOST_ROW_TILE;
-    return split_out_bytes(n_row < most ? n_row : most, shape->value_dim + 1);
+    int64_t n_mark = shape->n_token * shape->n_head / ATTENTION_SPOILED_ROWS + shape->n_head +
+                     most / ATTENTION_SPOILED_ROWS;
+    return partial_bytes(n_row < most ? n_row : most, shape->value_dim) +
+           n_mark * (int64_t)sizeof(int);
 }

@@ -18,6 +18,10 @@ struct attention_work {
     float *out; // [n_split, n_query, n_head, value_dim]
     float *lse; // [n_split, n_query, n_head]
     int n_split, split_key;
+    // [n_split, n_kv_head, tiles of ATTENTION_SPOILED_ROWS rows] or NULL: tiles whose sums are NaN,
+    // marked by a kernel that multiplies values which a row does not see by 0 ...
+    int *spoiled;
+    bool only_spoiled; // ... and which alone another kernel then attends
 };
 
 enum {
@@ -28,23 +32,24 @@ enum {
     ATTENTION_MIN_SPLIT_KEY = 256,
     ATTENTION_SPLIT_MULTIPLE = 128, // of the keys of a range: whole tiles of every kernel
     ATTENTION_MOST_ROW_TILE = 128,  // most rows of a block of any kernel
+    ATTENTION_SPOILED_ROWS = 64,
 };
 
+typedef enum status attention_launch(struct backend *backend, const struct attention_work *work);
 struct attention_kernel {
     const char *name;
     int architecture;        // at least: 10 * major + minor
+    int most_architecture;   // 0: any; instructions that end in `a` exist on one alone
     int head_dim, value_dim; // exactly; 0: any, in any format and alignment
+    int64_t fewest_row;      // of a kv head, that are worth its tiles
     int row_tile;            // rows of a block
-    enum status (*launch)(struct backend *backend, const struct attention_work *work);
+    attention_launch *launch;
+    attention_launch *launch_spoiled; // attends what `launch` marks as spoiled; NULL: it marks none
 };
 
-enum status attention_plain_launch(struct backend *backend, const struct attention_work *work);
-enum status attention_mma_64(struct backend *backend, const struct attention_work *work);
-enum status attention_mma_96(struct backend *backend, const struct attention_work *work);
-enum status attention_mma_128(struct backend *backend, const struct attention_work *work);
-enum status attention_mma_192(struct backend *backend, const struct attention_work *work);
-enum status attention_mma_256(struct backend *backend, const struct attention_work *work);
-enum { ATTENTION_PLAIN_ROWS = 32, ATTENTION_MMA_ROWS = 64 };
+attention_launch attention_plain_launch, attention_mma_64, attention_mma_96, attention_mma_128,
+    attention_mma_192, attention_mma_256, attention_wgmma_64, attention_wgmma_128;
+enum { ATTENTION_PLAIN_ROWS = 32, ATTENTION_MMA_ROWS = 64, ATTENTION_WGMMA_ROWS = 128 };
 
 // attention.cu: checks the arguments and describes the work, unsplit, with `out` and `lse` the
 // caller's; visibility is staged for the operation being queued.
@@ -87,6 +92,12 @@ __device__ inline int64_t attention_row_at(const struct attention_work &w,
                                            const struct attention_place &p, int64_t row) {
     return p.split * w.n_query * w.n_head + row / w.group * w.n_head + p.kv_head * w.group +
            row % w.group;
+}
+
+__device__ inline int64_t attention_spoiled_at(const struct attention_work &w,
+                                               const struct attention_place &p, int64_t row) {
+    int64_t n_tile = (w.n_row + ATTENTION_SPOILED_ROWS - 1) / ATTENTION_SPOILED_ROWS;
+    return (p.split * w.n_kv_head + p.kv_head) * n_tile + row / ATTENTION_SPOILED_ROWS;
 }
 
 // Offset of a row in the queries.

@@ -5,12 +5,11 @@
 #ifndef HALKA_KERNELS_CUDA_ATTENTION_MMA_CUH
 #define HALKA_KERNELS_CUDA_ATTENTION_MMA_CUH
 
-#include "kernels/cuda/attention.cuh"
-#include "kernels/cuda/mma.cuh"
+#include "kernels/cuda/attention_rows.cuh"
 
 namespace attention_mma {
 
-using bf16_t = __nv_bfloat16;
+using namespace attention_rows;
 
 template <int HEAD_DIM, int VALUE_DIM, int ROW_BLOCKS, int KEY_TILE, int BLOCKS_RESIDENT>
 struct shape {
@@ -25,21 +24,6 @@ struct shape {
     static_assert(HEAD_DIM % 16 == 0 && VALUE_DIM % 16 == 0 && KEY_TILE % 16 == 0, "mma tiles");
     static_assert(ATTENTION_SPLIT_MULTIPLE % KEY_TILE == 0, "ranges are whole tiles");
 };
-
-// What a warp keeps of its rows. Thread of lane 4 g + t holds rows g and g + 8 of each 16, columns
-// 8 n + 2 t and the next: element [n][2 * half + column].
-template <class S> struct rows {
-    float sum[S::kRowBlocks][S::kValueDim / 8][4];
-    float max[S::kRowBlocks][2];   // whole numbers
-    float total[S::kRowBlocks][2]; // of this thread's columns
-    int visible[S::kRowBlocks][2]; // keys that the row sees
-};
-template <class S> using tile_scores = float[S::kRowBlocks][S::kKeyTile / 8][4];
-
-__device__ inline uint32_t pack(float low, float high) {
-    __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-    return *(uint32_t *)&pair;
-}
 
 // Rows of `n_col` elements from global to shared memory; zeros for the rows past n_row.
 template <int N_ROW, int N_COL, int N_THREAD>
@@ -109,88 +93,6 @@ __device__ inline void multiply_keys(const bf16_t *query, const bf16_t *key,
     }
 }
 
-// Hides the keys that a row does not see; first: the tile's first key.
-template <class S>
-__device__ inline void hide_keys(const rows<S> &r, int first, tile_scores<S> &score) {
-    int key = first + threadIdx.x % 4 * 2;
-#pragma unroll
-    for (int m = 0; m < S::kRowBlocks; m++)
-#pragma unroll
-        for (int n = 0; n < S::kKeyTile / 8; n++)
-#pragma unroll
-            for (int i = 0; i < 4; i++)
-                if (key + n * 8 + i % 2 >= r.visible[m][i / 2]) score[m][n][i] = -INFINITY;
-}
-
-// Raises the maxima of the rows to those of the tile. Returns whether a score is so large that its
-// product with the scale must be rounded before the maximum is subtracted (see weigh).
-template <class S>
-__device__ inline bool raise_maxima(rows<S> &r, const tile_scores<S> &score, float scale,
-                                    float (&shrink)[S::kRowBlocks][2]) {
-    float largest = 0;
-#pragma unroll
-    for (int m = 0; m < S::kRowBlocks; m++)
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-            float max = -INFINITY;
-#pragma unroll
-            for (int n = 0; n < S::kKeyTile / 8; n++)
-                max = fmaxf(max, fmaxf(score[m][n][2 * half], score[m][n][2 * half + 1]));
-            max = fmaxf(max, __shfl_xor_sync(FULL_WARP, max, 1));
-            max = fmaxf(max, __shfl_xor_sync(FULL_WARP, max, 2));
-            float new_max = attention_raise_max(r.max[m][half], max * scale);
-            shrink[m][half] = attention_shrink(r.max[m][half], new_max);
-            r.max[m][half] = new_max;
-            if (new_max != -INFINITY) largest = fmaxf(largest, fabsf(new_max));
-        }
-    return __any_sync(FULL_WARP, largest > 0x1p20f);
-}
-
-// Scores to weights 2^(score * scale - max), and the totals. One fused multiply-add a score is
-// right while the rounding of the product, which it skips, is far below 1.
-template <class S>
-__device__ inline void weigh(rows<S> &r, tile_scores<S> &score, float scale, bool is_large,
-                             const float (&shrink)[S::kRowBlocks][2]) {
-    if (is_large) {
-#pragma unroll
-        for (int m = 0; m < S::kRowBlocks; m++)
-#pragma unroll
-            for (int n = 0; n < S::kKeyTile / 8; n++)
-#pragma unroll
-                for (int i = 0; i < 4; i++) score[m][n][i] = __fmul_rn(score[m][n][i], scale);
-        scale = 1;
-    }
-#pragma unroll
-    for (int m = 0; m < S::kRowBlocks; m++)
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-            float max = r.max[m][half] == -INFINITY ? 0 : r.max[m][half], total = 0;
-#pragma unroll
-            for (int n = 0; n < S::kKeyTile / 8; n++)
-#pragma unroll
-                for (int i = 2 * half; i < 2 * half + 2; i++) {
-                    float p = exp2_approximate(fmaf(score[m][n][i], scale, -max));
-                    score[m][n][i] = p;
-                    total += p;
-                }
-            r.total[m][half] = r.total[m][half] * shrink[m][half] + total;
-        }
-}
-
-template <class S>
-__device__ inline void shrink_sums(rows<S> &r, const float (&shrink)[S::kRowBlocks][2]) {
-    bool changed = false;
-#pragma unroll
-    for (int m = 0; m < S::kRowBlocks; m++) changed |= shrink[m][0] != 1 || shrink[m][1] != 1;
-    if (!__any_sync(FULL_WARP, changed)) return; // most tiles: maxima are whole numbers
-#pragma unroll
-    for (int m = 0; m < S::kRowBlocks; m++)
-#pragma unroll
-        for (int n = 0; n < S::kValueDim / 8; n++)
-#pragma unroll
-            for (int i = 0; i < 4; i++) r.sum[m][n][i] *= shrink[m][i / 2];
-}
-
 // sum += weight value. CHOSEN: only for the rows that see exactly the first `visible` keys.
 template <class S, bool CHOSEN>
 __device__ inline void multiply_values(rows<S> &r, const tile_scores<S> &weight,
@@ -201,12 +103,7 @@ __device__ inline void multiply_values(rows<S> &r, const tile_scores<S> &weight,
     for (int key = 0; key < S::kKeyTile; key += 16) {
         uint32_t a[S::kRowBlocks][4];
 #pragma unroll
-        for (int m = 0; m < S::kRowBlocks; m++)
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-                const float *pair = weight[m][key / 8 + i / 2] + i % 2 * 2;
-                a[m][i] = pack(pair[0], pair[1]);
-            }
+        for (int m = 0; m < S::kRowBlocks; m++) pack_weights<S>(weight[m], key, a[m]);
 #pragma unroll
         for (int n = 0; n < S::kValueDim / 8; n += 2) {
             uint32_t b[4];
@@ -272,53 +169,11 @@ __device__ void multiply_values_apart(rows<S> &r, const tile_scores<S> &weight, 
 }
 
 template <class S>
-__device__ inline void begin_rows(const attention_work &w, int64_t first_row, rows<S> &r) {
-    int64_t row = first_row + threadIdx.x % WARP / 4;
-#pragma unroll
-    for (int m = 0; m < S::kRowBlocks; m++) {
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-            int64_t at = row + m * 16 + half * 8;
-            r.visible[m][half] = at < w.n_row ? attention_visible(w, at) : 0;
-            r.max[m][half] = -INFINITY;
-            r.total[m][half] = 0;
-        }
-#pragma unroll
-        for (int n = 0; n < S::kValueDim / 8; n++)
-#pragma unroll
-            for (int i = 0; i < 4; i++) r.sum[m][n][i] = 0;
-    }
-}
-
-template <class S>
-__device__ inline void finish_rows(const attention_work &w, const attention_place &p,
-                                   int64_t first_row, const rows<S> &r) {
-    int lane = threadIdx.x % WARP;
-#pragma unroll
-    for (int m = 0; m < S::kRowBlocks; m++)
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-            float total = r.total[m][half];
-            total += __shfl_xor_sync(FULL_WARP, total, 1);
-            total += __shfl_xor_sync(FULL_WARP, total, 2);
-            int64_t row = first_row + m * 16 + half * 8 + lane / 4;
-            if (row >= w.n_row) continue;
-            int64_t at = attention_row_at(w, p, row);
-            float *out = w.out + at * S::kValueDim + lane % 4 * 2;
-            float factor = total == 0 ? 0 : 1 / total;
-#pragma unroll
-            for (int n = 0; n < S::kValueDim / 8; n++)
-                *(float2 *)(out + n * 8) =
-                    make_float2(r.sum[m][n][2 * half] * factor, r.sum[m][n][2 * half + 1] * factor);
-            if (lane % 4 == 0) w.lse[at] = attention_lse(r.max[m][half], total);
-        }
-}
-
-template <class S>
 __global__ void __launch_bounds__(S::kThreads, S::kResident) attend(attention_work w) {
     DYNAMIC_SHARED(shared);
     bf16_t *query = (bf16_t *)shared, *stages = query + S::kRowTile * S::kKeyPitch;
     attention_place p = attention_find_place(w, S::kRowTile);
+    if (w.only_spoiled && !w.spoiled[attention_spoiled_at(w, p, p.first_row)]) return;
     int warp_row = threadIdx.x / WARP * S::kRowBlocks * 16;
     bool is_used = p.first_row + warp_row < w.n_row; // the warp has rows
     rows<S> r;

@@ -83,6 +83,25 @@ static const struct attention_case cases[] = {
     {"NaN in values, whole blocks", 9, 128, 6, 1, 32, 32, true, LAST, NAN_VALUE, 0},
     {"infinite scores", 20, 140, 6, 2, 32, 32, true, LAST, INF_KEY, 0},
     {"infinite values", 20, 140, 6, 2, 32, 32, true, LAST, INF_VALUE, 0},
+    // Whole tiles of rows of every kernel, and more keys than one tile has.
+    {"long, 4:1 of 128", 150, 1030, 4, 1, 128, 128, true, LAST, RANDOM, 8},
+    {"long, 2:2 of 128, shards", 150, 1100, 2, 2, 128, 128, true, SHARDS, RANDOM, 0},
+    {"long, 3:1 of 128, not causal", 90, 1000, 3, 1, 128, 128, false, LAST, RANDOM, 8},
+    {"long, 2:1 of 128, few see keys", 300, 160, 2, 1, 128, 128, true, LAST, RANDOM, 0},
+    {"long, 2:2 of 128, no visible key", 140, 200, 2, 2, 128, 128, true, BEFORE, RANDOM, 0},
+    {"long, 3:3 of 64", 200, 1100, 3, 3, 64, 64, true, LAST, RANDOM, 8},
+    {"long, 6:2 of 64, shards", 100, 900, 6, 2, 64, 64, true, SHARDS, RANDOM, 0},
+    {"long, 2:1 of 96", 140, 1000, 2, 1, 96, 96, true, LAST, RANDOM, 0},
+    {"long, 2:1 of 256", 70, 1000, 2, 1, 256, 256, true, SHARDS, RANDOM, 0},
+    {"long, keys of 192, values of 128", 140, 1000, 2, 2, 192, 128, true, LAST, RANDOM, 0},
+    {"long, values in keys of 576", 9, 1000, 16, 1, 576, 512, true, LAST, VALUE_IN_KEY, 0},
+    {"large scores of 128", 80, 300, 4, 2, 128, 128, true, LAST, LARGE, 0},
+    {"huge scores of 128", 80, 300, 4, 2, 128, 128, true, LAST, HUGE_SCORE, 0},
+    {"NaN in keys of 128", 150, 300, 2, 1, 128, 128, true, LAST, NAN_KEY, 0},
+    {"NaN in values of 128", 150, 300, 2, 1, 128, 128, true, LAST, NAN_VALUE, 0},
+    {"NaN in values of 64", 150, 301, 2, 1, 64, 64, true, LAST, NAN_VALUE, 0},
+    {"infinite scores of 128", 150, 300, 2, 1, 128, 128, true, LAST, INF_KEY, 0},
+    {"infinite values of 128", 150, 300, 2, 1, 128, 128, true, LAST, INF_VALUE, 0},
 };
 enum { N_CASE = sizeof cases / sizeof *cases };
 
