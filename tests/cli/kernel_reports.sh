@@ -8,6 +8,15 @@ folder=build/cuda/kernels/cuda
 
 # FILE KERNEL: a file of kernels/cuda and the kernel in it.
 hot_kernels="
+attention_mma_64 attend
+attention_mma_96 attend
+attention_mma_128 attend
+attention_mma_192 attend
+attention_merge merge_
+index select_kernel
+index_score_mma score_kernel
+index_candidates merge_kernel
+sparse_attention_mma attend_kernel
 matmul_short multiply_rows
 dequantise expand_rows
 logprob take_logits
