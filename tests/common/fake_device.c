@@ -96,7 +96,8 @@ static void perform(struct queue *queue, int n) {
         if (item->owned) free((void *)item->from);
     }
     queue->n -= n;
-    memmove(queue->items, queue->items + n, (size_t)queue->n * sizeof *queue->items);
+    if (queue->n > 0)
+        memmove(queue->items, queue->items + n, (size_t)queue->n * sizeof *queue->items);
 }
 
 static enum status add_block(struct backend *b, int64_t bytes, void **out) {
@@ -128,9 +129,9 @@ static void remove_block(struct backend *b, const char *op, const void *pointer)
 static void fake_close(struct backend *b) {
     struct fake *f = fake_of(b);
     if (!f) return;
+    // What is still queued may name memory that is gone: it is dropped.
+    for (int i = 0; i < f->downloads.n; i++) free((void *)f->downloads.items[i].from);
     for (int i = 0; i < f->n_block; i++) f->host.ops->free(&f->host, f->blocks[i].at);
-    perform(&f->downloads, f->downloads.n);
-    perform(&f->copies, f->copies.n);
     free(f->downloads.items);
     free(f->copies.items);
     free(f->blocks);
