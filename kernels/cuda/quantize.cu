@@ -38,12 +38,14 @@ __device__ float block_scale(float amax, bool power_of_two) {
     return __uint_as_float(((bits >> 23) + ((bits & 0x7fffff) != 0)) << 23);
 }
 
-// fp8_from_float: nearest even, saturating, NaN with its sign.
-__device__ uint8_t round_to_fp8(float x) {
+// fp8_from_float(x / scale): nearest even, saturating. A NaN keeps its sign, which the device's
+// division would drop.
+__device__ uint8_t round_to_fp8(float x, float scale) {
     constexpr int kMantissaBits = 3, kSmallestExponent = -6;
-    uint32_t bits = __float_as_uint(x), sign = bits >> 24 & 0x80;
-    float magnitude = fabsf(x);
-    if (isnan(x)) return (uint8_t)(sign | 0x7f);
+    uint32_t sign = __float_as_uint(x) >> 24 & 0x80;
+    float magnitude = __fdiv_rn(fabsf(x), scale);
+    uint32_t bits = __float_as_uint(magnitude);
+    if (isnan(magnitude)) return (uint8_t)(sign | 0x7f);
     if (magnitude >= FP8_MAX) return (uint8_t)(sign | 0x7e);
     int exponent = max((int)(bits >> 23 & 255) - 127, kSmallestExponent);
     float grid = __uint_as_float((uint32_t)(127 + kMantissaBits - exponent) << 23);
@@ -60,7 +62,7 @@ __global__ void __launch_bounds__(kThreads) quantize_blocks(struct quantize_args
     float amax = 0;
     for (int i = lane; i < a.block; i += WARP) amax = fmaxf(amax, fabsf(x[i]));
     float scale = block_scale(warp_max(amax), a.power_of_two);
-    for (int i = lane; i < a.block; i += WARP) out[i] = round_to_fp8(__fdiv_rn(x[i], scale));
+    for (int i = lane; i < a.block; i += WARP) out[i] = round_to_fp8(x[i], scale);
     if (lane == 0) a.scale[block] = scale;
 }
 
