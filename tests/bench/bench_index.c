@@ -128,7 +128,8 @@ static void bench(enum isa isa, const char *name, int n_thread, enum dtype dtype
 // Lists of candidates among N_ROW keys, and the quantisation of as many index keys.
 static void bench_lists(int n_thread) {
     enum { N_QUERY = 256, N_ROW = 131072 };
-    const struct backend_options options = {BACKEND_CPU, ISA_AUTO, n_thread};
+    const struct backend_options options = {
+        .kind = BACKEND_CPU, .isa = ISA_AUTO, .n_thread = n_thread};
     struct backend backend;
     require(backend_open(&options, &backend));
     int64_t n = (int64_t)N_QUERY * K;

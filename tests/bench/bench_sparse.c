@@ -226,7 +226,9 @@ static void bench_lengths(const struct keys *k, const struct queries *q, int64_t
 int main(int argc, char **argv) {
     int n_thread = argc > 1 ? atoi(argv[1]) : 2;
     int64_t longest = argc > 2 ? atoll(argv[2]) : 131072;
-    require(backend_open(&(struct backend_options){BACKEND_CPU, ISA_AUTO, n_thread}, &backend));
+    require(backend_open(
+        &(struct backend_options){.kind = BACKEND_CPU, .isa = ISA_AUTO, .n_thread = n_thread},
+        &backend));
     query_dtype = backend.bf16_products ? DTYPE_BF16 : DTYPE_F32;
     struct keys keys = keys_open(longest);
     struct queries queries = queries_open();
