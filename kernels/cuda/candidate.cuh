@@ -28,6 +28,29 @@ struct select_room {
     unsigned long long smallest;
 };
 
+// Counts the digits of the lanes that are `counted`. Those equal to the first lane's are added at
+// once: the upper digits of scores are mostly equal, and equal addresses wait for each other.
+__device__ inline void select_count(int *histogram, bool counted, int digit) {
+    unsigned lanes = __ballot_sync(FULL_WARP, counted);
+    if (lanes == 0) return;
+    int first = __ffs(lanes) - 1, common = __shfl_sync(FULL_WARP, digit, first);
+    unsigned same = __ballot_sync(FULL_WARP, counted && digit == common);
+    if (threadIdx.x % WARP == first)
+        atomicAdd(&histogram[common], __popc(same));
+    else if (counted && digit != common)
+        atomicAdd(&histogram[digit], 1);
+}
+
+// Raises *n by the number of lanes that want a place, and gives each of them its own.
+__device__ inline int select_place(int *n, bool wanted) {
+    unsigned lanes = __ballot_sync(FULL_WARP, wanted);
+    if (lanes == 0) return 0;
+    int lane = threadIdx.x % WARP, first = __ffs(lanes) - 1, begin = 0;
+    if (lane == first) begin = atomicAdd(n, __popc(lanes));
+    begin = __shfl_sync(FULL_WARP, begin, first);
+    return begin + __popc(lanes & ((1u << lane) - 1));
+}
+
 // Warp 0: the digit at which the count from the largest on reaches `wanted`.
 __device__ inline void select_digit(struct select_room *room, int wanted) {
     constexpr int kPerLane = SELECT_N_DIGIT / WARP;
@@ -60,10 +83,11 @@ __device__ inline uint64_t select_bound(const uint64_t *x, int n, int k, struct 
     for (int shift = 64 - SELECT_DIGIT_BITS; shift >= 0; shift -= SELECT_DIGIT_BITS) {
         for (int i = threadIdx.x; i < SELECT_N_DIGIT; i += blockDim.x) room->histogram[i] = 0;
         __syncthreads();
-        for (int i = threadIdx.x; i < n; i += blockDim.x) {
-            uint64_t candidate = x[i];
-            if ((candidate & mask) == bound)
-                atomicAdd(&room->histogram[candidate >> shift & (SELECT_N_DIGIT - 1)], 1);
+        for (int begin = 0; begin < n; begin += blockDim.x) {
+            int i = begin + threadIdx.x;
+            uint64_t candidate = i < n ? x[i] : 0;
+            select_count(room->histogram, i < n && (candidate & mask) == bound,
+                         (int)(candidate >> shift & (SELECT_N_DIGIT - 1)));
         }
         __syncthreads();
         select_digit(room, k);
@@ -86,10 +110,9 @@ __device__ inline int select_keep(const uint64_t *x, int n, uint64_t bound, int 
         int i = begin + threadIdx.x;
         uint64_t candidate = i < n ? x[i] : 0;
         __syncthreads(); // all of this tile have been read: the front may overwrite it
-        if (i < n && candidate >= bound) {
-            int at = atomicAdd(&room->n_kept, 1);
-            if (at < most) to[at] = candidate;
-        }
+        bool wanted = i < n && candidate >= bound;
+        int at = select_place(&room->n_kept, wanted);
+        if (wanted && at < most) to[at] = candidate;
     }
     __syncthreads();
     int kept = min(room->n_kept, most);

@@ -3,7 +3,6 @@
 // to a buffer, and cuts the buffer back to the k best when it is full. The first score that is not
 // a number, by query and then by key, goes to the fault record at the end.
 #include "kernels/cuda/candidate.cuh"
-#include "kernels/cuda/fp8.cuh"
 #include "kernels/cuda/index.cuh"
 #include "kernels/cuda/sparse_attention.cuh"
 
@@ -57,15 +56,22 @@ __device__ inline void list_raise(struct list *list, uint64_t threshold) {
     list->score = threshold ? score_of(threshold) : -INFINITY;
 }
 
+// Adds one score of each lane whose key is visible; all lanes of a warp call it.
 __device__ inline void list_add(const struct select_chunk &c, const struct list &list, int64_t t,
-                                int64_t key, float score, int *n) {
-    if (score < list.score) return;
-    if (isnan(score)) {
+                                int64_t key, bool visible, float score, int *n) {
+    bool wanted = visible && !(score < list.score);
+    if (!__any_sync(FULL_WARP, wanted)) return;
+    uint64_t candidate = 0;
+    if (wanted && isnan(score)) {
         atomicMin(c.bad, (unsigned long long)(c.first_query + t) << 32 | (c.first_key + key));
-        return;
+        wanted = false;
     }
-    uint64_t candidate = candidate_of(score, position_of_key(c.run, c.n_run, c.first_key + key));
-    if (candidate >= list.threshold) list.candidate[atomicAdd(n, 1)] = candidate;
+    if (wanted) {
+        candidate = candidate_of(score, position_of_key(c.run, c.n_run, c.first_key + key));
+        wanted = candidate >= list.threshold;
+    }
+    int at = select_place(n, wanted);
+    if (wanted) list.candidate[at] = candidate;
 }
 
 __global__ void __launch_bounds__(THREADS) select_kernel(struct select_chunk c) {
@@ -88,8 +94,7 @@ __global__ void __launch_bounds__(THREADS) select_kernel(struct select_chunk c) 
         int64_t key = first + threadIdx.x * 4;
         const float x[4] = {next.x, next.y, next.z, next.w};
         if (key + TILE < c.stride) next = score[(key + TILE) / 4];
-        for (int i = 0; i < 4; i++)
-            if (key + i < n_key) list_add(c, list, t, key + i, x[i], &n);
+        for (int i = 0; i < 4; i++) list_add(c, list, t, key + i, key + i < n_key, x[i], &n);
         __syncthreads();
         int n_list = n;
         __syncthreads();
@@ -143,12 +148,12 @@ inline int64_t round_up(int64_t n, int64_t to) {
 }
 
 struct layout layout_make(const struct cuda_state *state, int64_t n_query, int64_t n_key,
-                          int64_t query_elements, int k) {
+                          int64_t query_bytes, int k) {
     struct layout l = {};
     l.n_query = min((int64_t)QUERY_CHUNK, n_query);
     l.n_key = min(round_up(n_key, STRIDE_UNIT), kScores / l.n_query / STRIDE_UNIT * STRIDE_UNIT);
-    l.query_at = 256; // behind `bad`
-    l.score_at = l.query_at + round_up(l.n_query * query_elements * 2, 256);
+    l.query_at = 1024; // behind `bad`
+    l.score_at = l.query_at + l.n_query * query_bytes;
     l.list_at = l.score_at + l.n_query * l.n_key * 4;
     l.shared_lists =
         list_room(k) * 8 + (int64_t)sizeof(struct select_room) + 64 <= state->shared_bytes;
@@ -224,16 +229,32 @@ enum status tables_fill(struct tables *t, const struct index_args *args) {
     return OK;
 }
 
-enum status score(struct backend *backend, const struct index_args *args, bool mma,
-                  const struct score_chunk *chunk) {
-    if (!mma) return index_score_plain(backend, chunk, args->dtype);
-    return index_score_mma(backend, chunk, args->dtype);
+// Brings queries to the form in which they are scored, in `to` where it differs from their own.
+enum status prepare_queries(struct backend *backend, const struct index_args *args, void *to,
+                            struct score_chunk *chunk) {
+    const struct cuda_state *state = cuda_state(backend);
+    if (index_score_sm90a_takes(state, args->dtype, args->n_head, args->head_dim)) {
+        TRY(index_score_sm90a_pack(backend, chunk, args->dtype, to));
+    } else if (args->dtype == DTYPE_F8_E4M3 &&
+               index_score_mma_takes(state, args->dtype, args->n_head, args->head_dim)) {
+        int64_t n = chunk->n_query * args->n_head * args->head_dim / 16;
+        LAUNCH(backend, expand_kernel, (unsigned)divide_up(n, 256), 256, 0,
+               (const uint4 *)chunk->query, n, (uint4 *)to);
+    } else {
+        return OK;
+    }
+    chunk->query = to;
+    return OK;
 }
 
-enum status expand_queries(struct backend *backend, const void *from, int64_t n, void *to) {
-    LAUNCH(backend, expand_kernel, (unsigned)divide_up(n / 16, 256), 256, 0, (const uint4 *)from,
-           n / 16, (uint4 *)to);
-    return OK;
+enum status score(struct backend *backend, const struct index_args *args,
+                  const struct score_chunk *chunk) {
+    const struct cuda_state *state = cuda_state(backend);
+    if (index_score_sm90a_takes(state, args->dtype, args->n_head, args->head_dim))
+        return index_score_sm90a(backend, chunk, args->dtype);
+    if (index_score_mma_takes(state, args->dtype, args->n_head, args->head_dim))
+        return index_score_mma(backend, chunk, args->dtype);
+    return index_score_plain(backend, chunk, args->dtype);
 }
 
 enum status select(struct backend *backend, const struct select_chunk *chunk, int64_t n_query) {
@@ -248,44 +269,38 @@ enum status select(struct backend *backend, const struct select_chunk *chunk, in
 enum status run_queries(struct backend *backend, const struct index_args *args,
                         const struct layout *l, const struct tables *tables, char *scratch,
                         int64_t first, int64_t n_visible) {
-    int64_t n_query = min(l->n_query, args->n_query - first);
     int64_t width = (int64_t)args->n_head * args->head_dim;
-    bool mma =
-        index_score_mma_takes(cuda_state(backend), args->dtype, args->n_head, args->head_dim);
-    const void *query = (const char *)args->query + dtype_bytes(args->dtype, first * width);
-    if (mma && args->dtype == DTYPE_F8_E4M3) {
-        TRY(expand_queries(backend, query, n_query * width, scratch + l->query_at));
-        query = scratch + l->query_at;
-    }
+    struct score_chunk chunk = {};
+    chunk.n_head = args->n_head;
+    chunk.head_dim = args->head_dim;
+    chunk.n_query = min(l->n_query, args->n_query - first);
+    chunk.query = (const char *)args->query + dtype_bytes(args->dtype, first * width);
+    chunk.weight = args->weight + first * args->n_head;
+    chunk.visible = tables->visible + first;
+    chunk.score = (float *)(scratch + l->score_at);
+    chunk.stride = l->n_key;
+    TRY(prepare_queries(backend, args, scratch + l->query_at, &chunk));
     for (int64_t key = 0; key < n_visible; key += l->n_key) {
-        struct score_chunk chunk = {args->n_head,
-                                    args->head_dim,
-                                    n_query,
-                                    min(l->n_key, n_visible - key),
-                                    query,
-                                    args->weight + first * args->n_head,
-                                    (const char *)args->key +
-                                        dtype_bytes(args->dtype, key * args->head_dim),
-                                    args->key_scale ? args->key_scale + key : NULL,
-                                    tables->visible + first,
-                                    key,
-                                    (float *)(scratch + l->score_at),
-                                    l->n_key};
-        TRY(score(backend, args, mma, &chunk));
-        struct select_chunk chosen = {args->k,
-                                      args->candidate + first * args->k,
-                                      args->n_candidate + first,
-                                      chunk.score,
-                                      chunk.stride,
-                                      chunk.n_key,
-                                      key,
-                                      first,
-                                      chunk.visible,
-                                      tables->run,
-                                      (int)tables->n_run,
-                                      l->shared_lists ? NULL : (uint64_t *)(scratch + l->list_at),
-                                      (unsigned long long *)scratch};
-        TRY(select(backend, &chosen, n_query));
+        chunk.n_key = min(l->n_key, n_visible - key);
+        chunk.first_key = key;
+        chunk.key = (const char *)args->key + dtype_bytes(args->dtype, key * args->head_dim);
+        chunk.key_scale = args->key_scale ? args->key_scale + key : NULL;
+        TRY(score(backend, args, &chunk));
+        struct select_chunk chosen = {};
+        chosen.k = args->k;
+        chosen.candidate = args->candidate + first * args->k;
+        chosen.n_candidate = args->n_candidate + first;
+        chosen.score = chunk.score;
+        chosen.stride = chunk.stride;
+        chosen.n_key = chunk.n_key;
+        chosen.first_key = key;
+        chosen.first_query = first;
+        chosen.visible = chunk.visible;
+        chosen.run = tables->run;
+        chosen.n_run = (int)tables->n_run;
+        chosen.room = l->shared_lists ? NULL : (uint64_t *)(scratch + l->list_at);
+        chosen.bad = (unsigned long long *)scratch;
+        TRY(select(backend, &chosen, chunk.n_query));
     }
     return OK;
 }
@@ -293,7 +308,7 @@ enum status run_queries(struct backend *backend, const struct index_args *args,
 enum status run(struct backend *backend, const struct index_args *args, const struct tables *host) {
     const struct cuda_state *state = cuda_state(backend);
     struct layout l = layout_make(state, args->n_query, args->n_key,
-                                  (int64_t)args->n_head * args->head_dim, args->k);
+                                  index_packed_bytes(args->n_head, args->head_dim), args->k);
     struct tables tables = *host;
     const void *staged;
     void *scratch;
@@ -323,8 +338,8 @@ enum status cuda_index_top_k(struct backend *backend, const struct index_args *a
 
 int64_t cuda_index_scratch_bytes(const struct cuda_state *state, const struct scratch_shape *s) {
     if (s->index_k == 0) return 0;
-    int64_t elements = (int64_t)s->n_index_head * s->index_dim;
-    struct layout l = layout_make(state, QUERY_CHUNK, s->n_key, elements, s->index_k);
+    struct layout l = layout_make(state, QUERY_CHUNK, s->n_key,
+                                  index_packed_bytes(s->n_index_head, s->index_dim), s->index_k);
     int64_t bytes = max(l.bytes, cuda_index_merge_scratch_bytes(s->index_k));
     return max(bytes, sparse_attention_scratch_bytes(state, s));
 }

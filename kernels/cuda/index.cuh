@@ -3,6 +3,7 @@
 #ifndef HALKA_KERNELS_CUDA_INDEX_CUH
 #define HALKA_KERNELS_CUDA_INDEX_CUH
 
+#include "kernels/cuda/fp8.cuh"
 #include "kernels/cuda/launch.cuh"
 
 struct score_chunk {
@@ -23,6 +24,27 @@ __device__ inline float positive_part(float x) {
     return x < 0 ? 0 : x;
 }
 
+// The first of the queries [begin, end) that sees this key of the chunk; end when none does.
+__device__ inline int64_t first_seeing(const struct score_chunk &c, int64_t begin, int64_t end,
+                                       int64_t key) {
+    while (begin < end) {
+        int64_t middle = begin + (end - begin) / 2;
+        if (c.visible[middle] <= c.first_key + key)
+            begin = middle + 1;
+        else
+            end = middle;
+    }
+    return begin;
+}
+
+// 8 neighbouring elements of a key as bf16.
+template <bool FP8> __device__ inline uint4 load_vector(const void *key, int64_t vector) {
+    if (!FP8) return ((const uint4 *)key)[vector];
+    uint2 codes = ((const uint2 *)key)[vector];
+    return make_uint4(fp8_pair_to_bf16(codes.x & 0xffff), fp8_pair_to_bf16(codes.x >> 16),
+                      fp8_pair_to_bf16(codes.y & 0xffff), fp8_pair_to_bf16(codes.y >> 16));
+}
+
 // Whether the tensor cores take this shape. It must not depend on how many queries or keys there
 // are: a score is the same whatever call it is computed in.
 bool index_score_mma_takes(const struct cuda_state *state, enum dtype dtype, int n_head,
@@ -30,6 +52,19 @@ bool index_score_mma_takes(const struct cuda_state *state, enum dtype dtype, int
 // Queries are BF16; keys BF16 or F8_E4M3.
 enum status index_score_mma(struct backend *backend, const struct score_chunk *chunk,
                             enum dtype key_dtype);
+// By wgmma: chunk->query is packed, by index_score_sm90a_pack from queries in their own format.
+static inline bool index_score_sm90a_takes(const struct cuda_state *state, enum dtype dtype,
+                                           int n_head, int head_dim) {
+    return state->architecture == 90 && dtype != DTYPE_F32 && (n_head == 32 || n_head == 64) &&
+           (head_dim == 64 || head_dim == 128);
+}
+static inline int64_t index_packed_bytes(int n_head, int head_dim) {
+    return divide_up(n_head * (head_dim * 2 + 4), 1024) * 1024; // queries and their weights
+}
+enum status index_score_sm90a_pack(struct backend *backend, const struct score_chunk *chunk,
+                                   enum dtype dtype, void *to);
+enum status index_score_sm90a(struct backend *backend, const struct score_chunk *chunk,
+                              enum dtype key_dtype);
 // Any shape; queries and keys F32, BF16 or F8_E4M3.
 enum status index_score_plain(struct backend *backend, const struct score_chunk *chunk,
                               enum dtype dtype);

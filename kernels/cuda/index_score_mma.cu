@@ -3,7 +3,6 @@
 // the rows of a product, heads its columns. A thread sums its heads in order, then the four threads
 // of a row add up: one order for every score. The elements of a product are taken in an order that
 // lets a thread read 8 neighbouring ones at once: the same for queries and keys.
-#include "kernels/cuda/fp8.cuh"
 #include "kernels/cuda/index.cuh"
 #include "kernels/cuda/mma.cuh"
 
@@ -32,14 +31,6 @@ __device__ void load_query(const struct score_chunk &c, int64_t t, unsigned char
     const uint4 *weight = (const uint4 *)(c.weight + t * c.n_head);
     if (threadIdx.x < c.n_head / 4)
         copy_async_16((uint4 *)stage + n_vector + threadIdx.x, weight + threadIdx.x, true);
-}
-
-// 8 neighbouring elements of a key as bf16.
-template <bool FP8> __device__ inline uint4 load_vector(const void *key, int64_t vector) {
-    if (!FP8) return ((const uint4 *)key)[vector];
-    uint2 codes = ((const uint2 *)key)[vector];
-    return make_uint4(fp8_pair_to_bf16(codes.x & 0xffff), fp8_pair_to_bf16(codes.x >> 16),
-                      fp8_pair_to_bf16(codes.y & 0xffff), fp8_pair_to_bf16(codes.y >> 16));
 }
 
 // The fragments of 32 keys: key[tile][step] of 16 keys and 16 elements.
@@ -96,8 +87,8 @@ __global__ void __launch_bounds__(THREADS, 2) score_kernel(struct score_chunk c)
     int lane = threadIdx.x % WARP, bytes = c.n_head * (CHUNKS * 64 + 4);
     int64_t block_key = (int64_t)blockIdx.x * KEYS;
     int64_t first_key = block_key + threadIdx.x / WARP * WARP_KEYS;
-    int64_t t = (int64_t)blockIdx.y * QUERIES, end = min(c.n_query, t + QUERIES);
-    while (t < end && c.visible[t] <= c.first_key + block_key) t++;
+    int64_t end = min(c.n_query, ((int64_t)blockIdx.y + 1) * QUERIES);
+    int64_t t = first_seeing(c, (int64_t)blockIdx.y * QUERIES, end, block_key);
     if (t == end) return;
     load_query<CHUNKS>(c, t, shared);
     copy_async_commit();

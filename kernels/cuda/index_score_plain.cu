@@ -1,7 +1,6 @@
 // Index scores of any shape and format in fp32: a block holds KEYS keys in shared memory, each warp
 // takes one query, each lane two keys. A dot product runs over its elements in order, a score over
 // its heads in order, as in the reference.
-#include "kernels/cuda/fp8.cuh"
 #include "kernels/cuda/index.cuh"
 
 namespace {

@@ -46,6 +46,7 @@ static const struct index_case exact_cases[] = {
     {"ragged heads, bf16", 3, 207, 13, 20, 30, DTYPE_BF16, EXACT, 200, 1},
     {"one head of one element", 3, 207, 1, 1, 30, DTYPE_F8_E4M3, EXACT, 200, 1},
     {"64 heads", 17, 151, 64, 128, 20, DTYPE_BF16, EXACT, 130, 1},
+    {"32 heads", 17, 151, 32, 64, 20, DTYPE_F8_E4M3, EXACT, 130, 1},
     {"k = 2048", 3, 5000, 2, 32, 2048, DTYPE_F8_E4M3, EXACT, 4998, 1},
     {"k = 3000", 2, 7000, 1, 16, 3000, DTYPE_F32, EXACT, 6998, 1},
     {"decode", 1, 5000, 64, 128, 2048, DTYPE_F8_E4M3, EXACT, 4999, 1},
@@ -59,6 +60,7 @@ static const struct index_case random_cases[] = {
     {"fp8", 23, 700, 4, 64, 100, DTYPE_F8_E4M3, NORMAL, 650, 1},
     {"64 heads of 128, fp8", 40, 331, 64, 128, 64, DTYPE_F8_E4M3, NORMAL, 300, 1},
     {"64 heads of 128, bf16", 9, 331, 64, 128, 64, DTYPE_BF16, NORMAL, 320, 1},
+    {"32 heads of 64, fp8", 9, 331, 32, 64, 64, DTYPE_F8_E4M3, NORMAL, 320, 1},
     {"decode, fp8", 1, 5000, 64, 128, 2048, DTYPE_F8_E4M3, NORMAL, 4999, 1},
     {"decode, bf16", 1, 5000, 64, 128, 2048, DTYPE_BF16, NORMAL, 4999, 1},
 };
