@@ -8,16 +8,18 @@
 
 // Best first; the first that fits is taken.
 static const struct attention_kernel kernels[] = {
-    {"wgmma 64", 90, 90, 64, 64, ATTENTION_WGMMA_ROWS, ATTENTION_WGMMA_ROWS, attention_wgmma_64,
-     attention_mma_64},
-    {"wgmma 128", 90, 90, 128, 128, ATTENTION_WGMMA_ROWS, ATTENTION_WGMMA_ROWS, attention_wgmma_128,
-     attention_mma_128},
-    {"mma 64", 80, 0, 64, 64, 1, ATTENTION_MMA_ROWS, attention_mma_64, NULL},
-    {"mma 96", 80, 0, 96, 96, 1, ATTENTION_MMA_ROWS, attention_mma_96, NULL},
-    {"mma 128", 80, 0, 128, 128, 1, ATTENTION_MMA_ROWS, attention_mma_128, NULL},
-    {"mma 192/128", 80, 0, 192, 128, 1, ATTENTION_MMA_ROWS, attention_mma_192, NULL},
-    {"mma 256", 80, 0, 256, 256, 1, ATTENTION_MMA_ROWS, attention_mma_256, NULL},
-    {"plain", 0, 0, 0, 0, 1, ATTENTION_PLAIN_ROWS, attention_plain_launch, NULL},
+    {"wgmma 64", 90, 90, 64, 64, false, ATTENTION_WGMMA_ROWS, ATTENTION_WGMMA_ROWS,
+     attention_wgmma_64, attention_mma_64},
+    {"wgmma 128", 90, 90, 128, 128, false, ATTENTION_WGMMA_ROWS, ATTENTION_WGMMA_ROWS,
+     attention_wgmma_128, attention_mma_128},
+    {"mma 64", 80, 0, 64, 64, false, 1, ATTENTION_MMA_ROWS, attention_mma_64, NULL},
+    {"mma 96", 80, 0, 96, 96, false, 1, ATTENTION_MMA_ROWS, attention_mma_96, NULL},
+    {"mma 128", 80, 0, 128, 128, false, 1, ATTENTION_MMA_ROWS, attention_mma_128, NULL},
+    {"mma 192/128", 80, 0, 192, 128, false, 1, ATTENTION_MMA_ROWS, attention_mma_192, NULL},
+    {"mma 256", 80, 0, 256, 256, false, 1, ATTENTION_MMA_ROWS, attention_mma_256, NULL},
+    {"mma latent", 90, 0, 576, 512, true, 1, ATTENTION_MMA_ROWS, attention_mma_latent,
+     attention_plain_launch},
+    {"plain", 0, 0, 0, 0, false, 1, ATTENTION_PLAIN_ROWS, attention_plain_launch, NULL},
 };
 
 static bool is_aligned(const void *base, int64_t stride) {
@@ -29,6 +31,7 @@ static bool fits(const struct attention_kernel *k, const struct cuda_state *stat
     if (state->architecture < k->architecture) return false;
     if (k->most_architecture && state->architecture > k->most_architecture) return false;
     if (k->head_dim == 0) return true;
+    if (k->value_in_key && (a->value != a->key || a->value_stride != a->key_stride)) return false;
     return k->head_dim == a->head_dim && k->value_dim == a->value_dim && a->n_key > 0 &&
            a->n_query * (a->n_head / a->n_kv_head) >= k->fewest_row &&
            a->query_dtype == DTYPE_BF16 && a->kv_dtype == DTYPE_BF16 &&

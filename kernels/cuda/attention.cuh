@@ -41,6 +41,7 @@ struct attention_kernel {
     int architecture;        // at least: 10 * major + minor
     int most_architecture;   // 0: any; instructions that end in `a` exist on one alone
     int head_dim, value_dim; // exactly; 0: any, in any format and alignment
+    bool value_in_key;       // and a value is the beginning of its key
     int64_t fewest_row;      // of a kv head, that are worth its tiles
     int row_tile;            // rows of a block
     attention_launch *launch;
@@ -48,7 +49,8 @@ struct attention_kernel {
 };
 
 attention_launch attention_plain_launch, attention_mma_64, attention_mma_96, attention_mma_128,
-    attention_mma_192, attention_mma_256, attention_wgmma_64, attention_wgmma_128;
+    attention_mma_192, attention_mma_256, attention_mma_latent, attention_wgmma_64,
+    attention_wgmma_128;
 enum { ATTENTION_PLAIN_ROWS = 32, ATTENTION_MMA_ROWS = 64, ATTENTION_WGMMA_ROWS = 128 };
 
 // attention.cu: checks the arguments and describes the work, unsplit, with `out` and `lse` the

@@ -189,11 +189,12 @@ __global__ void __launch_bounds__(S::kThreads, S::kResident) attend(attention_wo
         if (next < p.end) load_tile<S>(w, p, next, stages + (turn ^ 1) * S::kStage);
         copy_async_commit();
         tile_scores<S> score;
-        float shrink[S::kRowBlocks][2];
+        float tile_max[S::kRowBlocks][2], shrink[S::kRowBlocks][2];
         if (is_used) {
             multiply_keys<S>(query + warp_row * S::kKeyPitch, stage, score);
             if (next > p.common) hide_keys<S>(r, first, score);
-            bool is_large = raise_maxima<S>(r, score, w.score_scale, shrink);
+            find_maxima<S>(score, tile_max);
+            bool is_large = raise_maxima<S>(r, tile_max, w.score_scale, shrink);
             weigh<S>(r, score, w.score_scale, is_large, shrink);
             shrink_sums<S>(r, shrink);
         }
@@ -204,7 +205,8 @@ __global__ void __launch_bounds__(S::kThreads, S::kResident) attend(attention_wo
             multiply_values<S, false>(r, score, value, 0);
     }
     copy_async_wait<0>();
-    if (is_used) finish_rows<S>(w, p, p.first_row + warp_row, r);
+    add_totals<S>(r);
+    if (is_used) finish_rows<S>(w, p, p.first_row + warp_row, 0, r);
 }
 
 template <class S> enum status launch(struct backend *backend, const attention_work *work) {

@@ -89,6 +89,7 @@ template <int kVector> __global__ void __launch_bounds__(kThreads) attend(struct
     float *tile = weight + kRowTile * kKeyTile; // keys, then values
     int warp_row = threadIdx.x / WARP * kWarpRows;
     struct attention_place p = attention_find_place(w, kRowTile);
+    if (w.only_spoiled && !w.spoiled[attention_spoiled_at(w, p, p.first_row)]) return;
     load_queries(w, p.kv_head, p.first_row, query);
     weight += warp_row * kKeyTile;
     float score[kWarpRows], max[kWarpRows], total[kWarpRows] = {}, sum[kWarpRows][kVector] = {};

@@ -50,23 +50,33 @@ __device__ inline void hide_keys(const rows<S> &r, int first, tile_scores<S> &sc
                 if (key + n * 8 + i % 2 >= r.visible[m][i / 2]) score[m][n][i] = -INFINITY;
 }
 
-// Raises the maxima of the rows to those of the tile. Returns whether a score is so large that its
-// product with the scale must be rounded before the maximum is subtracted (see weigh).
+// The largest score of each row, the same in the four threads that hold the row.
 template <class S>
-__device__ inline bool raise_maxima(rows<S> &r, const tile_scores<S> &score, float scale,
-                                    float (&shrink)[S::kRowBlocks][2]) {
+__device__ inline void find_maxima(const tile_scores<S> &score, float (&max)[S::kRowBlocks][2]) {
+#pragma unroll
+    for (int m = 0; m < S::kRowBlocks; m++)
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            float x = -INFINITY;
+#pragma unroll
+            for (int n = 0; n < S::kKeyTile / 8; n++)
+                x = fmaxf(x, fmaxf(score[m][n][2 * half], score[m][n][2 * half + 1]));
+            x = fmaxf(x, __shfl_xor_sync(FULL_WARP, x, 1));
+            max[m][half] = fmaxf(x, __shfl_xor_sync(FULL_WARP, x, 2));
+        }
+}
+
+// Raises the rows' maxima to those of the tile, not scaled yet. Returns whether a score is so large
+// that its product with the scale must be rounded before the maximum is subtracted (see weigh).
+template <class S>
+__device__ inline bool raise_maxima(rows<S> &r, const float (&tile_max)[S::kRowBlocks][2],
+                                    float scale, float (&shrink)[S::kRowBlocks][2]) {
     float largest = 0;
 #pragma unroll
     for (int m = 0; m < S::kRowBlocks; m++)
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-            float max = -INFINITY;
-#pragma unroll
-            for (int n = 0; n < S::kKeyTile / 8; n++)
-                max = fmaxf(max, fmaxf(score[m][n][2 * half], score[m][n][2 * half + 1]));
-            max = fmaxf(max, __shfl_xor_sync(FULL_WARP, max, 1));
-            max = fmaxf(max, __shfl_xor_sync(FULL_WARP, max, 2));
-            float new_max = attention_raise_max(r.max[m][half], max * scale);
+            float new_max = attention_raise_max(r.max[m][half], tile_max[m][half] * scale);
             shrink[m][half] = attention_shrink(r.max[m][half], new_max);
             r.max[m][half] = new_max;
             if (new_max != -INFINITY) largest = fmaxf(largest, fabsf(new_max));
@@ -138,28 +148,53 @@ __device__ inline void begin_rows(const attention_work &w, int64_t first_row, ro
     }
 }
 
-template <class S>
-__device__ inline void finish_rows(const attention_work &w, const attention_place &p,
-                                   int64_t first_row, const rows<S> &r) {
-    int lane = threadIdx.x % WARP;
+// Totals of whole rows, in each of the four threads that hold the row.
+template <class S> __device__ inline void add_totals(rows<S> &r) {
 #pragma unroll
     for (int m = 0; m < S::kRowBlocks; m++)
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             float total = r.total[m][half];
             total += __shfl_xor_sync(FULL_WARP, total, 1);
-            total += __shfl_xor_sync(FULL_WARP, total, 2);
+            r.total[m][half] = total + __shfl_xor_sync(FULL_WARP, total, 2);
+        }
+}
+
+// Writes the rows' results, columns from first_col on.
+template <class S>
+__device__ inline void finish_rows(const attention_work &w, const attention_place &p,
+                                   int64_t first_row, int first_col, const rows<S> &r) {
+    int lane = threadIdx.x % WARP;
+#pragma unroll
+    for (int m = 0; m < S::kRowBlocks; m++)
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
             int64_t row = first_row + m * 16 + half * 8 + lane / 4;
             if (row >= w.n_row) continue;
             int64_t at = attention_row_at(w, p, row);
-            float *out = w.out + at * S::kValueDim + lane % 4 * 2;
-            float factor = total == 0 ? 0 : 1 / total;
+            float *out = w.out + at * w.value_dim + first_col + lane % 4 * 2;
+            float total = r.total[m][half], factor = total == 0 ? 0 : 1 / total;
 #pragma unroll
             for (int n = 0; n < S::kValueDim / 8; n++)
                 *(float2 *)(out + n * 8) =
                     make_float2(r.sum[m][n][2 * half] * factor, r.sum[m][n][2 * half + 1] * factor);
-            if (lane % 4 == 0) w.lse[at] = attention_lse(r.max[m][half], total);
+            if (first_col == 0 && lane % 4 == 0) w.lse[at] = attention_lse(r.max[m][half], total);
         }
+}
+
+// Marks the tile of the rows for another kernel if a sum is NaN.
+template <class S>
+__device__ inline void mark_spoiled(const attention_work &w, const attention_place &p,
+                                    int64_t first_row, const rows<S> &r) {
+    bool is_bad = false;
+#pragma unroll
+    for (int m = 0; m < S::kRowBlocks; m++)
+#pragma unroll
+        for (int n = 0; n < S::kValueDim / 8; n++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) is_bad |= isnan(r.sum[m][n][i]);
+    if (w.spoiled && first_row < w.n_row && is_bad)
+        w.spoiled[attention_spoiled_at(w, p, first_row)] = 1;
 }
 
 } // namespace attention_rows

@@ -132,7 +132,9 @@ template <class S>
 __device__ inline void weigh_tile(const attention_work &w, int first, int common, rows<S> &r,
                                   tile_scores<S> &score, float (&shrink)[1][2]) {
     if (first + S::kKeyTile > common) hide_keys<S>(r, first, score);
-    bool is_large = raise_maxima<S>(r, score, w.score_scale, shrink);
+    float tile_max[1][2];
+    find_maxima<S>(score, tile_max);
+    bool is_large = raise_maxima<S>(r, tile_max, w.score_scale, shrink);
     weigh<S>(r, score, w.score_scale, is_large, shrink);
 }
 
@@ -185,18 +187,6 @@ __device__ inline void consume(const attention_work &w, const room<S> &m, const 
     finish_products<0>(r.sum[0]);
 }
 
-// Marks the rows for another kernel if a sum is NaN.
-template <class S>
-__device__ inline void mark_spoiled(const attention_work &w, const attention_place &p, int64_t row,
-                                    const rows<S> &r) {
-    bool is_bad = false;
-#pragma unroll
-    for (int n = 0; n < S::kValueDim / 8; n++)
-#pragma unroll
-        for (int i = 0; i < 4; i++) is_bad |= isnan(r.sum[0][n][i]);
-    if (w.spoiled && row < w.n_row && is_bad) w.spoiled[attention_spoiled_at(w, p, row)] = 1;
-}
-
 template <class S>
 __global__ void __launch_bounds__(kThreads, 1)
     attend(const attention_work w, const __grid_constant__ CUtensorMap keys,
@@ -232,7 +222,8 @@ __global__ void __launch_bounds__(kThreads, 1)
         consume<S>(w, m, p, consumer, common, r);
     }
     mark_spoiled<S>(w, p, warp_row, r);
-    finish_rows<S>(w, p, warp_row, r);
+    add_totals<S>(r);
+    finish_rows<S>(w, p, warp_row, 0, r);
 }
 
 // [n_key, n_kv_head, n_col] as tiles of one head: panels of key_tile keys.
