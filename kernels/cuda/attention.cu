@@ -9,17 +9,18 @@
 // Best first; the first that fits is taken.
 static const struct attention_kernel kernels[] = {
     {"wgmma 64", 90, 90, 64, 64, false, ATTENTION_WGMMA_ROWS, ATTENTION_WGMMA_ROWS,
-     attention_wgmma_64, attention_mma_64},
+     attention_wgmma_64},
     {"wgmma 128", 90, 90, 128, 128, false, ATTENTION_WGMMA_ROWS, ATTENTION_WGMMA_ROWS,
-     attention_wgmma_128, attention_mma_128},
-    {"mma 64", 80, 0, 64, 64, false, 1, ATTENTION_MMA_ROWS, attention_mma_64, NULL},
-    {"mma 96", 80, 0, 96, 96, false, 1, ATTENTION_MMA_ROWS, attention_mma_96, NULL},
-    {"mma 128", 80, 0, 128, 128, false, 1, ATTENTION_MMA_ROWS, attention_mma_128, NULL},
-    {"mma 192/128", 80, 0, 192, 128, false, 1, ATTENTION_MMA_ROWS, attention_mma_192, NULL},
-    {"mma 256", 80, 0, 256, 256, false, 1, ATTENTION_MMA_ROWS, attention_mma_256, NULL},
-    {"mma latent", 90, 0, 576, 512, true, 1, ATTENTION_MMA_ROWS, attention_mma_latent,
-     attention_plain_launch},
-    {"plain", 0, 0, 0, 0, false, 1, ATTENTION_PLAIN_ROWS, attention_plain_launch, NULL},
+     attention_wgmma_128},
+    {"wgmma 192/128", 90, 90, 192, 128, false, ATTENTION_WGMMA_ROWS, ATTENTION_WGMMA_ROWS,
+     attention_wgmma_192},
+    {"mma 64", 80, 0, 64, 64, false, 1, ATTENTION_MMA_ROWS, attention_mma_64},
+    {"mma 96", 80, 0, 96, 96, false, 1, ATTENTION_MMA_ROWS, attention_mma_96},
+    {"mma 128", 80, 0, 128, 128, false, 1, ATTENTION_MMA_ROWS, attention_mma_128},
+    {"mma 192/128", 80, 0, 192, 128, false, 1, ATTENTION_MMA_ROWS, attention_mma_192},
+    {"mma 256", 80, 0, 256, 256, false, 1, ATTENTION_MMA_ROWS, attention_mma_256},
+    {"mma latent", 90, 0, 576, 512, true, 1, ATTENTION_MMA_ROWS, attention_mma_latent},
+    {"plain", 0, 0, 0, 0, false, 1, ATTENTION_PLAIN_ROWS, attention_plain_launch},
 };
 
 static bool is_aligned(const void *base, int64_t stride) {
@@ -130,16 +131,16 @@ static int64_t n_spoiled_tile(const struct attention_work *w) {
     return divide_up(w->n_row, ATTENTION_SPOILED_ROWS) * w->n_kv_head * w->n_split;
 }
 
-// Runs the kernel, then the other one on the tiles that hidden values spoiled.
+// Runs the kernel, then the plain one on the tiles that hidden values spoiled.
 static enum status launch_both(struct backend *backend, const struct attention_kernel *kernel,
                                struct attention_work *w, void *marks) {
-    if (!kernel->launch_spoiled || !w->visible) return kernel->launch(backend, w);
+    if (kernel->launch == attention_plain_launch || !w->visible) return kernel->launch(backend, w);
     w->spoiled = (int *)marks;
     TRY_CUDA(cudaMemsetAsync(marks, 0, (size_t)n_spoiled_tile(w) * sizeof(int),
                              cuda_state(backend)->compute));
     TRY(kernel->launch(backend, w));
     w->only_spoiled = true;
-    return kernel->launch_spoiled(backend, w);
+    return attention_plain_launch(backend, w);
 }
 
 enum status cuda_attention(struct backend *backend, const struct attention_args *args) {

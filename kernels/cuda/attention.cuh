@@ -18,10 +18,10 @@ struct attention_work {
     float *out; // [n_split, n_query, n_head, value_dim]
     float *lse; // [n_split, n_query, n_head]
     int n_split, split_key;
-    // [n_split, n_kv_head, tiles of ATTENTION_SPOILED_ROWS rows] or NULL: tiles whose sums are NaN,
-    // marked by a kernel that multiplies values which a row does not see by 0 ...
+    // [n_split, n_kv_head, tiles of ATTENTION_SPOILED_ROWS rows] or NULL: tiles that a kernel marks
+    // for values it multiplied though some rows do not see them ...
     int *spoiled;
-    bool only_spoiled; // ... and which alone another kernel then attends
+    bool only_spoiled; // ... and which alone the plain kernel then attends
 };
 
 enum {
@@ -45,12 +45,11 @@ struct attention_kernel {
     int64_t fewest_row;      // of a kv head, that are worth its tiles
     int row_tile;            // rows of a block
     attention_launch *launch;
-    attention_launch *launch_spoiled; // attends what `launch` marks as spoiled; NULL: it marks none
 };
 
 attention_launch attention_plain_launch, attention_mma_64, attention_mma_96, attention_mma_128,
     attention_mma_192, attention_mma_256, attention_mma_latent, attention_wgmma_64,
-    attention_wgmma_128;
+    attention_wgmma_128, attention_wgmma_192;
 enum { ATTENTION_PLAIN_ROWS = 32, ATTENTION_MMA_ROWS = 64, ATTENTION_WGMMA_ROWS = 128 };
 
 // attention.cu: checks the arguments and describes the work, unsplit, with `out` and `lse` the
@@ -61,7 +60,8 @@ enum status attention_describe(struct backend *backend, const struct attention_a
 enum status attention_merge_splits(struct backend *backend, const struct attention_work *work,
                                    float *out, float *lse);
 
-// The tile of a block: those with most keys first, the heads of one tile next to each other.
+// The tile of that index, of a block: those with most keys first, the heads of one tile next to
+// each other.
 struct attention_place {
     int64_t first_row;
     int kv_head, split;
@@ -74,11 +74,10 @@ __device__ inline int attention_visible(const struct attention_work &w, int64_t 
 }
 
 __device__ inline struct attention_place attention_find_place(const struct attention_work &w,
-                                                              int row_tile) {
-    int64_t n_tile = (w.n_row + row_tile - 1) / row_tile;
-    int64_t i = (int64_t)blockIdx.x / w.n_split;
+                                                              int row_tile, int64_t index) {
+    int64_t n_tile = (w.n_row + row_tile - 1) / row_tile, i = index / w.n_split;
     struct attention_place p;
-    p.split = (int)((int64_t)blockIdx.x % w.n_split);
+    p.split = (int)(index % w.n_split);
     p.kv_head = (int)(i % w.n_kv_head);
     p.first_row = (n_tile - 1 - i / w.n_kv_head) * row_tile;
     int64_t last_row = p.first_row + row_tile - 1;

@@ -2,6 +2,7 @@
 // files instantiate. A block takes kRowTile rows of one kv head and one range of keys, in tiles of
 // kKeyTile that cp.async brings while the tile before is worked on; a warp takes kRowBlocks * 16
 // rows, from scores to sums in registers (Dao 2023, FlashAttention-2).
+// What values that a row does not see may spoil is marked (mark_spoiled).
 #ifndef HALKA_KERNELS_CUDA_ATTENTION_MMA_CUH
 #define HALKA_KERNELS_CUDA_ATTENTION_MMA_CUH
 
@@ -93,10 +94,10 @@ __device__ inline void multiply_keys(const bf16_t *query, const bf16_t *key,
     }
 }
 
-// sum += weight value. CHOSEN: only for the rows that see exactly the first `visible` keys.
-template <class S, bool CHOSEN>
+// sum += weight value.
+template <class S>
 __device__ inline void multiply_values(rows<S> &r, const tile_scores<S> &weight,
-                                       const bf16_t *value, int visible) {
+                                       const bf16_t *value) {
     int lane = threadIdx.x % WARP;
     value += lane % 16 * S::kValuePitch + lane / 16 * 8;
 #pragma unroll
@@ -109,71 +110,19 @@ __device__ inline void multiply_values(rows<S> &r, const tile_scores<S> &weight,
             uint32_t b[4];
             load_matrix_x4_transposed(b, value + key * S::kValuePitch + n * 8);
 #pragma unroll
-            for (int m = 0; m < S::kRowBlocks; m++)
-#pragma unroll
-                for (int j = 0; j < 2; j++) {
-                    float d[4];
-#pragma unroll
-                    for (int i = 0; i < 4; i++) d[i] = r.sum[m][n + j][i];
-                    mma_bf16(d, a[m], b + 2 * j);
-#pragma unroll
-                    for (int i = 0; i < 4; i++)
-                        if (!CHOSEN || r.visible[m][i / 2] == visible) r.sum[m][n + j][i] = d[i];
-                }
+            for (int m = 0; m < S::kRowBlocks; m++) {
+                mma_bf16(r.sum[m][n], a[m], b);
+                mma_bf16(r.sum[m][n + 1], a[m], b + 2);
+            }
         }
     }
-}
-
-// Whether one of two bf16 is NaN or infinite.
-__device__ inline bool is_not_finite(uint32_t pair) {
-    return (pair & 0x7f80u) == 0x7f80u || (pair & 0x7f800000u) == 0x7f800000u;
-}
-
-// Whether the tile holds no NaN or infinity: the same answer in every thread of the block.
-template <class S> __device__ inline bool values_are_finite(const bf16_t *value) {
-    constexpr int kChunks = S::kValueDim / 8;
-    bool is_bad = false;
-    for (int i = threadIdx.x; i < S::kKeyTile * kChunks; i += S::kThreads) {
-        uint4 x = *(const uint4 *)(value + i / kChunks * S::kValuePitch + i % kChunks * 8);
-        is_bad |=
-            is_not_finite(x.x) || is_not_finite(x.y) || is_not_finite(x.z) || is_not_finite(x.w);
-    }
-    return !__syncthreads_or(is_bad);
-}
-
-// The values of a tile that some rows see in part and that holds NaN or infinity, which a weight of
-// 0 does not silence: from the last key on down, the rows are added that see exactly the keys so
-// far, then that key is cleared. Rows that see beyond the tile belong to its last key.
-template <class S>
-__device__ void multiply_values_apart(rows<S> &r, const tile_scores<S> &weight, bf16_t *value,
-                                      int first, int end, bool is_used) {
-    end = min(end, first + S::kKeyTile);
-    rows<S> clipped = r;
-#pragma unroll
-    for (int m = 0; m < S::kRowBlocks; m++)
-#pragma unroll
-        for (int half = 0; half < 2; half++)
-            clipped.visible[m][half] = min(r.visible[m][half], end);
-    for (; end > first; end--) {
-        if (is_used) multiply_values<S, true>(clipped, weight, value, end);
-        __syncthreads();
-        for (int i = threadIdx.x; i < S::kValueDim; i += S::kThreads)
-            value[(end - 1 - first) * S::kValuePitch + i] = __float2bfloat16_rn(0);
-        __syncthreads();
-    }
-#pragma unroll
-    for (int m = 0; m < S::kRowBlocks; m++)
-#pragma unroll
-        for (int half = 0; half < 2; half++) clipped.visible[m][half] = r.visible[m][half];
-    r = clipped;
 }
 
 template <class S>
 __global__ void __launch_bounds__(S::kThreads, S::kResident) attend(attention_work w) {
     DYNAMIC_SHARED(shared);
     bf16_t *query = (bf16_t *)shared, *stages = query + S::kRowTile * S::kKeyPitch;
-    attention_place p = attention_find_place(w, S::kRowTile);
-    if (w.only_spoiled && !w.spoiled[attention_spoiled_at(w, p, p.first_row)]) return;
+    attention_place p = attention_find_place(w, S::kRowTile, blockIdx.x);
     int warp_row = threadIdx.x / WARP * S::kRowBlocks * 16;
     bool is_used = p.first_row + warp_row < w.n_row; // the warp has rows
     rows<S> r;
@@ -188,25 +137,22 @@ __global__ void __launch_bounds__(S::kThreads, S::kResident) attend(attention_wo
         int next = first + S::kKeyTile;
         if (next < p.end) load_tile<S>(w, p, next, stages + (turn ^ 1) * S::kStage);
         copy_async_commit();
+        if (!is_used) continue;
         tile_scores<S> score;
         float tile_max[S::kRowBlocks][2], shrink[S::kRowBlocks][2];
-        if (is_used) {
-            multiply_keys<S>(query + warp_row * S::kKeyPitch, stage, score);
-            if (next > p.common) hide_keys<S>(r, first, score);
-            find_maxima<S>(score, tile_max);
-            bool is_large = raise_maxima<S>(r, tile_max, w.score_scale, shrink);
-            weigh<S>(r, score, w.score_scale, is_large, shrink);
-            shrink_sums<S>(r, shrink);
-        }
-        bool is_ragged = p.common < min(next, p.end);
-        if (is_ragged && !values_are_finite<S>(value))
-            multiply_values_apart<S>(r, score, value, first, p.end, is_used);
-        else if (is_used)
-            multiply_values<S, false>(r, score, value, 0);
+        multiply_keys<S>(query + warp_row * S::kKeyPitch, stage, score);
+        if (next > p.common) hide_keys<S>(r, first, score);
+        find_maxima<S>(score, tile_max);
+        bool is_large = raise_maxima<S>(r, tile_max, w.score_scale, shrink);
+        weigh<S>(r, score, w.score_scale, is_large, shrink);
+        shrink_sums<S>(r, shrink);
+        multiply_values<S>(r, score, value);
     }
     copy_async_wait<0>();
+    if (!is_used) return;
     add_totals<S>(r);
-    if (is_used) finish_rows<S>(w, p, p.first_row + warp_row, 0, r);
+    mark_spoiled<S>(w, p, p.first_row + warp_row, r);
+    finish_rows<S>(w, p, p.first_row + warp_row, 0, r);
 }
 
 template <class S> enum status launch(struct backend *backend, const attention_work *work) {

@@ -1,8 +1,7 @@
 // Attention over latents by mma.sync: keys of 576, whose first 512 elements are the values. A block
 // of eight warps takes 64 rows; a warp multiplies 32 of them, its half, with a quarter of a tile's
 // keys, then, after the weights have met in shared memory, with a quarter of the value's columns.
-// Weights of hidden keys are 0, which does not silence NaN or infinity: such rows are marked, and
-// the plain kernel attends them again.
+// What values that a row does not see may spoil is marked (mark_spoiled).
 #include "kernels/cuda/attention_rows.cuh"
 
 namespace {
@@ -138,7 +137,7 @@ __global__ void __launch_bounds__(kThreads, 1) attend(attention_work w) {
     unsigned char *query = shared, *stages = query + kRowTile * kRowBytes;
     bf16_t *weight = (bf16_t *)(stages + 2 * kStageBytes);
     float *numbers = (float *)(weight + kRowTile * kWeightPitch);
-    attention_place p = attention_find_place(w, kRowTile);
+    attention_place p = attention_find_place(w, kRowTile, blockIdx.x);
     int warp = threadIdx.x / WARP, warp_row = warp % 2 * kHalfRows, quarter = warp / 2;
     rows<shape> r;
     begin_rows<shape>(w, p.first_row + warp_row, r);

@@ -5,10 +5,13 @@
 // see, so what lies there (even NaN) cannot reach it.
 #include "kernels/cuda/attention_plain.cuh"
 
+#include <algorithm>
+
 namespace {
 
 using namespace attention_plain;
 
+constexpr int kMostSpoiledBlock = 512;                // there is rarely work for any
 constexpr int kMostVector = ATTENTION_MAX_DIM / WARP; // columns of a lane
 
 // One row's keys beyond those that all rows of the warp see, [begin, end).
@@ -83,13 +86,12 @@ __device__ void finish(const struct attention_work &w, const struct attention_pl
     }
 }
 
-template <int kVector> __global__ void __launch_bounds__(kThreads) attend(struct attention_work w) {
-    DYNAMIC_SHARED(shared);
+template <int kVector>
+__device__ void attend_tile(const struct attention_work &w, const struct attention_place &p,
+                            unsigned char *shared) {
     float *query = (float *)shared, *weight = query + kRowTile * pitch(w.head_dim);
     float *tile = weight + kRowTile * kKeyTile; // keys, then values
     int warp_row = threadIdx.x / WARP * kWarpRows;
-    struct attention_place p = attention_find_place(w, kRowTile);
-    if (w.only_spoiled && !w.spoiled[attention_spoiled_at(w, p, p.first_row)]) return;
     load_queries(w, p.kv_head, p.first_row, query);
     weight += warp_row * kKeyTile;
     float score[kWarpRows], max[kWarpRows], total[kWarpRows] = {}, sum[kWarpRows][kVector] = {};
@@ -119,14 +121,26 @@ template <int kVector> __global__ void __launch_bounds__(kThreads) attend(struct
 }
 
 template <int kVector>
+__global__ void __launch_bounds__(kThreads) attend(struct attention_work w, int64_t n_tile) {
+    DYNAMIC_SHARED(shared);
+    for (int64_t i = blockIdx.x; i < n_tile; i += gridDim.x) {
+        struct attention_place p = attention_find_place(w, kRowTile, i);
+        if (w.only_spoiled && !w.spoiled[attention_spoiled_at(w, p, p.first_row)]) continue;
+        __syncthreads();
+        attend_tile<kVector>(w, p, shared);
+    }
+}
+
+template <int kVector>
 enum status launch(struct backend *backend, const struct attention_work *work) {
     int widest = work->head_dim > work->value_dim ? work->head_dim : work->value_dim;
     int n_float = kRowTile * (work->head_dim + kPad + kKeyTile) + kKeyTile * (widest + kPad);
     int bytes = n_float * (int)sizeof(float);
-    int64_t n_block = divide_up(work->n_row, kRowTile) * work->n_kv_head * work->n_split;
+    int64_t n_tile = divide_up(work->n_row, kRowTile) * work->n_kv_head * work->n_split;
+    int64_t n_block = work->only_spoiled ? std::min<int64_t>(n_tile, kMostSpoiledBlock) : n_tile;
     TRY_CUDA(
         cudaFuncSetAttribute(attend<kVector>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
-    LAUNCH(backend, attend<kVector>, (unsigned)n_block, kThreads, bytes, *work);
+    LAUNCH(backend, attend<kVector>, (unsigned)n_block, kThreads, bytes, *work, n_tile);
     return OK;
 }
 

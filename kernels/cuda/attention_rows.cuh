@@ -182,7 +182,8 @@ __device__ inline void finish_rows(const attention_work &w, const attention_plac
         }
 }
 
-// Marks the tile of the rows for another kernel if a sum is NaN.
+// Marks the tile of the rows if a sum is NaN: the weight of a key that a row does not see is 0,
+// which does not silence a value of NaN or infinity. The plain kernel then attends the tile again.
 template <class S>
 __device__ inline void mark_spoiled(const attention_work &w, const attention_place &p,
                                     int64_t first_row, const rows<S> &r) {

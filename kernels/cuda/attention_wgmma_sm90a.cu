@@ -1,9 +1,8 @@
-// Attention with bf16 products by wgmma, keys and values of 64 or 128. A block takes 128 rows of
-// one kv head and one range of keys: one thread of the first warpgroup brings tiles of keys and
-// values by tensor copies, each of the two others works on 64 rows, one on its weights while the
-// other is on its products (Shah et al. 2024, FlashAttention-3, sections 3.1 and 3.2). A weight of
-// 0 does not silence a value that is NaN or infinite: rows whose sums are NaN are marked, and
-// mma.sync, which minds what each row sees, attends them again.
+// Attention with bf16 products by wgmma, keys and values of 64 or 128, or 192 and 128. A block
+// takes 128 rows of one kv head and one range of keys: one thread of the first warpgroup brings
+// tiles of keys and values by tensor copies, each of the two others works on 64 rows, one on its
+// weights while the other is on its products (Shah et al. 2024, FlashAttention-3, sections 3.1
+// and 3.2). What values that a row does not see may spoil is marked (mark_spoiled).
 #include "kernels/cuda/attention_rows.cuh"
 #include "kernels/cuda/wgmma.cuh"
 
@@ -19,17 +18,20 @@ constexpr int kProducerRegisters = 24, kConsumerRegisters = 240;
 // Barriers between warps; 0 is __syncthreads'. Each consumer has its own of both.
 constexpr int kBarrierQueries = 1, kBarrierTurn = 3;
 
-template <int DIM> struct shape {
-    static constexpr int kHeadDim = DIM, kValueDim = DIM;
+template <int HEAD_DIM, int VALUE_DIM> struct shape {
+    static constexpr int kHeadDim = HEAD_DIM, kValueDim = VALUE_DIM;
     static constexpr int kRowBlocks = 1, kKeyTile = 128;
     static constexpr int kRowTile = kConsumers * kGroupRows;
     static constexpr int kPanelBytes = kKeyTile * kPanel * 2, kQueryPanelBytes = kGroupRows * 128;
-    static constexpr int kTileBytes = kKeyTile * DIM * 2;
-    static constexpr int kQueryBytes = kGroupRows * DIM * 2; // of a consumer
-    static constexpr int kAlign = 1024;                      // of panels
-    static constexpr int kSharedBytes =
-        kConsumers * kQueryBytes + 2 * kStages * kTileBytes + kAlign + 4 * kStages * 8;
-    static_assert(DIM % kPanel == 0 && ATTENTION_SPLIT_MULTIPLE % kKeyTile == 0, "whole tiles");
+    static constexpr int kKeyBytes = kKeyTile * HEAD_DIM * 2; // of a tile
+    static constexpr int kValueBytes = kKeyTile * VALUE_DIM * 2;
+    static constexpr int kQueryBytes = kGroupRows * HEAD_DIM * 2; // of a consumer
+    static constexpr int kAlign = 1024;                           // of panels
+    static constexpr int kSharedBytes = kConsumers * kQueryBytes +
+                                        kStages * (kKeyBytes + kValueBytes) + kAlign +
+                                        4 * kStages * (int)sizeof(uint64_t);
+    static_assert(HEAD_DIM % kPanel == 0 && VALUE_DIM % kPanel == 0, "whole panels");
+    static_assert(ATTENTION_SPLIT_MULTIPLE % kKeyTile == 0, "ranges are whole tiles");
 };
 
 // Shared memory of a block.
@@ -43,23 +45,25 @@ template <class S> __device__ inline room<S> find_room(unsigned char *shared) {
     room<S> m;
     m.query = shared + (S::kAlign - shared_address(shared) % S::kAlign) % S::kAlign;
     m.key = m.query + kConsumers * S::kQueryBytes;
-    m.value = m.key + kStages * S::kTileBytes;
-    m.key_full = (uint64_t *)(m.value + kStages * S::kTileBytes);
+    m.value = m.key + kStages * S::kKeyBytes;
+    m.key_full = (uint64_t *)(m.value + kStages * S::kValueBytes);
     m.value_full = m.key_full + kStages;
     m.key_free = m.value_full + kStages;
     m.value_free = m.key_free + kStages;
     return m;
 }
 
-template <class S>
-__device__ inline void bring_tile(const CUtensorMap *map, unsigned char *to, uint64_t *full,
+// A tile of keys (or values) of N_COL columns, once its stage is free.
+template <class S, int N_COL>
+__device__ inline void bring_tile(const CUtensorMap *map, unsigned char *stages, uint64_t *full,
                                   uint64_t *free, int kv_head, int first, int turn) {
+    constexpr int kPanels = N_COL / kPanel, kBytes = kPanels * S::kPanelBytes;
     int stage = turn % kStages;
     mbarrier_wait(&free[stage], (turn / kStages + 1) % 2); // the first round finds them free
-    mbarrier_expect(&full[stage], S::kTileBytes);
-    for (int panel = 0; panel < S::kHeadDim / kPanel; panel++)
-        tensor_copy_3d(to + stage * S::kTileBytes + panel * S::kPanelBytes, map, &full[stage],
-                       panel * kPanel, kv_head, first);
+    mbarrier_expect(&full[stage], kBytes);
+    for (int i = 0; i < kPanels; i++)
+        tensor_copy_3d(stages + stage * kBytes + i * S::kPanelBytes, map, &full[stage], i * kPanel,
+                       kv_head, first);
 }
 
 template <class S>
@@ -67,8 +71,9 @@ __device__ inline void produce(const room<S> &m, const attention_place &p, const
                                const CUtensorMap *values) {
     int turn = 0;
     for (int first = p.begin; first < p.end; first += S::kKeyTile, turn++) {
-        bring_tile<S>(keys, m.key, m.key_full, m.key_free, p.kv_head, first, turn);
-        bring_tile<S>(values, m.value, m.value_full, m.value_free, p.kv_head, first, turn);
+        bring_tile<S, S::kHeadDim>(keys, m.key, m.key_full, m.key_free, p.kv_head, first, turn);
+        bring_tile<S, S::kValueDim>(values, m.value, m.value_full, m.value_free, p.kv_head, first,
+                                    turn);
     }
 }
 
@@ -168,9 +173,9 @@ __device__ inline void consume(const attention_work &w, const room<S> &m, const 
         int stage = turn % kStages, before = (turn - 1) % kStages;
         mbarrier_wait(&m.key_full[stage], turn / kStages % 2);
         barrier_sync(kBarrierTurn + consumer, kConsumers * kGroup);
-        multiply_keys<S>(query, key + stage * S::kTileBytes, score);
+        multiply_keys<S>(query, key + stage * S::kKeyBytes, score);
         mbarrier_wait(&m.value_full[before], (turn - 1) / kStages % 2);
-        multiply_values<S>(weight, value + before * S::kTileBytes, r);
+        multiply_values<S>(weight, value + before * S::kValueBytes, r);
         barrier_arrive(kBarrierTurn + 1 - consumer, kConsumers * kGroup);
         finish_products<1>(score[0]);
         release(&m.key_free[stage]);
@@ -183,7 +188,7 @@ __device__ inline void consume(const attention_work &w, const room<S> &m, const 
     if (consumer == 0) barrier_sync(kBarrierTurn, kConsumers * kGroup); // the last arrival's
     int last = n_tile - 1;
     mbarrier_wait(&m.value_full[last % kStages], last / kStages % 2);
-    multiply_values<S>(weight, value + last % kStages * S::kTileBytes, r);
+    multiply_values<S>(weight, value + last % kStages * S::kValueBytes, r);
     finish_products<0>(r.sum[0]);
 }
 
@@ -193,7 +198,7 @@ __global__ void __launch_bounds__(kThreads, 1)
            const __grid_constant__ CUtensorMap values) {
     DYNAMIC_SHARED(shared);
     room<S> m = find_room<S>(shared);
-    attention_place p = attention_find_place(w, S::kRowTile);
+    attention_place p = attention_find_place(w, S::kRowTile, blockIdx.x);
     if (threadIdx.x == 0) {
         for (int i = 0; i < kStages; i++) {
             mbarrier_init(&m.key_full[i], 1);
@@ -263,8 +268,11 @@ template <class S> enum status launch(struct backend *backend, const struct atte
 } // namespace
 
 enum status attention_wgmma_64(struct backend *backend, const struct attention_work *work) {
-    return launch<shape<64>>(backend, work);
+    return launch<shape<64, 64>>(backend, work);
 }
 enum status attention_wgmma_128(struct backend *backend, const struct attention_work *work) {
-    return launch<shape<128>>(backend, work);
+    return launch<shape<128, 128>>(backend, work);
+}
+enum status attention_wgmma_192(struct backend *backend, const struct attention_work *work) {
+    return launch<shape<192, 128>>(backend, work);
 }
