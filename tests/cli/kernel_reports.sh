@@ -12,6 +12,9 @@ attention_mma_64 attend
 attention_mma_96 attend
 attention_mma_128 attend
 attention_mma_192 attend
+attention_mma_256 attend
+attention_mma_latent attend
+attention_wgmma_sm90a attend
 attention_merge merge_
 index select_kernel
 index_score_mma score_kernel
