@@ -42,6 +42,7 @@ float fp8_quantize_block(const float *x, int64_t n, bool power_of_two, uint8_t *
     float amax = 0;
     for (int64_t i = 0; i < n; i++) amax = fmaxf(amax, fabsf(x[i]));
     float scale = fp8_block_scale(amax, power_of_two);
-    for (int64_t i = 0; i < n; i++) out[i] = fp8_from_float(x[i] / scale);
+    for (int64_t i = 0; i < n; i++)
+        out[i] = fp8_from_float(copysignf(fabsf(x[i]) / scale, x[i])); // inf / inf: NaN with a sign
     return scale;
 }

@@ -22,7 +22,8 @@ uint8_t fp8_from_float(float x);
 // (ue8m0: 8 exponent bits and nothing else).
 float fp8_block_scale(float amax, bool power_of_two);
 
-// Quantises n values with one scale: out = fp8(clamp(x / scale)); returns the scale.
+// Quantises n values with one scale: out = fp8(clamp(x / scale)), with the sign of x even where the
+// quotient is NaN; returns the scale.
 float fp8_quantize_block(const float *x, int64_t n, bool power_of_two, uint8_t *out);
 
 #ifdef __cplusplus

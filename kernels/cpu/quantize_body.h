@@ -32,12 +32,15 @@ static void quantize_block(const float *restrict x, int64_t n, float scale, uint
     uint32_t magic_bits;
     memcpy(&magic_bits, &magic, sizeof magic_bits);
     for (int64_t i = 0; i < n; i++) {
-        float value = x[i] / scale, shifted;
-        uint32_t bits, subnormal;
-        memcpy(&bits, &value, sizeof bits);
-        uint32_t sign = bits >> 24 & 0x80;
+        uint32_t bits, sign, subnormal;
+        memcpy(&bits, &x[i], sizeof bits);
+        sign = bits >> 24 & 0x80;
         bits &= MAGNITUDE;
+        float value, shifted;
         memcpy(&value, &bits, sizeof value);
+        value /= scale;
+        memcpy(&bits, &value, sizeof bits);
+        bits &= MAGNITUDE; // a NaN that the division made may be negative
         shifted = value + magic;
         memcpy(&subnormal, &shifted, sizeof subnormal);
         subnormal -= magic_bits;
