@@ -24,6 +24,9 @@ struct backend {
     const struct kernel_ops *ops;
     enum memory memory;
     bool bf16_products; // the processor multiplies bf16 natively: `auto` precision means bf16
+    // fp32 products of many tokens may round their inputs to tf32 (10 bits of mantissa) where that
+    // is faster: chosen by the session, false until then.
+    bool tf32;
     unsigned char device_id[16]; // MEMORY_DEVICE: differs between any two devices of a job
     char device_name[64];        // likewise: "NVIDIA H100 80GB HBM3"
     void *state;                 // owned by the backend

@@ -47,7 +47,7 @@ const struct option option_table[] = {
      .help = "folder for results.jsonl, report.txt and report.json"},
 
     {ROW("run.precision", OPTION_CHOICE, precision), .initial = "auto", .choices = "auto|fp32|bf16", .changes_result = true,
-     .help = "of products; auto: bf16 in attention where the processor has it, else fp32"},
+     .help = "of products; auto: bf16 in attention where the processor has it, else fp32; on a GPU bf16 or tf32"},
     {ROW("kv.precision", OPTION_CHOICE, kv_precision), .initial = "auto", .choices = "auto|fp32|bf16", .later = "fp8|int8", .changes_result = true,
      .help = "of keys and values; auto: fp32 with run.precision = fp32, else bf16"},
     {ROW("run.backend", OPTION_CHOICE, backend), .initial = "auto", .choices = "auto|reference|cpu|cuda",

@@ -53,22 +53,41 @@ static enum dtype index_dtype(const struct session_options *options) {
     return options->precision == PRECISION_FP32 ? DTYPE_F32 : DTYPE_F8_E4M3;
 }
 
+// Whether rounding to bf16 changes few of the checkpoint's weights: most bytes of its matrices are
+// of a format that bf16 holds.
+static bool holds_bf16(const struct checkpoint *checkpoint) {
+    int64_t held = 0, others = 0;
+    for (int64_t i = 0; i < checkpoint->n_tensor; i++) {
+        const struct tensor *t = &checkpoint->tensors[i];
+        if (t->n_dim < 2) continue;
+        bool holds = t->dtype == DTYPE_BF16 || t->dtype == DTYPE_F8_E4M3;
+        *(holds ? &held : &others) += t->bytes;
+    }
+    return held > others;
+}
+
 // What the options leave open about arithmetic.
-static void resolve_precision(const struct backend *backend, const struct session_options *options,
-                              struct session_sizes *s) {
+static void resolve_precision(const struct checkpoint *checkpoint, const struct backend *backend,
+                              const struct session_options *options, struct session_sizes *s) {
     s->precision = options->precision;
     s->kv_precision = options->kv_precision;
     if (s->kv_precision == PRECISION_AUTO) {
         s->kv_precision = s->precision == PRECISION_FP32 ? PRECISION_FP32 : PRECISION_BF16;
     }
     s->kv.dtype = s->kv_precision == PRECISION_BF16 ? DTYPE_BF16 : DTYPE_F32;
-    // `auto` takes bf16 where it pays most and costs least, in attention; projections of rounded
-    // inputs by rounded weights moved single log-probabilities of SmolLM2 by 0.2.
+    // `auto` on a processor takes bf16 where it pays most and costs least, in attention. A GPU
+    // multiplies bf16 ten times as fast as fp32: it takes bf16 everywhere where the weights are of
+    // bf16, and tf32 where they would be rounded (SmolLM2 in Q4_1: log-probabilities moved by
+    // 0.25).
     bool bf16_attention = backend->bf16_products && s->kv.dtype == DTYPE_BF16;
     s->forward.query = bf16_attention ? DTYPE_BF16 : DTYPE_F32;
     if (s->precision == PRECISION_FP32) s->forward.query = DTYPE_F32;
     if (s->precision == PRECISION_BF16) s->forward.query = DTYPE_BF16;
-    if (s->precision == PRECISION_AUTO) s->precision = PRECISION_FP32;
+    if (s->precision == PRECISION_AUTO) {
+        bool device = backend->memory == MEMORY_DEVICE && backend->bf16_products;
+        s->precision = device && holds_bf16(checkpoint) ? PRECISION_BF16 : PRECISION_FP32;
+        s->tf32 = device && s->precision == PRECISION_FP32;
+    }
     s->forward.activation = s->precision == PRECISION_BF16 ? DTYPE_BF16 : DTYPE_F32;
 }
 
@@ -103,7 +122,7 @@ enum status session_measure(const struct checkpoint *checkpoint, const struct ba
     if (n < 1)
         FAIL(ERR_CONFIG, "a session needs room for at least one token, not %lld", (long long)n);
     struct session_sizes s = {0};
-    resolve_precision(backend, options, &s);
+    resolve_precision(checkpoint, backend, options, &s);
     enum dtype index = index_dtype(options);
     struct index_shape index_shape = widest_index(spec, index);
     bool indexed = index_shape.n_head > 0 && !options->dense;

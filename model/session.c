@@ -35,6 +35,7 @@ enum status session_open(const struct checkpoint *checkpoint, struct backend *ba
     TRY_OR(failed, session_measure(checkpoint, backend, comm->size, options, &s->sizes));
     const struct session_sizes *sizes = &s->sizes;
     struct forward *f = &s->forward;
+    backend->tf32 = sizes->tf32;
     *f = (struct forward){.spec = &checkpoint->spec,
                           .backend = backend,
                           .comm = comm,

@@ -68,10 +68,11 @@ enum status multiply(struct backend *backend, const struct matmul_args *args) {
     const float alpha = 1, beta = args->accumulate ? 1 : 0;
     cudaDataType in = args->x_dtype == DTYPE_BF16 ? CUDA_R_16BF : CUDA_R_32F;
     cudaDataType out = args->out_dtype == DTYPE_BF16 ? CUDA_R_16BF : CUDA_R_32F;
+    cublasComputeType_t compute = backend->tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F;
     TRY_CUBLAS(cublasGemmEx(cuda_state(backend)->cublas, CUBLAS_OP_T, CUBLAS_OP_N, (int)w->n_row,
                             (int)args->n_token, (int)w->n_col, &alpha, w->data, in,
                             (int)weight_stride, args->x, in, (int)x_stride, &beta, args->out, out,
-                            (int)out_stride, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT));
+                            (int)out_stride, compute, CUBLAS_GEMM_DEFAULT));
     return OK;
 }
 
