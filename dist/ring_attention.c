@@ -37,6 +37,13 @@ int64_t ring_partial_bytes(const struct attention_shape *shape, int64_t n_row) {
     return n_row * shape->n_head * (shape->value_dim + 1) * (int64_t)sizeof(float);
 }
 
+int64_t ring_slice(enum memory memory, const struct attention_shape *shape) {
+    if (memory == MEMORY_HOST) return RING_HOST_SLICE;
+    int64_t n = RING_DEVICE_PARTIAL / ring_partial_bytes(shape, 1);
+    if (n > RING_DEVICE_SLICE) n = RING_DEVICE_SLICE;
+    return n > RING_HOST_SLICE ? n : RING_HOST_SLICE;
+}
+
 enum status ring_check_room(const struct ring_attention *ring, const struct ring_room *room) {
     if (room->used > ring->workspace_bytes)
         FAIL(ERR_INTERNAL, "attention needs %lld bytes of workspace and was opened with %lld",
@@ -160,6 +167,20 @@ static enum status merge_slice(struct ring_attention *ring, const struct ring_at
     return OK;
 }
 
+// How many of the queries, whose positions ascend, come before all keys of the block.
+static int64_t count_blind(const struct ring_queries *queries, const struct ring_block *block) {
+    int64_t first = queries->selection.k ? block->run[0].start : block->position[0];
+    int64_t low = 0, high = queries->n;
+    while (low < high) {
+        int64_t middle = low + (high - low) / 2;
+        if (queries->position[middle] < first)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
 enum status ring_attend(struct ring_attention *ring, const struct ring_attention_args *args,
                         const struct ring_queries *queries, const struct ring_block *block,
                         const struct ring_partial *partial, int64_t pairs) {
@@ -167,8 +188,9 @@ enum status ring_attend(struct ring_attention *ring, const struct ring_attention
     struct attention_shape shape = ring_shape(args);
     int k = queries->selection.k;
     bool sliced = partial || ring->comm->needs_progress || k;
-    int64_t step = sliced ? RING_SLICE : queries->n;
-    for (int64_t first = 0; first < queries->n; first += step) {
+    int64_t step = sliced ? ring_slice(ring->backend->memory, &shape) : queries->n;
+    int64_t first = partial && args->causal ? count_blind(queries, block) : 0;
+    for (; first < queries->n; first += step) {
         int64_t head_row = first * args->n_head;
         struct ring_queries slice = {
             .n = queries->n - first < step ? queries->n - first : step,
@@ -219,13 +241,13 @@ enum status ring_all_to_all(struct ring_attention *ring, const void *send,
     return OK;
 }
 
-int64_t ring_attention_workspace_bytes(const struct attention_shape *shape, int size,
-                                       int64_t max_shard_tokens, int64_t max_queries,
-                                       int64_t max_pass_q_queries, int64_t max_decode_queries) {
-    int64_t own = max_queries < max_pass_q_queries ? max_queries : max_pass_q_queries;
-    int64_t kv = ring_pass_kv_bytes(shape, size, max_shard_tokens, max_queries);
-    int64_t q = ring_pass_q_bytes(shape, size, own, max_pass_q_queries);
-    int64_t decode = decode_attention_bytes(shape, size, max_decode_queries);
+int64_t ring_attention_workspace_bytes(const struct attention_shape *shape,
+                                       const struct ring_extent *e) {
+    int64_t own = e->query < e->all_query ? e->query : e->all_query;
+    int64_t slice = ring_slice(e->memory, shape);
+    int64_t kv = ring_pass_kv_bytes(shape, e->size, e->shard, e->query < slice ? e->query : slice);
+    int64_t q = ring_pass_q_bytes(shape, e->size, own, e->all_query);
+    int64_t decode = decode_attention_bytes(shape, e->size, e->decode_query);
     int64_t most = kv > q ? kv : q;
     return most > decode ? most : decode;
 }

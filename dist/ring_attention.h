@@ -30,12 +30,18 @@ struct ring_attention_args {
     float *lse; // [n_query, n_head]
 };
 
-// Bytes of workspace for the largest calls that will be made; the same function sizes the plan.
-// max_shard_tokens: keys that one rank holds. max_queries: queries that one rank owns in one call.
-// max_pass_q_queries: those of all ranks in a pass-Q call. max_decode_queries: of a decode call.
-int64_t ring_attention_workspace_bytes(const struct attention_shape *shape, int size,
-                                       int64_t max_shard_tokens, int64_t max_queries,
-                                       int64_t max_pass_q_queries, int64_t max_decode_queries);
+// The largest calls that will be made, and where.
+struct ring_extent {
+    enum memory memory; // of the backend
+    int size;           // ranks
+    int64_t shard;      // keys that one rank holds
+    int64_t query;      // queries that one rank owns in one call
+    int64_t all_query;  // those of all ranks in a call that sends queries: pass-Q, exchange SCORES
+    int64_t decode_query;
+};
+// Bytes of workspace for them; the same function sizes the plan.
+int64_t ring_attention_workspace_bytes(const struct attention_shape *shape,
+                                       const struct ring_extent *extent);
 
 struct position_list {
     int64_t *at; // [capacity] host memory, owned; grows to the largest request

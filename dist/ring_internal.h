@@ -6,8 +6,12 @@
 #include "dist/ring_attention.h"
 #include "kernels/sparse.h"
 
-// Queries attended between two calls of progress(); also the rows of a partial before its merge.
-enum { RING_SLICE = 256 };
+// Queries attended at once where partials are merged, rows are listed or transfers need progress():
+// on a host few, so that the transport is called often and partials stay in its caches; a device
+// works on beside its transport and takes what fills it, within so many queries and bytes of
+// partials.
+enum { RING_HOST_SLICE = 256, RING_DEVICE_SLICE = 16384, RING_DEVICE_PARTIAL = 256 << 20 };
+int64_t ring_slice(enum memory memory, const struct attention_shape *shape);
 
 struct ring_room { // cursor over the workspace; with base NULL it only measures
     char *base;
@@ -20,7 +24,7 @@ struct ring_selection {
     int k;
     const uint64_t *candidate;  // [n, k]
     const int32_t *n_candidate; // [n]
-    int32_t *row, *n_selected;  // [RING_SLICE, k], [RING_SLICE]
+    int32_t *row, *n_selected;  // of a slice: [ring_slice, k], [ring_slice]
 };
 
 struct ring_queries {
@@ -38,7 +42,7 @@ struct ring_block {
     const struct key_run *run; // [n_run] the same positions; read only where queries select
     int n_run;
 };
-struct ring_partial { // what one slice sees in one block, [RING_SLICE, n_head, ...]
+struct ring_partial { // what one slice sees in one block, [ring_slice, n_head, ...]
     float *out, *lse;
 };
 
@@ -62,7 +66,7 @@ enum status ring_list_runs(struct ring_attention *ring, const struct sequence *s
 int64_t ring_pairs(const struct ring_attention_args *args, int query_rank, int key_rank);
 // Attends and adds time and FLOP of `pairs` to the profile. partial NULL: the block's result is
 // written to queries->out and lse; otherwise it goes through the partial and is merged into them.
-// A block without visible pairs is skipped when merging.
+// Queries that see nothing of the block are skipped when merging.
 enum status ring_attend(struct ring_attention *ring, const struct ring_attention_args *args,
                         const struct ring_queries *queries, const struct ring_block *block,
                         const struct ring_partial *partial, int64_t pairs);
@@ -74,8 +78,9 @@ enum status ring_all_to_all(struct ring_attention *ring, const void *send,
                             const int64_t *send_bytes, void *receive, const int64_t *receive_bytes);
 
 // ring_pass_kv.c, ring_pass_q.c, decode_attention.c: workspace for the largest call, and the run.
+// n_slice: queries of the largest slice.
 int64_t ring_pass_kv_bytes(const struct attention_shape *shape, int size, int64_t n_shard,
-                           int64_t n_query);
+                           int64_t n_slice);
 int64_t ring_pass_q_bytes(const struct attention_shape *shape, int size, int64_t n_own,
                           int64_t n_all);
 int64_t decode_attention_bytes(const struct attention_shape *shape, int size, int64_t n_query);

@@ -9,23 +9,23 @@ struct pass_kv_room {
 };
 
 static struct pass_kv_room carve(struct ring_room *room, const struct attention_shape *shape,
-                                 int size, int64_t n_shard, int64_t n_query) {
+                                 int size, int64_t n_shard, int64_t n_slice) {
     struct pass_kv_room out = {{NULL}, {NULL}, {NULL, NULL}};
     if (size == 1) return out;
     for (int i = 0; i < 2 && i < size - 1; i++) {
         out.key[i] = ring_take(room, n_shard * ring_key_row_bytes(shape));
         out.value[i] = ring_take(room, n_shard * ring_value_row_bytes(shape));
     }
-    int64_t n_row = (n_query < RING_SLICE ? n_query : RING_SLICE) * shape->n_head;
+    int64_t n_row = n_slice * shape->n_head;
     out.partial.out = ring_take(room, n_row * shape->value_dim * (int64_t)sizeof(float));
     out.partial.lse = ring_take(room, n_row * (int64_t)sizeof(float));
     return out;
 }
 
 int64_t ring_pass_kv_bytes(const struct attention_shape *shape, int size, int64_t n_shard,
-                           int64_t n_query) {
+                           int64_t n_slice) {
     struct ring_room room = {0};
-    carve(&room, shape, size, n_shard, n_query);
+    carve(&room, shape, size, n_shard, n_slice);
     return room.used;
 }
 
@@ -65,7 +65,9 @@ enum status ring_pass_kv_run(struct ring_attention *ring, const struct ring_atte
     struct attention_shape shape = ring_shape(args);
     int64_t n_query = sequence_count(sequence, comm->rank, args->query_begin, args->query_end);
     struct ring_room space = {.base = ring->workspace, .used = ring->reserved};
-    struct pass_kv_room room = carve(&space, &shape, comm->size, largest_shard(args), n_query);
+    int64_t n_slice = ring_slice(ring->backend->memory, &shape);
+    if (n_slice > n_query) n_slice = n_query;
+    struct pass_kv_room room = carve(&space, &shape, comm->size, largest_shard(args), n_slice);
     TRY(ring_check_room(ring, &space));
     TRY(ring_list_positions(&ring->query_position, sequence, comm->rank, args->query_begin,
                             args->query_end));

@@ -66,12 +66,13 @@ struct extent_of_call {
     enum route route;
     int size;
     int64_t n_shard, n_query, n_all; // keys of a rank, queries of a rank, queries of all ranks
+    int64_t slice;                   // ring_slice
 };
 
 static struct room carve(struct ring_room *space, const struct index_shape *index,
                          const struct extent_of_call *call) {
     struct room r = {.selection = {.k = index->k}};
-    int64_t rows = RING_SLICE, n_all = call->n_all, n = call->n_query;
+    int64_t n_all = call->n_all, n = call->n_query, rows = n < call->slice ? n : call->slice;
     r.selection.row = ring_take(space, rows * index->k * (int64_t)sizeof(int32_t));
     r.selection.n_selected = ring_take(space, rows * (int64_t)sizeof(int32_t));
     if (call->route == ROUTE_SCORES) {
@@ -107,18 +108,19 @@ static int64_t call_bytes(const struct index_shape *index, const struct extent_o
 }
 
 int64_t sparse_attention_workspace_bytes(const struct attention_shape *shape,
-                                         const struct index_shape *index, int size,
-                                         int64_t max_shard_tokens, int64_t max_queries,
-                                         int64_t max_scores_queries, int64_t max_decode_queries) {
-    int64_t own = max_queries < max_scores_queries ? max_queries : max_scores_queries;
+                                         const struct index_shape *index,
+                                         const struct ring_extent *e) {
+    int64_t own = e->query < e->all_query ? e->query : e->all_query;
+    int64_t slice = ring_slice(e->memory, shape);
     const struct extent_of_call calls[3] = {
-        {ROUTE_KEYS, size, max_shard_tokens, max_queries, 0},
-        {ROUTE_SCORES, size, max_shard_tokens, own, max_scores_queries},
-        {ROUTE_DECODE, size, max_shard_tokens, max_decode_queries, max_decode_queries},
+        {ROUTE_KEYS, e->size, e->shard, e->query, 0, slice},
+        {ROUTE_SCORES, e->size, e->shard, own, e->all_query, slice},
+        {ROUTE_DECODE, e->size, e->shard, e->decode_query, e->decode_query, slice},
     };
-    const int64_t passes[3] = {ring_pass_kv_bytes(shape, size, max_shard_tokens, max_queries),
-                               ring_pass_q_bytes(shape, size, own, max_scores_queries),
-                               decode_attention_bytes(shape, size, max_decode_queries)};
+    const int64_t passes[3] = {
+        ring_pass_kv_bytes(shape, e->size, e->shard, e->query < slice ? e->query : slice),
+        ring_pass_q_bytes(shape, e->size, own, e->all_query),
+        decode_attention_bytes(shape, e->size, e->decode_query)};
     int64_t most = 0;
     for (int i = 0; i < 3; i++) {
         int64_t bytes = call_bytes(index, &calls[i], passes[i]);
@@ -146,10 +148,12 @@ static enum status score_block(struct ring_attention *ring, const struct sparse_
                                const struct index_queries *queries,
                                const struct index_block *block) {
     const struct index_shape *index = &args->index;
-    for (int64_t first = 0; first < queries->n && block->n_key > 0; first += RING_SLICE) {
+    struct attention_shape shape = ring_shape(&args->attention);
+    int64_t step = ring_slice(ring->backend->memory, &shape);
+    for (int64_t first = 0; first < queries->n && block->n_key > 0; first += step) {
         double begun = profile_begin(ring->profile, PHASE_INDEX);
         const struct index_args score = {
-            .n_query = queries->n - first < RING_SLICE ? queries->n - first : RING_SLICE,
+            .n_query = queries->n - first < step ? queries->n - first : step,
             .n_key = block->n_key,
             .n_head = index->n_head,
             .head_dim = index->head_dim,
@@ -376,8 +380,10 @@ static void count_flop(struct ring_attention *ring, const struct sparse_ring_arg
 static enum status open_room(struct ring_attention *ring, const struct sparse_ring_args *args,
                              enum route route, struct room *out) {
     struct ring_room space = {.base = ring->workspace};
+    struct attention_shape shape = ring_shape(&args->attention);
     struct extent_of_call call = {.route = route,
                                   .size = ring->comm->size,
+                                  .slice = ring_slice(ring->backend->memory, &shape),
                                   .n_all = args->attention.query_end - args->attention.query_begin};
     for (int rank = 0; rank < call.size; rank++) {
         int64_t n_key = keys_of(args, rank), n = queries_of(args, rank);

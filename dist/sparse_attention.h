@@ -25,12 +25,10 @@ struct sparse_ring_args {
     int32_t *n_candidate; // [n_query]
 };
 
-// Bytes of ring workspace for the largest calls; arguments as ring_attention_workspace_bytes.
-// max_scores_queries: queries of all ranks in a call with exchange SCORES.
+// Bytes of ring workspace for the largest calls.
 int64_t sparse_attention_workspace_bytes(const struct attention_shape *shape,
-                                         const struct index_shape *index, int size,
-                                         int64_t max_shard_tokens, int64_t max_queries,
-                                         int64_t max_scores_queries, int64_t max_decode_queries);
+                                         const struct index_shape *index,
+                                         const struct ring_extent *extent);
 
 // By exchange:
 //   keys    pass A: P - 1 shifts of (index keys, scales) while each rank keeps a running top-k of

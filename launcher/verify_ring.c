@@ -77,9 +77,14 @@ static enum status ring_case_open(struct verify *v, struct ring_case *c) {
                                                              .key_position = c->position,
                                                              .out = c->expected,
                                                              .lse = c->expected_lse}));
-    return ring_attention_open(
-        &c->ring, &v->job->backend, comm, &v->job->profile,
-        ring_attention_workspace_bytes(&shape, comm->size, LENGTH, LENGTH, LENGTH, 1));
+    const struct ring_extent extent = {.memory = v->job->backend.memory,
+                                       .size = comm->size,
+                                       .shard = LENGTH,
+                                       .query = LENGTH,
+                                       .all_query = LENGTH,
+                                       .decode_query = 1};
+    return ring_attention_open(&c->ring, &v->job->backend, comm, &v->job->profile,
+                               ring_attention_workspace_bytes(&shape, &extent));
 }
 
 // This rank's rows of [0, end), packed. Returns how many.

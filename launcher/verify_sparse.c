@@ -141,9 +141,14 @@ static enum status sparse_case_open(struct verify *v, struct sparse_case *c) {
     fill_integers(c->all.index_weight, LENGTH * INDEX_HEADS, 18);
     for (int i = 0; i < LENGTH; i++) c->position[i] = i;
     TRY(solve(c));
+    const struct ring_extent extent = {.memory = v->job->backend.memory,
+                                       .size = comm->size,
+                                       .shard = LENGTH,
+                                       .query = LENGTH,
+                                       .all_query = LENGTH,
+                                       .decode_query = 1};
     return ring_attention_open(&c->ring, &v->job->backend, comm, &v->job->profile,
-                               sparse_attention_workspace_bytes(&shape, &index_shape, comm->size,
-                                                                LENGTH, LENGTH, LENGTH, 1));
+                               sparse_attention_workspace_bytes(&shape, &index_shape, &extent));
 }
 
 static void sparse_case_close(struct sparse_case *c) {

@@ -104,13 +104,18 @@ static struct expert_exchange_shape measure_experts(const struct model_spec *spe
     return shape;
 }
 
-static int64_t measure_ring(const struct session_sizes *s, int size) {
-    int64_t short_chunk = s->chunk < PASS_Q_MAX_QUERIES ? s->chunk : PASS_Q_MAX_QUERIES;
-    int64_t dense = ring_attention_workspace_bytes(&s->attention, size, s->forward.n_row,
-                                                   s->forward.n_token, short_chunk, 1);
+static int64_t measure_ring(const struct session_sizes *s, enum memory memory, int size) {
+    const struct ring_extent extent = {
+        .memory = memory,
+        .size = size,
+        .shard = s->forward.n_row,
+        .query = s->forward.n_token,
+        .all_query = s->chunk < PASS_Q_MAX_QUERIES ? s->chunk : PASS_Q_MAX_QUERIES,
+        .decode_query = 1,
+    };
+    int64_t dense = ring_attention_workspace_bytes(&s->attention, &extent);
     if (!s->forward.indexed) return dense;
-    int64_t sparse = sparse_attention_workspace_bytes(
-        &s->attention, &s->index, size, s->forward.n_row, s->forward.n_token, short_chunk, 1);
+    int64_t sparse = sparse_attention_workspace_bytes(&s->attention, &s->index, &extent);
     return sparse > dense ? sparse : dense;
 }
 
@@ -147,7 +152,7 @@ enum status session_measure(const struct checkpoint *checkpoint, const struct ba
     s.buffer_bytes = forward_buffers_carve(spec, &s.forward, NULL, &buffers);
     s.tile = buffers.tile;
     s.kv_bytes = kv_store_bytes(spec, &s.kv);
-    s.ring_bytes = measure_ring(&s, size);
+    s.ring_bytes = measure_ring(&s, backend->memory, size);
     s.experts = measure_experts(spec, s.forward.activation, buffers.expert_tile);
     if (s.experts.n_expert) s.expert_bytes = expert_exchange_bytes(&s.experts, size);
     if (indexed && options->study) {

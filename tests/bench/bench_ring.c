@@ -99,8 +99,12 @@ static struct run attend(struct backend *backend, int64_t n_query, enum dtype dt
     struct run best = {.seconds = INFINITY};
     struct profile profile;
     struct ring_attention ring;
-    int64_t bytes = ring_attention_workspace_bytes(&shape, comm.size, N_TOKEN, n_query,
-                                                   pass == PASS_Q ? n_query : 0, 0);
+    const struct ring_extent extent = {.memory = backend->memory,
+                                       .size = comm.size,
+                                       .shard = N_TOKEN,
+                                       .query = n_query,
+                                       .all_query = pass == PASS_Q ? n_query : 0};
+    int64_t bytes = ring_attention_workspace_bytes(&shape, &extent);
     require(ring_attention_open(&ring, backend, &comm, &profile, bytes));
     struct ring_attention_args args = {
         .sequence = &sequence,

@@ -174,7 +174,13 @@ static void open_ring(struct ring_attention *ring, const struct problem *p,
         n_shard = shard > n_shard ? shard : n_shard;
         n_query = query > n_query ? query : n_query;
     }
-    int64_t bytes = ring_attention_workspace_bytes(&shape, comm->size, n_shard, n_query, n, n);
+    const struct ring_extent extent = {.memory = backend.memory,
+                                       .size = comm->size,
+                                       .shard = n_shard,
+                                       .query = n_query,
+                                       .all_query = n,
+                                       .decode_query = n};
+    int64_t bytes = ring_attention_workspace_bytes(&shape, &extent);
     assert_int_equal(ring_attention_open(ring, &backend, comm, profile, bytes), OK);
     char *nothing = test_alloc(bytes);
     poison(nothing, bytes);

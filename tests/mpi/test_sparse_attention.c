@@ -215,8 +215,13 @@ static void shard_open(struct shard *h, const struct data *d, int64_t chunk) {
     const struct shape *s = d->shape;
     struct attention_shape shape = volume_shape(s);
     int64_t n_query = 2 * ((chunk + 2 * comm->size - 1) / (2 * comm->size));
-    int64_t bytes =
-        sparse_attention_workspace_bytes(&shape, &s->index, comm->size, N_TOKEN, n_query, chunk, 1);
+    const struct ring_extent extent = {.memory = backend.memory,
+                                       .size = comm->size,
+                                       .shard = N_TOKEN,
+                                       .query = n_query,
+                                       .all_query = chunk,
+                                       .decode_query = 1};
+    int64_t bytes = sparse_attention_workspace_bytes(&shape, &s->index, &extent);
     *h = (struct shard){.data = d};
     sequence_open(&h->sequence, comm->size);
     assert_int_equal(ring_attention_open(&h->ring, &backend, comm, &h->profile, bytes), OK);
