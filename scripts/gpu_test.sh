@@ -4,6 +4,7 @@
 #   ranks      attention, experts, sessions and the verbs on 1 to 4 ranks, through mpi_staged
 #   parity     log-probabilities against Hugging Face's, tiny models and the demo model
 #   nccl       the same over NCCL, one rank a GPU
+#   lost       a rank that leaves in mid-ring: exit code 69, in time, nothing left on the GPUs
 #   cli        the program: verify on 1, 2 and 4 ranks; the demo model on cuda and on cpu
 #   memcheck racecheck initcheck synccheck    operations under compute-sanitizer
 # Nothing is built where DIR (build/cuda) is there: it may be a copy (make CUDA=1 bundle). A part stops
@@ -20,7 +21,7 @@ while [[ ${1:-} == --* ]]; do
     shift 2
 done
 parts=("$@")
-[ $# -gt 0 ] || parts=(unit ranks parity nccl cli memcheck racecheck initcheck synccheck)
+[ $# -gt 0 ] || parts=(unit ranks parity nccl lost cli memcheck racecheck initcheck synccheck)
 n_gpu=$(nvidia-smi -L 2>/dev/null | grep -c '^GPU ')
 if [ "$n_gpu" -eq 0 ]; then
     echo "skipped: nvidia-smi -L shows no GPU on this machine"
@@ -125,10 +126,24 @@ nccl() {
     fi
     on_ranks "$counts" comm_nccl ring_attention sparse_attention expert_exchange session weights \
         parity parity_dsa program
+    [ "$n_gpu" -eq 1 ] || run "halka verify on $n_gpu, nccl" verify "$n_gpu" --set run.transport=nccl
 }
 
-verify() { # RANKS: the largest residual is the figure
-    scripts/mpirun.sh -np "$1" "$halka" verify --set run.backend=cuda >"$work/verify" 2>&1 ||
+lost() {
+    local transport
+    export HALKA_TEST_BACKEND=cuda HALKA_BUILD=$build
+    for transport in mpi_staged nccl; do
+        [ "$transport" = nccl ] && export HALKA_TEST_TRANSPORT=nccl
+        if [ "$transport" = nccl ] && [ "$n_gpu" -lt 2 ]; then
+            skip "a lost rank, nccl" "one GPU on this machine"
+            continue
+        fi
+        run "a lost rank, $transport" env LOST_RANKS=2 tests/cli/rank_lost.sh
+    done
+}
+
+verify() { # RANKS ARGUMENT...: the largest residual is the figure
+    scripts/mpirun.sh -np "$1" "$halka" verify --set run.backend=cuda "${@:2}" >"$work/verify" 2>&1 ||
         { cat "$work/verify" && return 1; }
     cat "$work/verify"
     awk '$NF == "PASSED" && $(NF - 1) ~ /^[0-9.e-]+$/ && $(NF - 1) > most { most = $(NF - 1) }
@@ -199,7 +214,7 @@ write "$(date -u '+%Y-%m-%d %H:%M UTC'), $n_gpu x $(nvidia-smi --query-gpu=name,
     head -1 | sed 's/, /, driver /'), commit $(git rev-parse --short HEAD 2>/dev/null || echo unknown)"
 for part in "${parts[@]}"; do
     case $part in
-    unit | ranks | parity | nccl | cli | memcheck | racecheck | initcheck | synccheck) ;;
+    unit | ranks | parity | nccl | lost | cli | memcheck | racecheck | initcheck | synccheck) ;;
     *) echo "gpu_test: no such part: $part" >&2 && exit 64 ;;
     esac
     write ""
