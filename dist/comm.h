@@ -79,6 +79,9 @@ struct comm_ops {
     enum status (*all_reduce)(struct comm *, void *data, int64_t count, enum reduce op);
     enum status (*broadcast)(struct comm *, void *data, int64_t bytes, int root);
     enum status (*barrier)(struct comm *);
+    // Launches the step that the backend keeps (kernel_ops.steps), watching its exchanges. NULL:
+    // exchanges wait on the host and can be no part of a step.
+    enum status (*launch_step)(struct comm *);
     void (*close)(struct comm *);
 };
 

@@ -360,6 +360,14 @@ static enum status nccl_barrier(struct comm *comm) {
     return comm->host->ops->barrier(comm->host);
 }
 
+static enum status nccl_launch_step(struct comm *comm) {
+    struct nccl_state *state = nccl_state(comm);
+    struct flight *flight;
+    TRY(take_off(comm, &state->compute, "step of decoding", EVERY_RANK, &flight));
+    TRY(state->backend->ops->steps->launch(state->backend));
+    return land(comm, &state->compute, flight);
+}
+
 static void close_flights(struct flights *flights) {
     for (int i = 0; i < MOST_FLIGHTS; i++) {
         if (flights->flight[i].begun) cudaEventDestroy(flights->flight[i].begun);
@@ -392,6 +400,7 @@ static const struct comm_ops nccl_ops = {
     .all_reduce = nccl_all_reduce,
     .broadcast = nccl_broadcast,
     .barrier = nccl_barrier,
+    .launch_step = nccl_launch_step,
     .close = nccl_close,
 };
 

@@ -59,6 +59,11 @@ static enum status self_broadcast(struct comm *comm, void *data, int64_t bytes, 
     return OK;
 }
 
+static enum status self_launch_step(struct comm *comm) {
+    struct backend *device = comm->state;
+    return device->ops->steps->launch(device);
+}
+
 static void self_close(struct comm *comm) {
     (void)comm;
 }
@@ -75,6 +80,7 @@ static const struct comm_ops self_ops = {
     .all_reduce = self_all_reduce,
     .broadcast = self_broadcast,
     .barrier = self_nothing,
+    .launch_step = self_launch_step,
     .close = self_close,
 };
 

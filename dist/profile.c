@@ -12,6 +12,7 @@ const char *const phase_name[N_PHASE] = {
     [PHASE_GATHER_WAIT] = "gather_wait",
     [PHASE_INDEX] = "index",
     [PHASE_OTHER] = "other",
+    [PHASE_DECODE] = "decode",
     [PHASE_SAMPLING] = "sampling",
     [PHASE_IO] = "io",
 };

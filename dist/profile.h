@@ -15,7 +15,8 @@ enum phase {
     PHASE_RING_WAIT,   // exposed: time in waits for K/V, queries or partials
     PHASE_GATHER_WAIT, // likewise, for sharded weights
     PHASE_MERGE,
-    PHASE_OTHER, // norms, rope, activations, embedding
+    PHASE_OTHER,  // norms, rope, activations, embedding
+    PHASE_DECODE, // a token's layers launched as one step: all of the above
     PHASE_SAMPLING,
     PHASE_IO,
     N_PHASE,

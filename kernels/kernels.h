@@ -212,6 +212,16 @@ struct copy_ops {
 };
 enum { COPY_TICKETS = 64 };
 
+// A step of work, queued once as a whole: what is queued from begin to end is kept, not done, and
+// launch queues it all. One step is kept at a time, begin forgets the last; other work may come
+// between end and launch. A step neither waits for the device nor allocates nor downloads; host
+// tables are read when they are queued. Cheap to begin again where a step is like one before it.
+struct step_ops {
+    enum status (*begin)(struct backend *);
+    enum status (*end)(struct backend *, bool keep); // keep = false: something failed, forget it
+    enum status (*launch)(struct backend *);
+};
+
 struct device_memory {        // bytes
     int64_t available, total; // of the whole device
     int64_t peak;             // most that this backend held
@@ -240,6 +250,7 @@ struct kernel_ops {
     enum status (*copy)(struct backend *, void *to, const void *from, int64_t bytes);
     enum status (*sync)(struct backend *);
     const struct copy_ops *copies; // NULL where memory is the host's
+    const struct step_ops *steps;  // NULL where work ends with its call
     // What is queued from here on counts as this phase, until the next or sync(), which adds the
     // device's time to backend->phase_seconds[phase]. NULL where work ends with its call.
     void (*phase)(struct backend *, int phase);

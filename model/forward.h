@@ -76,6 +76,18 @@ struct forward_buffers {
 int64_t forward_buffers_carve(const struct model_spec *spec, const struct forward_shape *shape,
                               char *base, struct forward_buffers *out);
 
+struct decode_counts { // of comm and profile
+    int64_t bytes_sent, bytes_received, attention_flop;
+};
+// A step of decoding that the backend keeps for the token at `begin`, whatever its id.
+struct decode_step {
+    bool kept; // to be cleared when anything but that token is appended, or some are forgotten
+    bool add_mass;
+    int64_t begin;
+    struct decode_counts counts; // that its launch adds
+    int64_t n_launched;          // steps so far
+};
+
 struct forward {
     const struct model_spec *spec;
     struct weights weights;
@@ -96,6 +108,8 @@ struct forward {
     struct expert_exchange experts; // zeroed in networks without
     struct selection_study *study;  // NULL: nobody asks
     float *zeros;                   // host, [widest row]: clears decode inputs
+    bool keeps_steps;               // forward_decode_ahead may be called
+    struct decode_step step;
 };
 
 struct forward_chunk {
@@ -128,6 +142,12 @@ enum status forward_prefill(struct forward *forward, const struct forward_chunk 
 // held before). add_mass: adds attention mass to buffers.mass (upper half of the layers).
 enum status forward_decode(struct forward *forward, const struct forward_chunk *chunk,
                            bool add_mass);
+
+// Queues the work of such a token, but for its embedding, into a step that forward_decode then
+// launches: the host is ahead while the device works. Only where forward_decode_keeps.
+enum status forward_decode_ahead(struct forward *forward, const struct forward_chunk *chunk,
+                                 bool add_mass);
+bool forward_decode_keeps(const struct forward *forward);
 
 // Final norm of row `row` of buffers.x into `out` (activation dtype, n rows).
 enum status forward_final_norm(struct forward *forward, int64_t row, int64_t n, void *out);

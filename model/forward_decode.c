@@ -362,9 +362,10 @@ static enum status feed_forward_token(struct forward *f, int layer) {
     return sum_over_ranks(f);
 }
 
-enum status forward_decode(struct forward *f, const struct forward_chunk *chunk, bool add_mass) {
+// Everything but the embedding: the same for any token at this place of the sequence.
+static enum status decode_layers(struct forward *f, const struct forward_chunk *chunk,
+                                 bool add_mass) {
     struct forward_buffers *b = &f->buffers;
-    TRY(forward_embed(f, chunk->token, 1));
     for (int layer = 0; layer < f->spec->n_layer; layer++) {
         TRY(forward_norm(f, b->x, 1, f->spec->n_hidden, f->weights.layers[layer].attention_norm,
                          b->normed, f->activation));
@@ -374,6 +375,70 @@ enum status forward_decode(struct forward *f, const struct forward_chunk *chunk,
         TRY(feed_forward_token(f, layer));
     }
     return OK;
+}
+
+bool forward_decode_keeps(const struct forward *f) {
+    for (int i = 0; i < f->spec->n_layer; i++) // the host reads which experts a token takes
+        if (f->spec->layers[i].feed_forward == FEED_FORWARD_EXPERTS) return false;
+    return OPS(f)->steps && f->comm->ops->launch_step;
+}
+
+// What queueing counts: a kept step counts when it is launched.
+static struct decode_counts counts_now(const struct forward *f) {
+    return (struct decode_counts){f->comm->bytes_sent, f->comm->bytes_received,
+                                  f->profile->attention_flop};
+}
+
+static void counts_set(struct forward *f, struct decode_counts counts) {
+    f->comm->bytes_sent = counts.bytes_sent;
+    f->comm->bytes_received = counts.bytes_received;
+    f->profile->attention_flop = counts.attention_flop;
+}
+
+enum status forward_decode_ahead(struct forward *f, const struct forward_chunk *chunk,
+                                 bool add_mass) {
+    struct decode_counts before = counts_now(f);
+    f->step.kept = false;
+    TRY(OPS(f)->steps->begin(f->backend));
+    enum status status = decode_layers(f, chunk, add_mass);
+    if (status != OK) {
+        (void)OPS(f)->steps->end(f->backend, false);
+        return status;
+    }
+    TRY(OPS(f)->steps->end(f->backend, true));
+    struct decode_counts after = counts_now(f);
+    counts_set(f, before);
+    f->step = (struct decode_step){
+        .kept = true,
+        .begin = chunk->begin,
+        .add_mass = add_mass,
+        .counts = {after.bytes_sent - before.bytes_sent,
+                   after.bytes_received - before.bytes_received,
+                   after.attention_flop - before.attention_flop},
+        .n_launched = f->step.n_launched,
+    };
+    return OK;
+}
+
+static enum status launch_step(struct forward *f) {
+    struct decode_counts counts = counts_now(f);
+    double begun = profile_begin(f->profile, PHASE_DECODE);
+    TRY(f->comm->ops->launch_step(f->comm));
+    profile_end(f->profile, PHASE_DECODE, begun);
+    counts.bytes_sent += f->step.counts.bytes_sent;
+    counts.bytes_received += f->step.counts.bytes_received;
+    counts.attention_flop += f->step.counts.attention_flop;
+    counts_set(f, counts);
+    f->step.n_launched++;
+    return OK;
+}
+
+enum status forward_decode(struct forward *f, const struct forward_chunk *chunk, bool add_mass) {
+    const struct decode_step *step = &f->step;
+    TRY(forward_embed(f, chunk->token, 1));
+    bool kept = step->kept && step->begin == chunk->begin && step->add_mass == add_mass;
+    f->step.kept = false;
+    return kept ? launch_step(f) : decode_layers(f, chunk, add_mass);
 }
 
 enum status forward_logits(struct forward *f, const void *normed) {

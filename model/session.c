@@ -71,6 +71,7 @@ enum status session_open(const struct checkpoint *checkpoint, struct backend *ba
         TRY_OR(failed, selection_study_open(&s->study, &f->ring, &sizes->study));
         f->study = &s->study;
     }
+    f->keeps_steps = !options->eager && forward_decode_keeps(f);
     *out = s;
     return OK;
 failed:
@@ -222,11 +223,11 @@ static enum status share_last_hidden(struct session *s, const struct forward_chu
     return OK;
 }
 
-static enum status download_logits(struct session *s, float *host) {
+// They are there after sync.
+static enum status queue_logits(struct session *s, float *host) {
     TRY(forward_logits(&s->forward, s->forward.buffers.last_hidden));
-    TRY(BACKEND(s)->ops->download(BACKEND(s), host, s->forward.buffers.logits,
-                                  s->forward.spec->n_vocab * (int64_t)sizeof *host));
-    return BACKEND(s)->ops->sync(BACKEND(s));
+    return BACKEND(s)->ops->download(BACKEND(s), host, s->forward.buffers.logits,
+                                     s->forward.spec->n_vocab * (int64_t)sizeof *host);
 }
 
 // ln p(first token of the append | what came before), from the state kept by the append before.
@@ -236,7 +237,8 @@ static enum status first_logprob(struct session *s, const struct append_args *ar
     int64_t n = s->forward.spec->n_vocab;
     float *logits = malloc((size_t)n * sizeof *logits);
     if (!logits) FAIL(ERR_MEMORY, "no memory for %lld logits", (long long)n);
-    enum status status = download_logits(s, logits);
+    enum status status = queue_logits(s, logits);
+    if (status == OK) status = BACKEND(s)->ops->sync(BACKEND(s));
     if (status == OK) {
         float max = logits[0];
         for (int64_t i = 1; i < n; i++) max = fmaxf(max, logits[i]);
@@ -266,6 +268,7 @@ static void choose_exchange(struct session *s, const struct forward_chunk *chunk
 static enum status prefill(struct session *s, const struct append_args *args) {
     struct forward *f = &s->forward;
     int64_t append_begin = s->sequence.length, done = 0;
+    f->step.kept = false;
     while (done < args->n) {
         int64_t n = args->n - done < s->sizes.chunk ? args->n - done : s->sizes.chunk;
         struct forward_chunk chunk;
@@ -304,11 +307,27 @@ static enum status decode(struct session *s, const struct append_args *args) {
     return OK;
 }
 
+// Keeps the step of the next token while the device does this one's.
+static enum status decode_ahead(struct session *s) {
+    struct forward *f = &s->forward;
+    int64_t length = s->sequence.length;
+    int64_t n_row = sequence_count(&s->sequence, f->comm->rank, 0, length);
+    bool room = length < s->sizes.forward.n_all && n_row < s->sizes.forward.n_row;
+    struct forward_chunk chunk;
+    if (!f->keeps_steps || !room) return OK;
+    TRY(begin_chunk(s, LAYOUT_ROUND_ROBIN, 1, &chunk));
+    enum status status = forward_decode_ahead(f, &chunk, s->mass_on);
+    sequence_truncate(&s->sequence, length);
+    return status;
+}
+
 enum status session_append(struct session *s, const struct append_args *args) {
     TRY(check_append(s, args));
     if (args->logprob) TRY(first_logprob(s, args));
     TRY(args->n == 1 ? decode(s, args) : prefill(s, args));
-    return args->last_logits ? download_logits(s, args->last_logits) : OK;
+    if (args->last_logits) TRY(queue_logits(s, args->last_logits));
+    if (args->n == 1) TRY(decode_ahead(s));
+    return args->last_logits ? BACKEND(s)->ops->sync(BACKEND(s)) : OK;
 }
 
 int64_t session_length(const struct session *s) {
@@ -317,6 +336,7 @@ int64_t session_length(const struct session *s) {
 
 void session_truncate(struct session *s, int64_t length) {
     sequence_truncate(&s->sequence, length);
+    s->forward.step.kept = false;
     if (s->last_position >= length) s->last_position = -1;
 }
 
@@ -355,5 +375,6 @@ void session_get_facts(const struct session *s, struct session_facts *out) {
         .last_exchange = s->forward.exchange,
         .expert_rows = s->forward.experts.rows_received,
         .gathered_bytes = s->forward.gather.received,
+        .steps = s->forward.step.n_launched,
     };
 }

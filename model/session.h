@@ -22,6 +22,7 @@ struct session_options {
     enum index_precision index_precision; // AUTO: fp32 with fp32 precision asked for, else fp8
     enum exchange exchange;               // of sparse attention; SCORES cuts chunks short
     bool study;                           // session_study: what sparse attention leaves out
+    bool eager;                           // decode never launches a token's layers as one step
     bool sharded; // weights are cut over the ranks (shard.h); one rank has them whole
 };
 
@@ -86,6 +87,7 @@ struct session_facts {
     enum index_precision index_precision;
     enum exchange last_exchange; // of the last chunk that selected; AUTO: none did
     int64_t expert_rows;         // rows that this rank's experts received
+    int64_t steps;               // tokens decoded as one step of the backend
     int64_t gathered_bytes;      // sharded weights that other ranks sent to this one
 };
 void session_get_facts(const struct session *session, struct session_facts *out);

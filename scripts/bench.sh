@@ -41,7 +41,7 @@ best_seconds() { # RANKS OUTPUT ARGUMENTS...
         rm -rf "$output"
         scripts/mpirun.sh -np "$ranks" "$halka" run --model "$model" --set model.context=32768 \
             --output "$output" "$@" >"$work/log" 2>&1 || { tail -3 "$work/log" >&2; echo nan; return; }
-        seconds=$(sum_of matmul attention ring_wait merge other sampling "$output/report.json")
+        seconds=$(sum_of matmul attention ring_wait merge other decode sampling "$output/report.json")
         best=$(awk -v a="$best" -v b="$seconds" 'BEGIN { print (a == "inf" || b < a + 0) ? b : a }')
     done
     echo "$best"

@@ -20,7 +20,7 @@ def column(name, folder):
     mib = 1 << 20
     return [name, f"{result['perplexity']:.3f}", f"{longest('attention', 'index'):.2f}",
             f"{longest('attention'):.2f}", f"{longest('index'):.2f}",
-            f"{longest('matmul', 'attention', 'index', 'ring_wait', 'merge', 'other'):.2f}",
+            f"{longest('matmul', 'attention', 'index', 'ring_wait', 'merge', 'other', 'decode'):.2f}",
             f"{sum(rank['attention_flop'] for rank in ranks) * 1e-9:.1f}",
             f"{sum(rank['kv_bytes'] for rank in ranks) / mib:.1f}",
             f"{sum(rank['bytes_received'] for rank in ranks) / mib:.1f}"]

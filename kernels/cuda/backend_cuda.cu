@@ -36,6 +36,7 @@ static void cuda_close(struct backend *backend) {
     if (state->copy) (void)cudaStreamSynchronize(state->copy);
     if (state->cublas) (void)cublasDestroy(state->cublas);
     if (state->cublas_workspace) cuda_free(backend, state->cublas_workspace);
+    cuda_steps_close(backend);
     cuda_phases_close(state);
     cuda_memory_close(state);
     if (state->copy) (void)cudaStreamDestroy(state->copy);
@@ -63,6 +64,7 @@ static const struct kernel_ops cuda_ops = {
     .copy = cuda_copy,
     .sync = cuda_sync,
     .copies = &cuda_copies,
+    .steps = &cuda_steps_ops,
     .phase = cuda_phase,
     .device_memory = cuda_device_memory,
     .load_weight = cuda_load_weight,
@@ -134,6 +136,7 @@ static enum status open_device(struct backend *backend) {
     TRY(name_device(backend));
     TRY(cuda_phases_open(state));
     TRY(cuda_memory_open(backend));
+    TRY(cuda_steps_open(backend));
     TRY_CUBLAS(cublasCreate(&state->cublas));
     TRY_CUBLAS(cublasSetStream(state->cublas, state->compute));
     // fp32 stays fp32, and parts of a sum are never kept in bf16.

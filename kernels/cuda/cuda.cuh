@@ -19,6 +19,7 @@ struct cuda_fault {
     long long query_position, key_position;
 };
 
+struct cuda_steps;  // step.cu
 struct cuda_memory; // memory.cu: the pool, the scratch and the staging of host tables
 struct cuda_state {
     int device;
@@ -30,7 +31,8 @@ struct cuda_state {
     void *cublas_workspace;
     struct cuda_memory *memory;
     struct cuda_phases *phases; // phase.cu
-    struct cuda_fault *fault;   // device memory
+    struct cuda_steps *steps;
+    struct cuda_fault *fault; // device memory
 };
 
 static inline struct cuda_state *cuda_state(const struct backend *b) {

@@ -57,6 +57,11 @@ static void device_free(struct cuda_memory *memory, void *p) {
     (void)cudaFree(p); // waits for the device itself
 }
 
+static enum status refuse_in_step(const struct backend *backend, const char *verb) {
+    if (!cuda_steps_keeping(cuda_state(backend))) return OK;
+    FAIL(ERR_INTERNAL, "a step of work that is kept for later %s", verb);
+}
+
 enum status cuda_device_memory(struct backend *backend, struct device_memory *out) {
     size_t n_free = 0, n_all = 0;
     TRY_CUDA(cudaMemGetInfo(&n_free, &n_all));
@@ -134,6 +139,11 @@ void cuda_memory_close(struct cuda_state *state) {
 }
 
 enum status cuda_alloc(struct backend *backend, int64_t bytes, void **out) {
+    TRY(refuse_in_step(backend, "allocates"));
+    return device_alloc(cuda_state(backend)->memory, bytes, out);
+}
+
+enum status cuda_memory_take(struct backend *backend, int64_t bytes, void **out) {
     return device_alloc(cuda_state(backend)->memory, bytes, out);
 }
 
@@ -166,6 +176,7 @@ enum status cuda_wait_event(struct backend *backend, cudaEvent_t event) {
 }
 
 static enum status wait_for_compute(struct backend *backend) {
+    TRY(refuse_in_step(backend, "waits for the GPU"));
     for (bool ended = false;;) {
         TRY(has_ended(cudaStreamQuery(cuda_state(backend)->compute), &ended));
         if (ended) return OK;
@@ -177,8 +188,11 @@ enum status cuda_scratch(struct backend *backend, int64_t bytes, void **out) {
     struct cuda_memory *memory = cuda_state(backend)->memory;
     *out = memory->scratch;
     if (bytes <= memory->scratch_bytes) return OK;
-    TRY(wait_for_compute(backend));
-    device_free(memory, memory->scratch);
+    if (cuda_steps_keeping(cuda_state(backend))) bytes += bytes / 2; // not again at each step
+    if (!memory->scratch || !cuda_steps_retire(backend, memory->scratch)) {
+        TRY(wait_for_compute(backend));
+        device_free(memory, memory->scratch);
+    }
     memory->scratch = NULL;
     memory->scratch_bytes = 0;
     bytes = round_up(bytes, kAlignment);
@@ -198,31 +212,35 @@ static enum status leave_segment(struct backend *backend, struct cuda_stage_ring
     return OK;
 }
 
-// Room for `bytes` in the ring: the offset of host and device memory. Work queued earlier may still
-// read the device's side; what is queued from now on comes after it.
-static enum status stage_take(struct backend *backend, int64_t bytes, int64_t *offset) {
+// Room for `bytes` in the ring: host and device memory. Work queued earlier may still read the
+// device's side; what is queued from now on comes after it.
+static enum status stage_take(struct backend *backend, int64_t bytes, uint8_t **host,
+                              uint8_t **device) {
     struct cuda_memory *memory = cuda_state(backend)->memory;
     struct cuda_stage_ring *ring = &memory->ring;
+    if (cuda_steps_keeping(cuda_state(backend)))
+        return cuda_steps_stage(backend, round_up(bytes, kAlignment), host, device);
     if (bytes > ring->segment_bytes) {
         TRY(wait_for_compute(backend));
         ring_free(memory);
         TRY(ring_alloc(memory, round_up(bytes, kSegmentBytes)));
     }
     if (ring->used + bytes > ring->segment_bytes) TRY(leave_segment(backend, ring));
-    *offset = ring->segment * ring->segment_bytes + ring->used;
+    int64_t offset = ring->segment * ring->segment_bytes + ring->used;
+    *host = ring->host + offset;
+    *device = ring->device + offset;
     ring->used += round_up(bytes, kAlignment);
     return OK;
 }
 
 enum status cuda_stage(struct backend *backend, const void *host, int64_t bytes, const void **out) {
-    struct cuda_stage_ring *ring = &cuda_state(backend)->memory->ring;
-    int64_t offset = 0;
-    TRY(stage_take(backend, bytes, &offset));
-    *out = ring->device + offset;
+    uint8_t *pinned = NULL, *twin = NULL;
+    TRY(stage_take(backend, bytes, &pinned, &twin));
+    *out = twin;
     if (bytes == 0) return OK;
-    memcpy(ring->host + offset, host, (size_t)bytes);
-    TRY_CUDA(cudaMemcpyAsync(ring->device + offset, ring->host + offset, (size_t)bytes,
-                             cudaMemcpyHostToDevice, cuda_state(backend)->compute));
+    memcpy(pinned, host, (size_t)bytes);
+    TRY_CUDA(cudaMemcpyAsync(twin, pinned, (size_t)bytes, cudaMemcpyHostToDevice,
+                             cuda_state(backend)->compute));
     return OK;
 }
 
@@ -233,20 +251,19 @@ static enum status upload_rows(struct backend *backend, void *to, int64_t to_str
                                int64_t n_row) {
     struct cuda_stage_ring *ring = &cuda_state(backend)->memory->ring;
     int64_t at_once = std::min(n_row, std::max<int64_t>(1, ring->segment_bytes / to_stride));
-    for (int64_t row = 0, offset = 0; row < n_row; row += at_once) {
+    uint8_t *pinned = NULL, *twin = NULL;
+    for (int64_t row = 0; row < n_row; row += at_once) {
         int64_t n = std::min(at_once, n_row - row);
         int64_t bytes = (n - 1) * to_stride + row_bytes;
-        TRY(stage_take(backend, bytes, &offset));
+        TRY(stage_take(backend, bytes, &pinned, &twin));
         const uint8_t *from = (const uint8_t *)host + row * host_stride;
         if (to_stride == host_stride)
-            memcpy(ring->host + offset, from, (size_t)bytes);
+            memcpy(pinned, from, (size_t)bytes);
         else
             for (int64_t i = 0; i < n; i++)
-                memcpy(ring->host + offset + i * to_stride, from + i * host_stride,
-                       (size_t)row_bytes);
-        TRY_CUDA(cudaMemcpyAsync((uint8_t *)to + row * to_stride, ring->host + offset,
-                                 (size_t)bytes, cudaMemcpyHostToDevice,
-                                 cuda_state(backend)->compute));
+                memcpy(pinned + i * to_stride, from + i * host_stride, (size_t)row_bytes);
+        TRY_CUDA(cudaMemcpyAsync((uint8_t *)to + row * to_stride, pinned, (size_t)bytes,
+                                 cudaMemcpyHostToDevice, cuda_state(backend)->compute));
     }
     return OK;
 }
@@ -274,6 +291,7 @@ static enum status land(struct backend *backend) {
 
 enum status cuda_download(struct backend *backend, void *host, const void *from, int64_t bytes) {
     struct cuda_landing *landing = &cuda_state(backend)->memory->landing;
+    TRY(refuse_in_step(backend, "downloads"));
     for (int64_t at = 0, n; at < bytes; at += n) {
         if (landing->used >= kLandingBytes || landing->n_part == LANDING_PARTS) TRY(land(backend));
         n = std::min(bytes - at, kLandingBytes - landing->used);
@@ -305,6 +323,7 @@ static enum status check_fault(struct cuda_state *state) {
 
 enum status cuda_sync(struct backend *backend) {
     struct cuda_state *state = cuda_state(backend);
+    TRY(refuse_in_step(backend, "waits for the GPU"));
     TRY_CUDA(cudaMemcpyAsync(state->memory->fault, state->fault, sizeof *state->fault,
                              cudaMemcpyDeviceToHost, state->compute));
     cuda_phase(backend, -1);

@@ -50,6 +50,7 @@ void cuda_memory_close(struct cuda_state *state);
 int64_t cuda_memory_fixed_bytes(void);
 
 enum status cuda_alloc(struct backend *backend, int64_t bytes, void **out);
+enum status cuda_memory_take(struct backend *backend, int64_t bytes, void **out); // in steps too
 void cuda_free(struct backend *backend, void *p);
 enum status cuda_upload(struct backend *backend, void *to, const void *host, int64_t bytes);
 enum status cuda_download(struct backend *backend, void *host, const void *from, int64_t bytes);
@@ -69,6 +70,18 @@ enum status cuda_phases_open(struct cuda_state *state);
 void cuda_phases_close(struct cuda_state *state);
 void cuda_phase(struct backend *backend, int phase);
 void cuda_phases_add(struct backend *backend);
+
+// step.cu. Work queued by the backend is being kept for later.
+extern const struct step_ops cuda_steps_ops;
+enum status cuda_steps_open(struct backend *backend);
+void cuda_steps_close(struct backend *backend);
+bool cuda_steps_keeping(const struct cuda_state *state);
+// Room for a host table of the step being kept: pinned memory and its twin on the device, untouched
+// until the step has run.
+enum status cuda_steps_stage(struct backend *backend, int64_t bytes, uint8_t **host,
+                             uint8_t **device);
+// Takes a scratch that a step may still use, to free it later; false: no step does.
+bool cuda_steps_retire(struct backend *backend, void *scratch);
 
 // Waits for an event without blocking, asking while_waiting meanwhile.
 enum status cuda_wait_event(struct backend *backend, cudaEvent_t event);

@@ -47,7 +47,8 @@ void cuda_phase(struct backend *backend, int phase) {
         p->current = NO_PHASE;
     }
     if (phase == p->current || !backend->phase_seconds) return;
-    if (p->n == MAX_MARKS) { // the last mark begins the next row of them
+    if (cuda_steps_keeping(state)) return; // its launch counts as one phase
+    if (p->n == MAX_MARKS) {               // the last mark begins the next row of them
         int last = p->phase[MAX_MARKS - 1];
         if (cuda_wait_event(backend, p->event[MAX_MARKS - 1]) == OK) cuda_phases_add(backend);
         p->n = 0;

@@ -28,11 +28,28 @@ struct queue {
     int n, capacity;
 };
 
+// An operation with the host's addresses. Of a kept step it owns its arguments and host tables.
+struct call {
+    enum status (*run)(struct backend *host, const void *args);
+    void *args;
+    struct op_memory memory; // of the arguments
+    void **tables;
+    int n_table, table_capacity;
+};
+
+struct step {
+    struct call *calls;
+    int n, capacity;
+    bool keeping; // between begin and end
+    bool kept;
+};
+
 struct fake {
     struct backend host;
     struct block *blocks;
     int n_block, block_capacity;
     struct queue downloads, copies;
+    struct step step;
     int64_t n_ticket, n_ended; // copies queued and done so far
     int phase;                 // of what is queued now; -1: none
     double phase_begun;
@@ -47,6 +64,11 @@ static _Noreturn void complain(const char *op, const char *what, const char *pro
                                const void *pointer) {
     fprintf(stderr, "fake device: %s: %s %s (%p)\n", op, what, problem, pointer);
     abort();
+}
+
+// What would wait for the device, or change its memory, cannot be part of a step.
+static void forbid_in_step(const struct backend *b, const char *op) {
+    if (fake_of(b)->step.keeping) complain(op, "the call", "is made in a step that is kept", b);
 }
 
 static void *grow(void *items, int n, int *capacity, size_t item_bytes) {
@@ -102,6 +124,7 @@ static void perform(struct queue *queue, int n) {
 
 static enum status add_block(struct backend *b, int64_t bytes, void **out) {
     struct fake *f = fake_of(b);
+    forbid_in_step(b, "alloc");
     TRY(f->host.ops->alloc(&f->host, bytes, out));
     memset(*out, 0xff, (size_t)bytes); // what nobody wrote is not a number
     f->blocks = grow(f->blocks, f->n_block, &f->block_capacity, sizeof *f->blocks);
@@ -114,6 +137,7 @@ static enum status add_block(struct backend *b, int64_t bytes, void **out) {
 
 static void remove_block(struct backend *b, const char *op, const void *pointer) {
     struct fake *f = fake_of(b);
+    forbid_in_step(b, op);
     char *at = (char *)((uintptr_t)pointer & ~DEVICE_BIT);
     if (!pointer) return;
     for (int i = 0; i < f->n_block; i++) {
@@ -126,12 +150,27 @@ static void remove_block(struct backend *b, const char *op, const void *pointer)
     complain(op, "the pointer", "was not allocated here", pointer);
 }
 
+static void close_call(struct call *call) {
+    for (int i = 0; i < call->n_table; i++) free(call->tables[i]);
+    free(call->tables);
+    op_memory_close(&call->memory);
+    free(call->args);
+}
+
+static void forget_step(struct step *step) {
+    for (int i = 0; i < step->n; i++) close_call(&step->calls[i]);
+    step->n = 0;
+    step->keeping = step->kept = false;
+}
+
 static void fake_close(struct backend *b) {
     struct fake *f = fake_of(b);
     if (!f) return;
     // What is still queued may name memory that is gone: it is dropped.
     for (int i = 0; i < f->downloads.n; i++) free((void *)f->downloads.items[i].from);
     for (int i = 0; i < f->n_block; i++) f->host.ops->free(&f->host, f->blocks[i].at);
+    forget_step(&f->step);
+    free(f->step.calls);
     free(f->downloads.items);
     free(f->copies.items);
     free(f->blocks);
@@ -147,15 +186,63 @@ static void fake_free(struct backend *b, void *pointer) {
     remove_block(b, "free", pointer);
 }
 
+static void *duplicate(const void *from, int64_t bytes) {
+    void *copy = malloc(bytes > 0 ? (size_t)bytes : 1);
+    if (!copy) abort();
+    if (bytes > 0) memcpy(copy, from, (size_t)bytes);
+    return copy;
+}
+
+static void *keep_table(struct call *call, const void *from, int64_t bytes) {
+    call->tables = grow(call->tables, call->n_table, &call->table_capacity, sizeof *call->tables);
+    return call->tables[call->n_table++] = duplicate(from, bytes);
+}
+
+// Does the operation now, or keeps it with copies of its host tables, which may change after this.
+static enum status perform_or_keep(struct backend *b, struct call *call) {
+    struct step *step = &fake_of(b)->step;
+    if (!step->keeping) {
+        enum status status = call->run(&fake_of(b)->host, call->args);
+        close_call(call);
+        return status;
+    }
+    for (int i = 0; i < call->memory.n; i++) {
+        struct op_pointer *p = &call->memory.pointers[i];
+        const void *table = op_pointer_get(p);
+        if (p->memory == MEMORY_HOST && table && p->access == OP_READ)
+            op_pointer_set(p, keep_table(call, table, op_pointer_bytes(p)));
+    }
+    step->calls = grow(step->calls, step->n, &step->capacity, sizeof *step->calls);
+    step->calls[step->n++] = *call;
+    return OK;
+}
+
+struct move_args {
+    void *to;
+    const void *from;
+    int64_t bytes;
+};
+
+static enum status run_move(struct backend *host, const void *args) {
+    const struct move_args *move = args;
+    (void)host;
+    if (move->bytes > 0 && move->to != move->from)
+        memcpy(move->to, move->from, (size_t)move->bytes);
+    return OK;
+}
+
 static enum status fake_upload(struct backend *b, void *to, const void *host, int64_t bytes) {
     check_host("upload", "the source", host);
-    void *at = translate(b, "upload", "the destination", to, bytes);
-    if (bytes > 0) memcpy(at, host, (size_t)bytes);
-    return OK;
+    struct move_args move = {translate(b, "upload", "the destination", to, bytes), host, bytes};
+    struct call call = {.run = run_move};
+    if (fake_of(b)->step.keeping) move.from = keep_table(&call, host, bytes);
+    call.args = duplicate(&move, sizeof move);
+    return perform_or_keep(b, &call);
 }
 
 // The host's buffer holds nothing of use before sync().
 static enum status fake_download(struct backend *b, void *host, const void *from, int64_t bytes) {
+    forbid_in_step(b, "download");
     check_host("download", "the destination", host);
     const void *at = translate(b, "download", "the source", from, bytes);
     if (bytes == 0) return OK;
@@ -168,14 +255,15 @@ static enum status fake_download(struct backend *b, void *host, const void *from
 }
 
 static enum status fake_copy(struct backend *b, void *to, const void *from, int64_t bytes) {
-    void *out = translate(b, "copy", "the destination", to, bytes);
-    const void *in = translate(b, "copy", "the source", from, bytes);
-    if (bytes > 0 && out != in) memcpy(out, in, (size_t)bytes);
-    return OK;
+    struct move_args move = {translate(b, "copy", "the destination", to, bytes),
+                             translate(b, "copy", "the source", from, bytes), bytes};
+    struct call call = {.run = run_move, .args = duplicate(&move, sizeof move)};
+    return perform_or_keep(b, &call);
 }
 
 static void fake_phase(struct backend *b, int phase) {
     struct fake *f = fake_of(b);
+    if (f->step.keeping) return;
     double now = cluster_seconds();
     if (f->phase >= 0 && b->phase_seconds) b->phase_seconds[f->phase] += now - f->phase_begun;
     f->phase = phase;
@@ -191,6 +279,7 @@ static enum status fake_device_memory(struct backend *b, struct device_memory *o
 
 static enum status fake_sync(struct backend *b) {
     struct fake *f = fake_of(b);
+    forbid_in_step(b, "sync");
     fake_phase(b, -1);
     enum status status = b->while_waiting ? b->while_waiting(b->waiting_user) : OK;
     perform(&f->downloads, f->downloads.n);
@@ -242,17 +331,44 @@ static void enter(struct backend *b, const char *op, struct op_memory *m) {
 }
 
 #define FAKE_OP(op, type)                                                                          \
+    static enum status run_##op(struct backend *host, const void *args) {                          \
+        return host->ops->op(host, args);                                                          \
+    }                                                                                              \
     static enum status fake_##op(struct backend *b, const struct type *args) {                     \
-        struct backend *host = &fake_of(b)->host;                                                  \
-        struct type copy = *args;                                                                  \
-        struct op_memory m = op_memory_##op(&copy);                                                \
-        enter(b, #op, &m);                                                                         \
-        enum status status = host->ops->op(host, &copy);                                           \
-        op_memory_close(&m);                                                                       \
-        return status;                                                                             \
+        struct call call = {.run = run_##op, .args = duplicate(args, sizeof *args)};               \
+        call.memory = op_memory_##op(call.args);                                                   \
+        enter(b, #op, &call.memory);                                                               \
+        return perform_or_keep(b, &call);                                                          \
     }
 OP_LIST(FAKE_OP)
 #undef FAKE_OP
+
+static enum status fake_begin(struct backend *b) {
+    forget_step(&fake_of(b)->step);
+    fake_of(b)->step.keeping = true;
+    return OK;
+}
+
+static enum status fake_end(struct backend *b, bool keep) {
+    struct step *step = &fake_of(b)->step;
+    if (!keep) forget_step(step);
+    step->kept = keep;
+    step->keeping = false;
+    return OK;
+}
+
+static enum status fake_launch(struct backend *b) {
+    struct step *step = &fake_of(b)->step;
+    enum status status = OK;
+    if (!step->kept) complain("launch", "the step", "is not there", b);
+    for (int i = 0; i < step->n && status == OK; i++)
+        status = step->calls[i].run(&fake_of(b)->host, step->calls[i].args);
+    forget_step(step);
+    return status;
+}
+
+static const struct step_ops fake_steps = {
+    .begin = fake_begin, .end = fake_end, .launch = fake_launch};
 
 static enum status fake_pin(struct backend *b, int64_t bytes, void **host) {
     return fake_of(b)->host.ops->alloc(&fake_of(b)->host, bytes, host);
@@ -265,7 +381,7 @@ static void fake_unpin(struct backend *b, void *host) {
 
 // Work is done when its call returns.
 static enum status fake_after_work(struct backend *b) {
-    (void)b;
+    forbid_in_step(b, "copies.after_work");
     return OK;
 }
 
@@ -278,6 +394,7 @@ static void end_copies(struct fake *f, int64_t upto) {
 
 static enum status fake_before_work(struct backend *b) {
     struct fake *f = fake_of(b);
+    forbid_in_step(b, "copies.before_work");
     end_copies(f, f->n_ticket);
     return OK;
 }
@@ -333,6 +450,7 @@ static const struct kernel_ops fake_ops = {
     .copy = fake_copy,
     .sync = fake_sync,
     .copies = &fake_copies,
+    .steps = &fake_steps,
     .phase = fake_phase,
     .device_memory = fake_device_memory,
     .load_weight = fake_load_weight,

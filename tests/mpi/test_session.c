@@ -16,7 +16,7 @@
 #include "model/session.h"
 #include "tests/common/mpi_test.h"
 
-enum { N_TOKEN = 53 };
+enum { N_TOKEN = 53, N_VOCAB = 256 }; // ids that every network here knows
 static const double tolerance = 2e-5; // fp32 sums of other order over three layers
 
 static struct backend backend;
@@ -94,6 +94,59 @@ static void test_decode_equals_prefill(void **state) {
     session_close(&session);
 }
 
+enum { N_PROMPT = 20, N_LOGITS = N_TOKEN - N_PROMPT };
+
+// Logits after each token that is decoded, with what may come between: attention mass goes on and
+// off, tokens are forgotten.
+static float *decode_logits(const struct checkpoint *network, bool eager, int64_t *n_step) {
+    int64_t n_vocab = network->spec.n_vocab;
+    struct session *session = NULL;
+    struct session_options options = {.max_tokens = N_TOKEN, .eager = eager};
+    struct session_facts facts;
+    float *logits = poisoned(N_LOGITS * n_vocab);
+    assert_int_equal(session_open(network, &backend, &mpi_test_comm, &profile, &options, &session),
+                     OK);
+    append(session, 0, N_PROMPT - 2, NULL, NULL);
+    for (int64_t i = 0; i < N_LOGITS; i++) {
+        if (i == 9) assert_int_equal(session_mass_reset(session, true), OK);
+        if (i == 12) assert_int_equal(session_mass_reset(session, false), OK);
+        if (i == 15) session_truncate(session, N_PROMPT);
+        if (i == 18) append(session, 3, 2, NULL, NULL);
+        append(session, N_PROMPT + i, 1, NULL, i % 4 == 3 ? NULL : logits + i * n_vocab);
+    }
+    session_get_facts(session, &facts);
+    *n_step = facts.steps;
+    session_close(&session);
+    return logits;
+}
+
+static void compare_steps(const char *folder, int n_layer) {
+    struct checkpoint network;
+    int64_t n_eager, n_step;
+    assert_int_equal(checkpoint_open(folder, &network), OK);
+    if (n_layer) network.spec.n_layer = n_layer;
+    float *eager = decode_logits(&network, true, &n_eager);
+    float *steps = decode_logits(&network, false, &n_step);
+    assert_int_equal(n_eager, 0);
+    // The first token, and those after a change, have no step yet.
+    if (backend.ops->steps && mpi_test_comm.ops->launch_step)
+        assert_int_equal(n_step, N_LOGITS - 5);
+    else
+        assert_int_equal(n_step, 0);
+    assert_memory_equal(steps, eager, (size_t)(N_LOGITS * network.spec.n_vocab) * sizeof *steps);
+    free(eager);
+    free(steps);
+    checkpoint_close(&network);
+}
+
+// A token's layers launched as one step do what the same operations do one by one, bit for bit.
+static void test_steps_equal_eager(void **state) {
+    (void)state;
+    compare_steps("tests/fixtures/tiny-llama", 0);
+    compare_steps("tests/fixtures/deepseek_v32_tiny", 2); // its layers before those of experts
+    compare_steps("tests/fixtures/glm_moe_dsa_tiny", 2);
+}
+
 static void test_truncate(void **state) {
     (void)state;
     struct session *session = open_session(LAYOUT_ZIGZAG, 16);
@@ -150,15 +203,17 @@ int main(int argc, char **argv) {
         fprintf(stderr, "%s\n", status_message());
         return mpi_test_stop(1);
     }
-    for (int i = 0; i < N_TOKEN; i++)
-        token[i] = (int32_t)((i * 131 + 17) % checkpoint.spec.n_vocab);
+    for (int i = 0; i < N_TOKEN; i++) token[i] = (int32_t)((i * 131 + 17) % N_VOCAB);
     expected_logits = poisoned(checkpoint.spec.n_vocab);
     struct session *session = open_session(LAYOUT_ZIGZAG, 0);
     append(session, 0, N_TOKEN, expected, expected_logits);
     session_close(&session);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_chunks_and_layouts), cmocka_unit_test(test_decode_equals_prefill),
-        cmocka_unit_test(test_truncate),           cmocka_unit_test(test_mass),
+        cmocka_unit_test(test_chunks_and_layouts),
+        cmocka_unit_test(test_decode_equals_prefill),
+        cmocka_unit_test(test_steps_equal_eager),
+        cmocka_unit_test(test_truncate),
+        cmocka_unit_test(test_mass),
         cmocka_unit_test(test_refusals),
     };
     int failed = cmocka_run_group_tests_name("session", tests, NULL, NULL);
