@@ -1,5 +1,5 @@
 // Attention over selected rows: which form and how many parts; and the merge of parts, a warp a
-// row.
+// row. Forms for tensor cores mark blocks that the plain form attends again.
 #include "kernels/cuda/sparse_attention.cuh"
 
 namespace {
@@ -31,6 +31,22 @@ __global__ void merge_kernel(struct sparse_parts parts, int64_t n_row, int value
     if (lane == 0) lse[row] = total == 0 ? -INFINITY : max + logf(total);
 }
 
+// The first that takes the shape, in this order; the plain form takes all.
+const struct {
+    sparse_attention_rows *rows;
+    sparse_attention_launch *launch;
+} forms[] = {{sparse_attention_wgmma_rows, sparse_attention_wgmma},
+             {sparse_attention_mma_rows, sparse_attention_mma}};
+
+sparse_attention_launch *choose_form(const struct cuda_state *state, const struct attention_args *a,
+                                     int *rows) {
+    for (const auto &form : forms) {
+        *rows = form.rows(state, a);
+        if (*rows > 0) return form.launch;
+    }
+    return sparse_attention_plain;
+}
+
 // As many parts as fill the device twice, none of them tiny.
 int count_parts(const struct cuda_state *state, int64_t n_block, int k) {
     int64_t wanted = 2 * state->n_multiprocessor / max(n_block, (int64_t)1);
@@ -45,20 +61,20 @@ enum status cuda_sparse_attention(struct backend *backend,
     int64_t n_row = a->n_query * a->n_head;
     if (n_row == 0) return OK;
     const struct cuda_state *state = cuda_state(backend);
-    int rows = sparse_attention_mma_rows(state, a);
-    int64_t n_block = n_row;
-    if (rows > 0) n_block = a->n_query * a->n_kv_head * divide_up(a->n_head / a->n_kv_head, rows);
-    struct sparse_parts parts = {count_parts(state, n_block, args->k), a->out, a->lse};
+    struct sparse_parts parts = {1, a->out, a->lse, NULL, 0};
+    sparse_attention_launch *launch = choose_form(state, a, &parts.rows);
+    int64_t n_block = parts.rows > 0 ? sparse_blocks(a, parts.rows) : n_row;
+    parts.n_part = count_parts(state, n_block, args->k);
+    int64_t n_float = parts.n_part > 1 ? parts.n_part * n_row * (a->value_dim + 1) : 0;
+    void *scratch;
+    TRY(cuda_scratch(backend, (n_float + parts.n_part * n_block) * 4, &scratch));
+    parts.spoiled = (int *)scratch + n_float;
     if (parts.n_part > 1) {
-        void *scratch;
-        TRY(cuda_scratch(backend, parts.n_part * n_row * (a->value_dim + 1) * 4, &scratch));
         parts.out = (float *)scratch;
         parts.lse = parts.out + parts.n_part * n_row * a->value_dim;
     }
-    if (rows > 0)
-        TRY(sparse_attention_mma(backend, args, &parts));
-    else
-        TRY(sparse_attention_plain(backend, args, &parts));
+    TRY(launch(backend, args, &parts));
+    if (parts.rows > 0) TRY(sparse_attention_again(backend, args, &parts));
     if (parts.n_part == 1) return OK;
     LAUNCH(backend, merge_kernel, (unsigned)divide_up(n_row, MERGE_WARPS), MERGE_THREADS, 0, parts,
            n_row, a->value_dim, a->out, a->lse);
@@ -70,5 +86,6 @@ int64_t sparse_attention_scratch_bytes(const struct cuda_state *state,
     int64_t most = 0; // n_part * n_block is at most this, and n_part at most that
     int64_t blocks = 2 * state->n_multiprocessor, n_part = s->index_k / LEAST_PART;
     if (n_part > 1) most = min(blocks * MOST_ROWS, n_part * s->n_token * s->n_head);
-    return most * (s->value_dim + 1) * 4;
+    int64_t marks = max(blocks, s->n_token * s->n_head);
+    return (most * (s->value_dim + 1) + marks) * 4;
 }

@@ -8,7 +8,7 @@
 
 namespace {
 
-enum { KEYS = 64 };
+enum { KEYS = SPARSE_TILE };
 
 template <int HEAD_DIM_, int VALUE_DIM_, int ROWS_, int WARPS_, int STAGES_, bool VALUE_IN_KEY_>
 struct form {
@@ -36,29 +36,9 @@ template <int VECTORS> __device__ inline int vector_at(int row, int vector) {
     return row * VECTORS + (vector ^ (row & 7));
 }
 
-// What a block works on.
-struct place {
-    int64_t query, first_head, kv_head;
-    int n_head, begin, end; // heads of this block; its range of the selection
-};
-
 template <typename F>
-__device__ struct place place_of(const struct sparse_attention_args &args, int n_part) {
-    const struct attention_args &a = args.attention;
-    int group = a.n_head / a.n_kv_head, row_blocks = (group + F::ROWS - 1) / F::ROWS;
-    int per_query = a.n_kv_head * row_blocks, block = blockIdx.x % per_query;
-    struct place p;
-    p.query = blockIdx.x / per_query;
-    p.kv_head = block / row_blocks;
-    int first = block % row_blocks * F::ROWS; // of the group
-    p.first_head = p.kv_head * group + first;
-    p.n_head = min(F::ROWS, group - first);
-    part_range(args.n_selected[p.query], blockIdx.y, n_part, KEYS, &p.begin, &p.end);
-    return p;
-}
-
-template <typename F>
-__device__ void load_query(const struct attention_args &a, const struct place &p, uint4 *to) {
+__device__ void load_query(const struct attention_args &a, const struct sparse_place &p,
+                           uint4 *to) {
     const uint4 *from = (const uint4 *)((const __nv_bfloat16 *)a.query + p.query * a.query_stride +
                                         p.first_head * F::HEAD_DIM);
     for (int i = threadIdx.x; i < F::ROWS * F::KEY_VECTORS; i += F::THREADS) {
@@ -83,7 +63,7 @@ __device__ void gather_row(const void *base, int64_t element, bool valid, uint4 
 }
 
 template <typename F>
-__device__ void load_tile(const struct sparse_attention_args &args, const struct place &p,
+__device__ void load_tile(const struct sparse_attention_args &args, const struct sparse_place &p,
                           int first, unsigned char *shared, int stage) {
     const struct attention_args &a = args.attention;
     int i = first + threadIdx.x / (F::THREADS / KEYS);
@@ -222,8 +202,8 @@ __device__ void add_values(const uint4 *weight, const uint4 *value, sums<F> &sum
 
 // Leaves 1 / total (0: nothing was seen) of each head in `factor`, and stores lse.
 template <typename F>
-__device__ void finish(const struct place &p, const struct softmax &softmax, float *shared_total,
-                       float *factor, float *lse) {
+__device__ void finish(const struct sparse_place &p, const struct softmax &softmax,
+                       float *shared_total, float *factor, float *lse) {
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, warp_n = warp / F::WARPS_M;
 #pragma unroll
     for (int i = 0; i < 2; i++) {
@@ -245,6 +225,17 @@ __device__ void finish(const struct place &p, const struct softmax &softmax, flo
             lse[head] = total == 0 ? -INFINITY : (softmax.max[i] + log2f(total)) * kLn2;
     }
     __syncthreads();
+}
+
+template <typename F> __device__ bool has_nan(const sums<F> &sum) {
+    bool found = false;
+#pragma unroll
+    for (int m = 0; m < F::ROWS / 16; m++)
+#pragma unroll
+        for (int n = 0; n < F::COLUMNS / 8; n++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) found |= isnan(sum[m][n][i]);
+    return found;
 }
 
 // out: [ROWS, VALUE_DIM] of the block's first head on.
@@ -270,7 +261,7 @@ __global__ void __launch_bounds__(F::THREADS, 1)
     attend_kernel(struct sparse_attention_args args, struct sparse_parts parts) {
     DYNAMIC_SHARED(shared);
     const struct attention_args &a = args.attention;
-    const struct place p = place_of<F>(args, parts.n_part);
+    const struct sparse_place p = sparse_find_place(args, parts.n_part, F::ROWS, KEYS);
     float *shared_max = (float *)(shared + F::MAX_AT), *factor = (float *)(shared + F::FACTOR_AT);
     struct softmax softmax = {{-INFINITY, -INFINITY}, {0, 0}};
     sums<F> sum = {};
@@ -310,16 +301,17 @@ __global__ void __launch_bounds__(F::THREADS, 1)
     int64_t at = (blockIdx.y * a.n_query + p.query) * a.n_head + p.first_head;
     finish<F>(p, softmax, shared_max, factor, parts.lse + at);
     store<F>(sum, factor, p.n_head, parts.out + at * F::VALUE_DIM);
+    int spoiled = __syncthreads_or(has_nan<F>(sum));
+    if (threadIdx.x == 0) parts.spoiled[blockIdx.y * gridDim.x + blockIdx.x] = spoiled;
 }
 
 template <typename F>
 enum status launch(struct backend *backend, const struct sparse_attention_args *args,
                    const struct sparse_parts *parts) {
     const struct attention_args *a = &args->attention;
-    int64_t per_query = a->n_kv_head * divide_up(a->n_head / a->n_kv_head, F::ROWS);
     TRY_CUDA(cudaFuncSetAttribute(attend_kernel<F>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                   F::BYTES));
-    dim3 grid((unsigned)(a->n_query * per_query), (unsigned)parts->n_part);
+    dim3 grid((unsigned)sparse_blocks(a, F::ROWS), (unsigned)parts->n_part);
     LAUNCH(backend, attend_kernel<F>, grid, F::THREADS, F::BYTES, *args, *parts);
     return OK;
 }
@@ -343,15 +335,11 @@ const struct variant variants[] = {
     variant_of<192, 128, 16, 4, 2, false>(),
 };
 
-bool is_aligned(const void *p, int64_t stride) {
-    return (uintptr_t)p % 16 == 0 && stride % 8 == 0;
-}
-
 const struct variant *choose(const struct cuda_state *state, const struct attention_args *a) {
     int group = a->n_head / a->n_kv_head;
     if (a->query_dtype != DTYPE_BF16 || a->kv_dtype != DTYPE_BF16) return NULL;
-    if (!is_aligned(a->query, a->query_stride) || !is_aligned(a->key, a->key_stride) ||
-        !is_aligned(a->value, a->value_stride))
+    if (!sparse_is_aligned(a->query, a->query_stride) ||
+        !sparse_is_aligned(a->key, a->key_stride) || !sparse_is_aligned(a->value, a->value_stride))
         return NULL;
     bool value_in_key = a->value == a->key && a->value_stride == a->key_stride && a->n_kv_head == 1;
     for (const struct variant &v : variants)

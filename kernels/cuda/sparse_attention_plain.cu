@@ -71,14 +71,16 @@ __device__ void merge_warps(const struct attention_args &a, const struct warp_su
     if (threadIdx.x == 0) *lse = total == 0 ? -INFINITY : max * kLn2 + logf(total);
 }
 
+// One query and head against one part of the selection, by the whole block.
 template <typename Q, typename KV>
-__global__ void attend_kernel(struct sparse_attention_args args, struct sparse_parts parts) {
-    DYNAMIC_SHARED(shared);
+__device__ void attend_head(const struct sparse_attention_args &args,
+                            const struct sparse_parts &parts, int64_t t, int head, int part,
+                            int tile, float *shared) {
     constexpr bool kRound = sizeof(Q) == 2;
     const struct attention_args &a = args.attention;
-    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, head = blockIdx.y, begin, end;
-    int64_t t = blockIdx.x, kv_head = head / (a.n_head / a.n_kv_head);
-    part_range(args.n_selected[t], blockIdx.z, parts.n_part, WARPS, &begin, &end);
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, begin, end;
+    int64_t kv_head = head / (a.n_head / a.n_kv_head);
+    part_range(args.n_selected[t], part, parts.n_part, tile, &begin, &end);
     const Q *query = (const Q *)a.query + t * a.query_stride + (int64_t)head * a.head_dim;
     float own[LANE_ELEMENTS];
 #pragma unroll
@@ -90,17 +92,38 @@ __global__ void attend_kernel(struct sparse_attention_args args, struct sparse_p
         add_row<kRound>(a, own, (const KV *)a.key + row * a.key_stride + kv_head * a.head_dim,
                         (const KV *)a.value + row * a.value_stride + kv_head * a.value_dim, &sums);
     }
-    int64_t at = ((int64_t)blockIdx.z * a.n_query + t) * a.n_head + head;
-    merge_warps(a, sums, (float *)shared, parts.out + at * a.value_dim, parts.lse + at);
+    int64_t at = ((int64_t)part * a.n_query + t) * a.n_head + head;
+    merge_warps(a, sums, shared, parts.out + at * a.value_dim, parts.lse + at);
+}
+
+template <typename Q, typename KV>
+__global__ void attend_kernel(struct sparse_attention_args args, struct sparse_parts parts) {
+    DYNAMIC_SHARED(shared);
+    attend_head<Q, KV>(args, parts, blockIdx.x, blockIdx.y, blockIdx.z, WARPS, (float *)shared);
+}
+
+// Grid: as the form's that marked the blocks.
+__global__ void attend_again_kernel(struct sparse_attention_args args, struct sparse_parts parts) {
+    DYNAMIC_SHARED(shared);
+    if (!parts.spoiled[blockIdx.y * gridDim.x + blockIdx.x]) return;
+    struct sparse_place p = sparse_find_place(args, parts.n_part, parts.rows, SPARSE_TILE);
+    for (int i = 0; i < p.n_head; i++) {
+        attend_head<__nv_bfloat16, __nv_bfloat16>(args, parts, p.query, (int)p.first_head + i,
+                                                  blockIdx.y, SPARSE_TILE, (float *)shared);
+        __syncthreads(); // the next head uses the same room
+    }
+}
+
+size_t shared_bytes(const struct attention_args *a) {
+    return (size_t)WARPS * (a->value_dim + 2) * sizeof(float);
 }
 
 template <typename Q, typename KV>
 enum status launch(struct backend *backend, const struct sparse_attention_args *args,
                    const struct sparse_parts *parts) {
     const struct attention_args *a = &args->attention;
-    size_t bytes = (size_t)WARPS * (a->value_dim + 2) * sizeof(float);
     dim3 grid((unsigned)a->n_query, (unsigned)a->n_head, (unsigned)parts->n_part);
-    LAUNCH(backend, (attend_kernel<Q, KV>), grid, THREADS, bytes, *args, *parts);
+    LAUNCH(backend, (attend_kernel<Q, KV>), grid, THREADS, shared_bytes(a), *args, *parts);
     return OK;
 }
 
@@ -116,4 +139,13 @@ enum status sparse_attention_plain(struct backend *backend,
                    : launch<__nv_bfloat16, float>(backend, args, parts);
     return a->kv_dtype == DTYPE_BF16 ? launch<float, __nv_bfloat16>(backend, args, parts)
                                      : launch<float, float>(backend, args, parts);
+}
+
+enum status sparse_attention_again(struct backend *backend,
+                                   const struct sparse_attention_args *args,
+                                   const struct sparse_parts *parts) {
+    const struct attention_args *a = &args->attention;
+    dim3 grid((unsigned)sparse_blocks(a, parts->rows), (unsigned)parts->n_part);
+    LAUNCH(backend, attend_again_kernel, grid, THREADS, shared_bytes(a), *args, *parts);
+    return OK;
 }

@@ -20,6 +20,12 @@ __device__ inline uint64_t wgmma_operand(uint32_t address, uint32_t panel_bytes)
            (uint64_t)(1024 >> 4) << 32 | (uint64_t)1 << 62;
 }
 
+// The same address: operands made of it are computed where they are used, not kept in registers.
+__device__ inline uint32_t wgmma_recompute(uint32_t address) {
+    asm volatile("" : "+r"(address));
+    return address;
+}
+
 // Registers that earlier instructions wrote are seen by the products that follow.
 __device__ inline void wgmma_fence() {
     asm volatile("wgmma.fence.sync.aligned;\n" ::: "memory");
@@ -56,6 +62,18 @@ __device__ inline void wgmma_shared(float (&d)[16][4], uint64_t a, uint64_t b, b
                  : "l"(a), "l"(b), "r"((int)add));
 }
 
+// d[64, 64] = or += a[64, 16] b[64, 16]^T, both in shared memory.
+__device__ inline void wgmma_shared(float (&d)[8][4], uint64_t a, uint64_t b, bool add) {
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %34, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
+                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, "
+                 "%17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+                 "}, %32, %33, p, 1, 1, 0, 0;\n}\n"
+                 : HALKA_D(0), HALKA_D(1), HALKA_D(2), HALKA_D(3), HALKA_D(4), HALKA_D(5),
+                   HALKA_D(6), HALKA_D(7)
+                 : "l"(a), "l"(b), "r"((int)add));
+}
+
 // d[64, 128] = or += a[64, 16] b[16, 128], a in registers, rows of b along k.
 __device__ inline void wgmma_registers(float (&d)[16][4], const uint32_t (&a)[4], uint64_t b,
                                        bool add) {
@@ -82,6 +100,30 @@ __device__ inline void wgmma_registers(float (&d)[8][4], const uint32_t (&a)[4],
                  "}, {%32, %33, %34, %35}, %36, p, 1, 1, 1;\n}\n"
                  : HALKA_D(0), HALKA_D(1), HALKA_D(2), HALKA_D(3), HALKA_D(4), HALKA_D(5),
                    HALKA_D(6), HALKA_D(7)
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"((int)add));
+}
+
+// d[64, 256] = or += a[64, 16] b[16, 256], a in registers, rows of b along k.
+__device__ inline void wgmma_registers(float (&d)[32][4], const uint32_t (&a)[4], uint64_t b,
+                                       bool add) {
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %133, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {"
+                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, "
+                 "%17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+                 "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, "
+                 "%47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, "
+                 "%62, %63, %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, "
+                 "%77, %78, %79, %80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, "
+                 "%92, %93, %94, %95, %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, "
+                 "%106, %107, %108, %109, %110, %111, %112, %113, %114, %115, %116, %117, "
+                 "%118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
+                 "}, {%128, %129, %130, %131}, %132, p, 1, 1, 1;\n}\n"
+                 : HALKA_D(0), HALKA_D(1), HALKA_D(2), HALKA_D(3), HALKA_D(4), HALKA_D(5),
+                   HALKA_D(6), HALKA_D(7), HALKA_D(8), HALKA_D(9), HALKA_D(10), HALKA_D(11),
+                   HALKA_D(12), HALKA_D(13), HALKA_D(14), HALKA_D(15), HALKA_D(16), HALKA_D(17),
+                   HALKA_D(18), HALKA_D(19), HALKA_D(20), HALKA_D(21), HALKA_D(22), HALKA_D(23),
+                   HALKA_D(24), HALKA_D(25), HALKA_D(26), HALKA_D(27), HALKA_D(28), HALKA_D(29),
+                   HALKA_D(30), HALKA_D(31)
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"((int)add));
 }
 #undef HALKA_D
@@ -114,6 +156,13 @@ __device__ inline void mbarrier_wait(uint64_t *barrier, int parity) {
                  "@p bra done;\nbra again;\ndone:\n}\n" ::"r"(shared_address(barrier)),
                  "r"(parity)
                  : "memory");
+}
+
+// Arrives once this thread's copies to shared memory so far (copy_async_16) have come.
+__device__ inline void mbarrier_arrive_copies(uint64_t *barrier) {
+    asm volatile(
+        "cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];\n" ::"r"(shared_address(barrier))
+        : "memory");
 }
 
 // A box of a tensor of three dimensions to shared memory, in the map's swizzle; zeros outside.

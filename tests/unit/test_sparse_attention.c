@@ -53,6 +53,17 @@ static void select_rows(const struct sparse_case *c, int32_t *row, int32_t *n_se
     }
 }
 
+// Rows that no query selected become NaN: they must not be read.
+static void spoil_others(const struct sparse_case *c, const int32_t *row, const int32_t *n_selected,
+                         char *x, int64_t row_bytes) {
+    for (int64_t s = 0; s < c->n_key; s++) {
+        bool selected = false;
+        for (int64_t t = 0; t < c->n_query; t++)
+            for (int i = 0; i < n_selected[t]; i++) selected |= row[t * c->k + i] == s;
+        if (!selected) memset(x + s * row_bytes, 0xff, (size_t)row_bytes);
+    }
+}
+
 static void check_case(const struct sparse_case *c) {
     int64_t n_out = c->n_query * c->n_head * c->value_dim, n_lse = c->n_query * c->n_head;
     int64_t key_width = (int64_t)c->n_kv_head * c->head_dim;
@@ -64,6 +75,8 @@ static void check_case(const struct sparse_case *c) {
     float *expected = test_alloc((n_out + n_lse) * 4), *got = test_alloc((n_out + n_lse) * 4);
     memset(row, 0x7f, (size_t)(c->n_query * c->k) * 4); // what is not selected must not be read
     select_rows(c, row, n_selected);
+    spoil_others(c, row, n_selected, key, dtype_bytes(c->kv_dtype, key_width));
+    spoil_others(c, row, n_selected, value, dtype_bytes(c->kv_dtype, value_width));
     struct sparse_attention_args args = {
         .attention = {.n_query = c->n_query,
                       .n_key = c->n_key,
