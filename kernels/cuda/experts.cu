@@ -1,6 +1,9 @@
 // Mixture of experts: the gate, one warp a token; products of rows grouped by expert; and the
 // weighted sums of what the experts made of a token, one block a token.
+#include <vector>
+
 #include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/matmul.cuh"
 
 namespace {
 
@@ -109,6 +112,21 @@ __global__ void combine_kernel(struct expert_combine_args a) {
     a.out[t * a.n_col + column] = sum;
 }
 
+struct matmul_args product_of_group(const struct grouped_matmul_args *args, int g) {
+    const struct weight *w = &args->weight[g];
+    int64_t first = args->first_row[g];
+    struct matmul_args product = {};
+    product.x = (const char *)args->x + dtype_bytes(args->x_dtype, first * w->n_col);
+    product.x_dtype = args->x_dtype;
+    product.x_stride = w->n_col;
+    product.n_token = args->first_row[g + 1] - first;
+    product.weight = *w;
+    product.out = args->out + first * w->n_row;
+    product.out_dtype = DTYPE_F32;
+    product.out_stride = w->n_row;
+    return product;
+}
+
 } // namespace
 
 enum status cuda_expert_gate(struct backend *backend, const struct expert_gate_args *args) {
@@ -121,21 +139,17 @@ enum status cuda_expert_gate(struct backend *backend, const struct expert_gate_a
 }
 
 enum status cuda_grouped_matmul(struct backend *backend, const struct grouped_matmul_args *args) {
+    std::vector<struct matmul_args> few; // of the groups' products: those that share a launch
     for (int g = 0; g < args->n_group; g++) {
-        const struct weight *w = &args->weight[g];
-        int64_t first = args->first_row[g];
-        struct matmul_args product = {};
-        product.x = (const char *)args->x + dtype_bytes(args->x_dtype, first * w->n_col);
-        product.x_dtype = args->x_dtype;
-        product.x_stride = w->n_col;
-        product.n_token = args->first_row[g + 1] - first;
-        product.weight = *w;
-        product.out = args->out + first * w->n_row;
-        product.out_dtype = DTYPE_F32;
-        product.out_stride = w->n_row;
-        if (product.n_token > 0) TRY(cuda_matmul(backend, &product));
+        const struct matmul_args product = product_of_group(args, g);
+        if (product.n_token == 0 || product.weight.n_row == 0) continue;
+        bool joins = few.empty() || few[0].weight.dtype == product.weight.dtype;
+        if (matmul_is_short(&product) && joins)
+            few.push_back(product);
+        else
+            TRY(cuda_matmul(backend, &product));
     }
-    return OK;
+    return few.empty() ? OK : matmul_run_each_short(backend, few.data(), (int)few.size());
 }
 
 enum status cuda_expert_combine(struct backend *backend, const struct expert_combine_args *args) {

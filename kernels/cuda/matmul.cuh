@@ -23,5 +23,9 @@ enum status matmul_expand(struct backend *backend, const struct weight *rows, en
 enum { SHORT_TOKENS = 8 };
 bool matmul_is_short(const struct matmul_args *args);
 enum status matmul_run_short(struct backend *backend, const struct matmul_args *args);
+// Several, at least one, whose weights have one shape and format and whose x has one type: one
+// launch. Each is as matmul_run_short's.
+enum status matmul_run_each_short(struct backend *backend, const struct matmul_args *args,
+                                  int n_product);
 
 #endif

@@ -1,7 +1,8 @@
 // y = x W^T for at most SHORT_TOKENS tokens: bound by the bytes of the weights, which are read once
 // in their own format. A group of 1, 2 or 4 warps takes kRows rows; a thread takes chunks of 16
 // elements of them in turn, expands them in registers and multiplies them with every token's x.
-// Weights are not rounded to bf16: the products have fp32 inputs whatever x is.
+// Weights are not rounded to bf16: the products have fp32 inputs whatever x is. Groups of products
+// of one shape share a launch.
 #include <algorithm>
 
 #include "kernels/cuda/dequantise.cuh"
@@ -67,16 +68,15 @@ __device__ void put(const struct matmul_args &a, int64_t row, int64_t token, flo
         ((float *)a.out)[at] = a.accumulate ? ((float *)a.out)[at] + y : y;
 }
 
-// Grid: kRows * kWarps / n_split rows to a block.
+// A block takes kRows * kWarps / n_split rows.
 template <enum dtype kDtype, typename X, int kTokens>
-__global__ void __launch_bounds__(kThreads, kBlocks) multiply_rows(struct short_product p) {
+__device__ void multiply_block(const struct matmul_args &a, int n_split) {
     __shared__ float part[kWarps][kRows][kTokens];
-    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, group = warp / p.n_split;
-    int64_t row = ((int64_t)blockIdx.x * (kWarps / p.n_split) + group) * kRows;
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, group = warp / n_split;
+    int64_t row = ((int64_t)blockIdx.x * (kWarps / n_split) + group) * kRows;
     float sum[kRows][kTokens] = {};
-    if (row < p.args.weight.n_row)
-        add_products<kDtype, X, kTokens>(p.args, row, warp % p.n_split * WARP + lane,
-                                         p.n_split * WARP, sum);
+    if (row < a.weight.n_row)
+        add_products<kDtype, X, kTokens>(a, row, warp % n_split * WARP + lane, n_split * WARP, sum);
 #pragma unroll
     for (int r = 0; r < kRows; r++)
 #pragma unroll
@@ -86,11 +86,24 @@ __global__ void __launch_bounds__(kThreads, kBlocks) multiply_rows(struct short_
         }
     __syncthreads();
     int r = lane / kTokens, t = lane % kTokens; // of the group's first warp
-    if (warp % p.n_split != 0 || r >= kRows || t >= p.args.n_token) return;
-    if (row + r >= p.args.weight.n_row) return;
+    if (warp % n_split != 0 || r >= kRows || t >= a.n_token) return;
+    if (row + r >= a.weight.n_row) return;
     float y = part[warp][r][t];
-    for (int i = 1; i < p.n_split; i++) y += part[warp + i][r][t];
-    put(p.args, row + r, t, y);
+    for (int i = 1; i < n_split; i++) y += part[warp + i][r][t];
+    put(a, row + r, t, y);
+}
+
+template <enum dtype kDtype, typename X, int kTokens>
+__global__ void __launch_bounds__(kThreads, kBlocks) multiply_rows(struct short_product p) {
+    multiply_block<kDtype, X, kTokens>(p.args, p.n_split);
+}
+
+// Block row y: the product of that number.
+template <enum dtype kDtype, typename X, int kTokens>
+__global__ void __launch_bounds__(kThreads, kBlocks)
+    multiply_each(const struct matmul_args *product, int n_split) {
+    const struct matmul_args own = product[blockIdx.y];
+    multiply_block<kDtype, X, kTokens>(own, n_split);
 }
 
 // Splits rows where there are too few to fill the device, as long as each warp has work.
@@ -103,25 +116,43 @@ int choose_split(const struct cuda_state *state, const struct weight *weight) {
     return split;
 }
 
-template <enum dtype kDtype, typename X>
-enum status launch_typed(struct backend *backend, const struct matmul_args *args) {
-    const struct short_product p = {*args, choose_split(cuda_state(backend), &args->weight)};
-    unsigned grid = (unsigned)divide_up(args->weight.n_row, kRows * kWarps / p.n_split);
-    if (args->n_token == 1)
-        LAUNCH(backend, (multiply_rows<kDtype, X, 1>), grid, kThreads, 0, p);
-    else
-        LAUNCH(backend, (multiply_rows<kDtype, X, SHORT_TOKENS>), grid, kThreads, 0, p);
+// n_product of one shape; `table` holds them in device memory where there are several.
+struct short_products {
+    const struct matmul_args *first, *table;
+    int n_product;
+    bool one_token; // each
+};
+
+template <enum dtype kDtype, typename X, int kTokens>
+enum status launch_tokens(struct backend *backend, const struct short_products *all) {
+    const struct weight *weight = &all->first->weight;
+    int n_split = choose_split(cuda_state(backend), weight);
+    unsigned n_block = (unsigned)divide_up(weight->n_row, kRows * kWarps / n_split);
+    if (all->table) {
+        dim3 grid(n_block, (unsigned)all->n_product);
+        LAUNCH(backend, (multiply_each<kDtype, X, kTokens>), grid, kThreads, 0, all->table,
+               n_split);
+        return OK;
+    }
+    const struct short_product p = {*all->first, n_split};
+    LAUNCH(backend, (multiply_rows<kDtype, X, kTokens>), n_block, kThreads, 0, p);
     return OK;
 }
 
+template <enum dtype kDtype, typename X>
+enum status launch_typed(struct backend *backend, const struct short_products *all) {
+    return all->one_token ? launch_tokens<kDtype, X, 1>(backend, all)
+                          : launch_tokens<kDtype, X, SHORT_TOKENS>(backend, all);
+}
+
 template <enum dtype kDtype>
-enum status launch_short(struct backend *backend, const struct matmul_args *args) {
-    return args->x_dtype == DTYPE_BF16 ? launch_typed<kDtype, __nv_bfloat16>(backend, args)
-                                       : launch_typed<kDtype, float>(backend, args);
+enum status launch_short(struct backend *backend, const struct short_products *all) {
+    return all->first->x_dtype == DTYPE_BF16 ? launch_typed<kDtype, __nv_bfloat16>(backend, all)
+                                             : launch_typed<kDtype, float>(backend, all);
 }
 
 // In the order of enum dtype.
-enum status (*const launchers[])(struct backend *, const struct matmul_args *) = {
+enum status (*const launchers[])(struct backend *, const struct short_products *) = {
     launch_short<DTYPE_F32>,  launch_short<DTYPE_F16>,  launch_short<DTYPE_BF16>,
     launch_short<DTYPE_Q8_0>, launch_short<DTYPE_Q4_0>, launch_short<DTYPE_Q4_1>,
     launch_short<DTYPE_Q5_0>, launch_short<DTYPE_Q5_1>, launch_short<DTYPE_Q4_K>,
@@ -140,5 +171,15 @@ bool matmul_is_short(const struct matmul_args *args) {
 }
 
 enum status matmul_run_short(struct backend *backend, const struct matmul_args *args) {
-    return launchers[args->weight.dtype](backend, args);
+    const struct short_products one = {args, NULL, 1, args->n_token == 1};
+    return launchers[args->weight.dtype](backend, &one);
+}
+
+enum status matmul_run_each_short(struct backend *backend, const struct matmul_args *args,
+                                  int n_product) {
+    const void *table;
+    TRY(cuda_stage(backend, args, n_product * (int64_t)sizeof *args, &table));
+    struct short_products all = {args, (const struct matmul_args *)table, n_product, true};
+    for (int i = 0; i < n_product; i++) all.one_token &= args[i].n_token == 1;
+    return launchers[args->weight.dtype](backend, &all);
 }
