@@ -1,8 +1,8 @@
 // A network of Llama 3.1 8B's shape with random bf16 weights, on one GPU through model/session.h:
 // tokens per second of prefill at 8K, 32K and 128K tokens and its share of the ceiling (a product
 // of 8192^3 in bf16), of decode at 128K and its share of a device copy's bytes, and the memory
-// taken beside the plan's. `bench_gpu_model [DIVISOR]`: a divisor rehearses a smaller network
-// anywhere.
+// taken beside the plan's. Then one of SmolLM2 135M's shape, whose decode waits for the host unless
+// a token's layers are one step. `bench_gpu_model [DIVISOR]`: a divisor rehearses smaller networks.
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,22 +15,23 @@
 #include "tests/common/measure.h"
 
 enum {
-    N_LAYER = 32,
-    N_HIDDEN = 4096,
-    N_HEAD = 32,
-    N_KV_HEAD = 8,
-    HEAD_DIM = 128,
-    N_FEED_FORWARD = 14336,
-    N_VOCAB = 128256,
     LONGEST = 131072,
     CHUNK = 16384,
     N_DECODE = 32,
+    N_SHORT = 256,                  // tokens of the small network's context
     DISTINCT = (1 << 21) - 64 * 17, // random values; no multiple of a row
     N_REPEAT = 3
 };
 
+struct network {
+    int n_layer, n_hidden, n_head, n_kv_head, head_dim, n_feed_forward, n_vocab;
+};
+static const struct network large = {32, 4096, 32, 8, 128, 14336, 128256};
+static const struct network small = {30, 576, 9, 3, 64, 1536, 49152};
+
 struct bench {
     struct backend backend;
+    const struct network *network;
     struct comm comm;
     struct profile profile;
     struct checkpoint checkpoint;
@@ -61,20 +62,22 @@ static void add_tensor(struct bench *b, struct tensor_list *list, enum tensor_ro
 }
 
 static void fill_spec(const struct bench *b, struct model_spec *spec) {
-    int n_head = (int)scaled(b, N_HEAD), n_kv_head = (int)scaled(b, N_KV_HEAD);
+    const struct network *n = b->network;
+    int n_kv_head = (int)scaled(b, n->n_kv_head);
+    int n_head = n_kv_head * (n->n_head / n->n_kv_head);
     *spec = (struct model_spec){
         .architecture = "llama",
-        .n_layer = (int)scaled(b, N_LAYER),
+        .n_layer = (int)scaled(b, n->n_layer),
         .n_rope = 1,
         .ropes = {{.method = ROPE_LLAMA3,
                    .base = 500000,
-                   .dim = HEAD_DIM,
+                   .dim = n->head_dim,
                    .factor = 8,
                    .original_context = 8192,
                    .low_freq_factor = 1,
                    .high_freq_factor = 4}},
-        .n_vocab = scaled(b, N_VOCAB),
-        .n_hidden = (int)scaled(b, N_HIDDEN),
+        .n_vocab = scaled(b, n->n_vocab),
+        .n_hidden = (int)scaled(b, n->n_hidden),
         .norm_eps = 1e-5f,
         .embedding_scale = 1,
         .context = LONGEST,
@@ -87,10 +90,10 @@ static void fill_spec(const struct bench *b, struct model_spec *spec) {
                                               .activation = ACTIVATION_SILU,
                                               .n_head = n_head,
                                               .n_kv_head = n_kv_head,
-                                              .head_dim = HEAD_DIM,
-                                              .value_dim = HEAD_DIM,
-                                              .n_feed_forward = (int)scaled(b, N_FEED_FORWARD),
-                                              .attention_scale = 1 / sqrtf(HEAD_DIM)};
+                                              .head_dim = n->head_dim,
+                                              .value_dim = n->head_dim,
+                                              .n_feed_forward = (int)scaled(b, n->n_feed_forward),
+                                              .attention_scale = 1 / sqrtf(n->head_dim)};
 }
 
 // A checkpoint in memory, without files: its matrices all lie over one block of random values.
@@ -209,11 +212,9 @@ static void print_memory(struct bench *b) {
            (double)memory.total * 1e-9);
 }
 
-static void open_session(struct bench *b, int64_t max_tokens) {
-    struct session_options options = {.precision = PRECISION_BF16,
-                                      .kv_precision = PRECISION_BF16,
-                                      .max_tokens = max_tokens,
-                                      .chunk = scaled(b, CHUNK)};
+// With the weights of open_checkpoint.
+static void open_session(struct bench *b, struct session_options options) {
+    options.precision = options.kv_precision = PRECISION_BF16;
     struct memory_plan plan;
     measure_require(session_plan(&b->checkpoint, &b->backend, 1, 1, &options, &plan));
     printf("plan: weights %.2f, K/V %.2f, activations %.2f, ring %.2f, scratch %.2f: %.2f GB\n",
@@ -226,6 +227,53 @@ static void open_session(struct bench *b, int64_t max_tokens) {
     fflush(stdout);
 }
 
+static void open_network(struct bench *b, const struct network *network, int64_t capacity) {
+    b->network = network;
+    open_checkpoint(b);
+    b->logits = test_alloc(b->checkpoint.spec.n_vocab * (int64_t)sizeof *b->logits);
+    b->token = test_alloc(capacity * (int64_t)sizeof *b->token);
+    for (int64_t i = 0; i < capacity; i++)
+        b->token[i] = (int32_t)(random_bits(2, (uint64_t)i) % (uint64_t)b->checkpoint.spec.n_vocab);
+}
+
+static void close_network(struct bench *b) {
+    checkpoint_close(&b->checkpoint);
+    free(b->matrix);
+    free(b->ones);
+    free(b->token);
+    free(b->logits);
+}
+
+static void measure_large(struct bench *b) {
+    int64_t longest = scaled(b, LONGEST), capacity = longest + N_DECODE + 1;
+    open_network(b, &large, capacity);
+    open_session(b, (struct session_options){.max_tokens = capacity, .chunk = scaled(b, CHUNK)});
+    measure_prefill(b, scaled(b, 8192), N_REPEAT);
+    measure_prefill(b, scaled(b, 32768), N_REPEAT - 1);
+    measure_prefill(b, longest, 1);
+    measure_decode(b);
+    print_memory(b);
+    session_close(&b->session);
+    close_network(b);
+}
+
+static void measure_small(struct bench *b) {
+    open_network(b, &small, N_SHORT);
+    for (int eager = 1; eager >= 0; eager--) {
+        printf("small network, %s\n",
+               eager ? "operation by operation" : "a token's layers as one step");
+        open_session(b, (struct session_options){.max_tokens = N_SHORT, .eager = eager});
+        for (int i = 0; i < N_REPEAT; i++) {
+            session_truncate(b->session, 0);
+            append_seconds(b, 16);
+            append_seconds(b, 1);
+            measure_decode(b);
+        }
+        session_close(&b->session);
+    }
+    close_network(b);
+}
+
 int main(int argc, char **argv) {
     struct bench b = {0};
     if (!measure_open(argc, argv, "bench_gpu_model", &b.backend, &b.divisor)) return 0;
@@ -234,26 +282,10 @@ int main(int argc, char **argv) {
     b.bytes = measure_copy_ceiling(&b.backend, b.divisor, &seconds);
     printf("# backend %s %s; ceilings: product %.1f TFLOP/s, copy %.1f GB/s\n", b.backend.ops->name,
            b.backend.device_name, b.flops * 1e-12, b.bytes * 1e-9);
-    open_checkpoint(&b);
-    int64_t longest = scaled(&b, LONGEST), capacity = longest + N_DECODE + 1;
-    b.logits = test_alloc(b.checkpoint.spec.n_vocab * (int64_t)sizeof *b.logits);
-    b.token = test_alloc(capacity * (int64_t)sizeof *b.token);
-    for (int64_t i = 0; i < capacity; i++)
-        b.token[i] = (int32_t)(random_bits(2, (uint64_t)i) % (uint64_t)b.checkpoint.spec.n_vocab);
     measure_require(comm_self_open(&b.comm, b.backend.memory == MEMORY_DEVICE ? &b.backend : NULL));
-    open_session(&b, capacity);
-    measure_prefill(&b, scaled(&b, 8192), N_REPEAT);
-    measure_prefill(&b, scaled(&b, 32768), N_REPEAT - 1);
-    measure_prefill(&b, longest, 1);
-    measure_decode(&b);
-    print_memory(&b);
-    session_close(&b.session);
+    measure_large(&b);
+    measure_small(&b);
     comm_close(&b.comm);
-    checkpoint_close(&b.checkpoint);
     backend_close(&b.backend);
-    free(b.matrix);
-    free(b.ones);
-    free(b.token);
-    free(b.logits);
     return 0;
 }

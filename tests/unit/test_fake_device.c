@@ -47,7 +47,19 @@ static void multiply(float *x, int64_t n) {
 }
 
 // Whether a process that does this is killed.
-enum misuse { TOUCH, HOST_FOR_DEVICE, TOO_LONG, DEVICE_FOR_HOST, FREED, FREED_TWICE, NOTHING };
+enum misuse {
+    TOUCH,
+    HOST_FOR_DEVICE,
+    TOO_LONG,
+    DEVICE_FOR_HOST,
+    FREED,
+    FREED_TWICE,
+    SYNC_IN_STEP,
+    ALLOC_IN_STEP,
+    DOWNLOAD_IN_STEP,
+    LAUNCH_OF_NOTHING,
+    NOTHING
+};
 static bool dies(enum misuse misuse) {
     pid_t child = fork();
     if (child == 0) {
@@ -63,6 +75,13 @@ static bool dies(enum misuse misuse) {
         if (misuse == FREED_TWICE) OPS->free(&fake, x);
         if (misuse == FREED) multiply(x, N);
         if (misuse == NOTHING) multiply(x + 1, N - 1);
+        if (misuse == LAUNCH_OF_NOTHING) OPS->steps->launch(&fake);
+        OPS->steps->begin(&fake);
+        void *more;
+        if (misuse == SYNC_IN_STEP) OPS->sync(&fake);
+        if (misuse == ALLOC_IN_STEP) OPS->alloc(&fake, BYTES, &more);
+        if (misuse == DOWNLOAD_IN_STEP) OPS->download(&fake, host, x, BYTES);
+        OPS->steps->end(&fake, true);
         if (misuse == DEVICE_FOR_HOST)
             OPS->attention(&fake, &(struct attention_args){.n_query = 1,
                                                            .n_head = 1,
@@ -134,6 +153,37 @@ static void test_copies_end_by_tickets(void **state) {
     OPS->free(&fake, x);
 }
 
+// Work of a step is done at its launch, with the host's tables of when it was queued, and can be
+// kept once more.
+static void test_steps_wait_for_launch(void **state) {
+    (void)state;
+    const struct step_ops *steps = OPS->steps;
+    float *x = on_device(1), *y = on_device(0), host[N] = {0}, back[N];
+    for (int times = 0; times < 2; times++) {
+        for (int i = 0; i < N; i++) host[i] = 5;
+        assert_int_equal(steps->begin(&fake), OK);
+        multiply(x, N);
+        assert_int_equal(OPS->upload(&fake, y, host, BYTES / 2), OK);
+        assert_int_equal(OPS->copy(&fake, y + N / 2, x, BYTES / 2), OK);
+        assert_int_equal(steps->end(&fake, true), OK);
+        for (int i = 0; i < N; i++) host[i] = 7 + (float)times;
+        assert_int_equal(OPS->upload(&fake, x, host, BYTES), OK);
+        assert_int_equal(steps->launch(&fake), OK);
+        assert_int_equal(OPS->download(&fake, back, y, BYTES), OK);
+        assert_int_equal(OPS->sync(&fake), OK);
+        for (int i = 0; i < N; i++)
+            assert_true(back[i] == (i < N / 2 ? 5 : 2 * (7 + (float)times)));
+    }
+    assert_int_equal(steps->begin(&fake), OK);
+    multiply(x, N);
+    assert_int_equal(steps->end(&fake, false), OK);
+    assert_int_equal(OPS->download(&fake, back, x, BYTES), OK);
+    assert_int_equal(OPS->sync(&fake), OK);
+    assert_true(back[0] == 16);
+    OPS->free(&fake, y);
+    OPS->free(&fake, x);
+}
+
 static enum status give_up(void *user) {
     (void)user;
     return ERR_RANK;
@@ -152,6 +202,7 @@ int main(void) {
         cmocka_unit_test(test_wrong_memory_dies),
         cmocka_unit_test(test_download_waits_for_sync),
         cmocka_unit_test(test_copies_end_by_tickets),
+        cmocka_unit_test(test_steps_wait_for_launch),
         cmocka_unit_test(test_sync_asks_who_waits),
     };
     return cmocka_run_group_tests_name("fake device", tests, open_fake, close_fake);
