@@ -5,6 +5,7 @@
 #include <cuda_runtime.h>
 #include <nccl.h>
 #include <sched.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -19,7 +20,7 @@ enum { MOST_FLIGHTS = 32, HOST_BYTES = 64, EVERY_RANK = -1 };
 struct flight {
     cudaEvent_t begun, ended;
     const char *operation;
-    int source; // rank that it waits for, or EVERY_RANK
+    int source, destination; // ranks that it waits for; the source may be EVERY_RANK
 };
 // Of one stream, in order: [first, next) may not have ended. When all are taken, the operation
 // after them goes unwatched.
@@ -53,15 +54,19 @@ static void give_up(struct comm *comm) {
     state->nccl = NULL;
 }
 
-static enum status late(struct comm *comm, const char *operation, int source) {
+static enum status late(struct comm *comm, const char *operation, int source, int destination) {
     const char *advice = "see whether it still runs; a longer deadline helps only if it is slow";
+    char other[HOST_BYTES + 32] = "";
     give_up(comm);
     if (source == EVERY_RANK)
         FAIL(ERR_RANK, "%s on rank %d (%s): some rank did not take part within %g s: %s", operation,
              comm->rank, own_host(comm), comm->deadline_s, advice);
-    FAIL(ERR_RANK, "%s on rank %d (%s): rank %d (%s) did not answer within %g s: %s", operation,
-         comm->rank, own_host(comm), source, nccl_state(comm)->host[source], comm->deadline_s,
-         advice);
+    if (destination != source)
+        snprintf(other, sizeof other, " or rank %d (%s)", destination,
+                 nccl_state(comm)->host[destination]);
+    FAIL(ERR_RANK, "%s on rank %d (%s): rank %d (%s)%s did not answer within %g s: %s", operation,
+         comm->rank, own_host(comm), source, nccl_state(comm)->host[source], other,
+         comm->deadline_s, advice);
 }
 
 static enum status check_cuda(const struct comm *comm, cudaError_t error, const char *operation) {
@@ -79,7 +84,8 @@ static enum status settle(struct comm *comm, ncclResult_t result, const char *op
         ncclResult_t asked = ncclCommGetAsyncError(state->nccl, &result);
         if (asked != ncclSuccess) result = asked;
         if (result != ncclInProgress) break;
-        if (cluster_seconds() - begun > comm->deadline_s) return late(comm, operation, source);
+        if (cluster_seconds() - begun > comm->deadline_s)
+            return late(comm, operation, source, source);
         sched_yield();
     }
     if (result == ncclSuccess) return OK;
@@ -106,7 +112,7 @@ static enum status look_at(struct comm *comm, struct flights *flights) {
         double now = cluster_seconds();
         if (flights->since == 0 && has_passed(flight->begun)) flights->since = now;
         if (flights->since > 0 && now - flights->since > comm->deadline_s)
-            return late(comm, flight->operation, flight->source);
+            return late(comm, flight->operation, flight->source, flight->destination);
         return OK;
     }
     return OK;
@@ -139,7 +145,7 @@ static enum status take_off(struct comm *comm, struct flights *flights, const ch
         return OK;
     *out = &flights->flight[flights->next % MOST_FLIGHTS];
     (*out)->operation = operation;
-    (*out)->source = source;
+    (*out)->source = (*out)->destination = source;
     return check_cuda(comm, cudaEventRecord((*out)->begun, flights->stream), operation);
 }
 
@@ -223,6 +229,7 @@ static enum status nccl_shift_start(struct comm *comm, const struct shift_args *
     struct group group;
     TRY(begin_beside(comm, &state->shifting, "shift"));
     TRY(group_begin(comm, &state->copy, "shift", args->source, &group));
+    if (group.flight) group.flight->destination = args->destination;
     for (int i = 0; i < args->n_buffer; i++) {
         group_send(&group, args->send[i].data, args->send[i].bytes, args->destination);
         group_receive(&group, args->receive[i].data, args->receive[i].bytes, args->source);
