@@ -187,6 +187,18 @@ struct logprob_args {
     float *logprob;        // [n_token]
 };
 
+// The next token: the largest logit, or a draw among those that min_p and top_p keep, in
+// proportion to exp(logit / temperature). Logits that are not finite are never chosen.
+struct sample_args {
+    const float *logits; // [n]
+    int64_t n;
+    double temperature; // 0: greedy, the lowest id of the largest logits
+    double top_p;       // keep the smallest set of tokens whose probability reaches this; 1: all
+    double min_p;       // drop tokens below min_p times the largest probability; 0: none
+    double uniform;     // in [0, 1): which of them. By ascending ids; with top_p by weight
+    int32_t *token;     // [1]; -1 when no logit is finite
+};
+
 struct scratch_shape {
     int64_t n_token, n_key; // most tokens of one product or attention, most keys of one attention
     int64_t n_hidden;       // columns of the vocabulary's matrices
@@ -271,6 +283,7 @@ struct kernel_ops {
     enum status (*merge_partials)(struct backend *, const struct merge_args *);
     enum status (*attention_mass)(struct backend *, const struct attention_mass_args *);
     enum status (*logprob)(struct backend *, const struct logprob_args *);
+    enum status (*sample)(struct backend *, const struct sample_args *);
     enum status (*hadamard)(struct backend *, const struct hadamard_args *);
     enum status (*quantize)(struct backend *, const struct quantize_args *);
     enum status (*index_top_k)(struct backend *, const struct index_args *);

@@ -14,7 +14,6 @@ struct answer {
     const struct prompt *prompt;
     struct document_text text;
     struct evidence evidence;
-    float *logits;        // [n_vocab] after the last token
     int32_t *token;       // [max_tokens] generated
     int64_t n_token;      // without the token that ends the answer
     int64_t n_appended;   // queries of the answer whose attention was measured
@@ -26,7 +25,7 @@ static enum status append(struct answer *a, const int32_t *token, int64_t n,
     return session_append(a->task->job->session,
                           &(struct append_args){.token = token,
                                                 .n = n,
-                                                .last_logits = a->logits,
+                                                .logits = true,
                                                 .progress = progress ? progress_update : NULL,
                                                 .user = progress});
 }
@@ -39,9 +38,9 @@ static enum status pick(struct answer *a, const struct sampler *sampler, int que
     double begun = profile_begin(&job->profile, PHASE_SAMPLING);
     *out = 0;
     if (job->comm.rank == 0) {
-        TRY(sampler_pick(sampler, a->logits, job->checkpoint.spec.n_vocab,
-                         (uint64_t)a->task->document, (uint64_t)question, (uint64_t)a->n_token,
-                         out));
+        struct sample_args how = sampler_draw(sampler, (uint64_t)a->task->document,
+                                              (uint64_t)question, (uint64_t)a->n_token);
+        TRY(session_sample(job->session, &how, out));
     }
     TRY(host->ops->broadcast(host, out, sizeof *out, 0));
     profile_end(&job->profile, PHASE_SAMPLING, begun);
@@ -157,9 +156,8 @@ static enum status answer_all(struct answer *a) {
     TRY(document_text_open(&job->documents, a->task->document, &reader, comm_host(&job->comm),
                            &a->text));
     profile_end(&job->profile, PHASE_TOKENIZE, begun);
-    a->logits = malloc((size_t)job->checkpoint.spec.n_vocab * sizeof *a->logits);
     a->token = malloc((size_t)job->options->max_tokens * sizeof *a->token);
-    if (!a->logits || !a->token) FAIL(ERR_MEMORY, "no memory for an answer");
+    if (!a->token) FAIL(ERR_MEMORY, "no memory for an answer");
     TRY(read_document(a));
     if (job->options->evidence > 0) {
         TRY(evidence_open(job, &a->text, a->prompt->head.n, &a->evidence));
@@ -176,7 +174,6 @@ enum status answer_document(const struct task *task, const struct prompt *prompt
     enum status status = answer_all(&answer);
     evidence_close(&answer.evidence);
     free(answer.token);
-    free(answer.logits);
     document_text_close(&answer.text);
     return status;
 }

@@ -68,6 +68,7 @@ struct forward_buffers {
     float *split, *gathered;
     float *key, *value;           // of the token
     float *logits_split, *logits; // [n_vocab]
+    int32_t *sampled;             // [1]
     float *mass;                  // [n_row] attention mass of this rank's tokens
     float *all_values;            // [n_all] one value per token, gathered in rank order
     void *last_hidden;            // [n_hidden] normed, activation dtype

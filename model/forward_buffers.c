@@ -149,6 +149,7 @@ int64_t forward_buffers_carve(const struct model_spec *spec, const struct forwar
     b.value = carve(&c, w.kv, DTYPE_F32);
     b.logits_split = carve(&c, spec->n_vocab, DTYPE_F32);
     b.logits = carve(&c, spec->n_vocab, DTYPE_F32);
+    b.sampled = carve(&c, 1, DTYPE_F32);
     b.mass = carve(&c, shape->n_row, DTYPE_F32);
     b.all_values = carve(&c, shape->n_all, DTYPE_F32);
     b.last_hidden = carve(&c, spec->n_hidden, activation);

@@ -1,9 +1,6 @@
 // Sampling. Random numbers: the four counters chained through SplitMix64's finaliser (Steele, Lea
-// and Flood, "Fast splittable pseudorandom number generators", 2014). Sums are fp64.
+// and Flood, "Fast splittable pseudorandom number generators", 2014).
 #include "model/sampler.h"
-
-#include <math.h>
-#include <stdlib.h>
 
 static uint64_t mix(uint64_t x) {
     x += UINT64_C(0x9E3779B97F4A7C15);
@@ -17,83 +14,12 @@ double sampler_uniform(uint64_t seed, uint64_t document, uint64_t question, uint
     return (double)(bits >> 11) * 0x1p-53;
 }
 
-struct choice {
-    double weight; // exp((logit - largest) / temperature)
-    int32_t id;
-};
-
-static int32_t largest_logit(const float *logits, int64_t n_vocab) {
-    int32_t best = -1;
-    for (int64_t i = 0; i < n_vocab; i++)
-        if (isfinite(logits[i]) && (best < 0 || logits[i] > logits[best])) best = (int32_t)i;
-    return best;
-}
-
-static int comes_before(const struct choice *a, const struct choice *b) {
-    return a->weight != b->weight ? a->weight > b->weight : a->id < b->id;
-}
-
-static void sift_down(struct choice *heap, int64_t n, int64_t i) {
-    struct choice moving = heap[i];
-    for (int64_t child; (child = 2 * i + 1) < n; i = child) {
-        if (child + 1 < n && comes_before(&heap[child + 1], &heap[child])) child++;
-        if (!comes_before(&heap[child], &moving)) break;
-        heap[i] = heap[child];
-    }
-    heap[i] = moving;
-}
-
-// Moves the likeliest choices, in order, to the end of the array until they reach top_p of the
-// total; returns how many. A heap, because the set is small and the vocabulary large.
-static int64_t keep_top(struct choice *choice, int64_t n, double top_p) {
-    double total = 0, kept = 0;
-    for (int64_t i = 0; i < n; i++) total += choice[i].weight;
-    for (int64_t i = n / 2; i-- > 0;) sift_down(choice, n, i);
-    int64_t left = n;
-    while (left > 0 && (left == n || kept < top_p * total)) {
-        struct choice best = choice[0];
-        choice[0] = choice[--left];
-        if (left > 0) sift_down(choice, left, 0);
-        choice[left] = best;
-        kept += best.weight;
-    }
-    return n - left;
-}
-
-// `largest` is the answer when nothing is left (min_p above 1).
-static int32_t draw(const struct choice *choice, int64_t n, double uniform, int32_t largest) {
-    double total = 0, passed = 0;
-    for (int64_t i = 0; i < n; i++) total += choice[i].weight;
-    int32_t last = largest;
-    for (int64_t i = 0; i < n; i++) {
-        if (choice[i].weight == 0) continue;
-        last = choice[i].id;
-        passed += choice[i].weight;
-        if (passed > uniform * total) break;
-    }
-    return last;
-}
-
-enum status sampler_pick(const struct sampler *sampler, const float *logits, int64_t n_vocab,
-                         uint64_t document, uint64_t question, uint64_t step, int32_t *out) {
-    *out = largest_logit(logits, n_vocab);
-    if (*out < 0)
-        FAIL(ERR_INTERNAL, "no logit of %lld is finite at step %llu", (long long)n_vocab,
-             (unsigned long long)step);
-    if (sampler->temperature <= 0) return OK;
-    struct choice *choice = malloc((size_t)n_vocab * sizeof(*choice));
-    if (!choice) FAIL(ERR_MEMORY, "no memory to sample from %lld tokens", (long long)n_vocab);
-    double largest = logits[*out];
-    int64_t n = 0;
-    for (int64_t i = 0; i < n_vocab; i++) {
-        if (!isfinite(logits[i])) continue;
-        double weight = exp((logits[i] - largest) / sampler->temperature);
-        if (weight < sampler->min_p) continue;
-        choice[n++] = (struct choice){.weight = weight, .id = (int32_t)i};
-    }
-    int64_t kept = sampler->top_p < 1 ? keep_top(choice, n, sampler->top_p) : n;
-    double uniform = sampler_uniform(sampler->seed, document, question, step);
-    *out = draw(choice + n - kept, kept, uniform, *out);
-    free(choice);
-    return OK;
+struct sample_args sampler_draw(const struct sampler *sampler, uint64_t document, uint64_t question,
+                                uint64_t step) {
+    return (struct sample_args){
+        .temperature = sampler->temperature,
+        .top_p = sampler->top_p,
+        .min_p = sampler->min_p,
+        .uniform = sampler_uniform(sampler->seed, document, question, step),
+    };
 }

@@ -5,7 +5,7 @@
 
 #include <stdint.h>
 
-#include "kernels/status.h"
+#include "kernels/kernels.h"
 
 struct sampler {
     double temperature; // 0: greedy (the lowest id of the largest logits)
@@ -16,8 +16,8 @@ struct sampler {
 
 // Uniform in [0, 1), a pure function of its arguments.
 double sampler_uniform(uint64_t seed, uint64_t document, uint64_t question, uint64_t step);
-// ERR_INTERNAL when no logit is finite.
-enum status sampler_pick(const struct sampler *sampler, const float *logits, int64_t n_vocab,
-                         uint64_t document, uint64_t question, uint64_t step, int32_t *out);
+// How a backend is to choose; logits and place of the token are left to the caller.
+struct sample_args sampler_draw(const struct sampler *sampler, uint64_t document, uint64_t question,
+                                uint64_t step);
 
 #endif

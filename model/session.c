@@ -223,9 +223,10 @@ static enum status share_last_hidden(struct session *s, const struct forward_chu
     return OK;
 }
 
-// They are there after sync.
+// Into buffers.logits and, unless NULL, `host`, where they are after sync.
 static enum status queue_logits(struct session *s, float *host) {
     TRY(forward_logits(&s->forward, s->forward.buffers.last_hidden));
+    if (!host) return OK;
     return BACKEND(s)->ops->download(BACKEND(s), host, s->forward.buffers.logits,
                                      s->forward.spec->n_vocab * (int64_t)sizeof *host);
 }
@@ -325,9 +326,23 @@ enum status session_append(struct session *s, const struct append_args *args) {
     TRY(check_append(s, args));
     if (args->logprob) TRY(first_logprob(s, args));
     TRY(args->n == 1 ? decode(s, args) : prefill(s, args));
-    if (args->last_logits) TRY(queue_logits(s, args->last_logits));
+    if (args->logits || args->last_logits) TRY(queue_logits(s, args->last_logits));
     if (args->n == 1) TRY(decode_ahead(s));
     return args->last_logits ? BACKEND(s)->ops->sync(BACKEND(s)) : OK;
+}
+
+enum status session_sample(struct session *s, const struct sample_args *how, int32_t *out) {
+    struct sample_args args = *how;
+    args.logits = s->forward.buffers.logits;
+    args.n = s->forward.spec->n_vocab;
+    args.token = s->forward.buffers.sampled;
+    TRY(BACKEND(s)->ops->sample(BACKEND(s), &args));
+    TRY(BACKEND(s)->ops->download(BACKEND(s), out, args.token, sizeof *out));
+    TRY(BACKEND(s)->ops->sync(BACKEND(s)));
+    if (*out < 0)
+        FAIL(ERR_INTERNAL, "no logit of %lld is finite after %lld tokens", (long long)args.n,
+             (long long)s->sequence.length);
+    return OK;
 }
 
 int64_t session_length(const struct session *s) {

@@ -60,10 +60,14 @@ struct append_args {
     float *logprob;     // [n] or NULL: entry i = ln p(token[i] | all before it); entry 0 only if
                         // something came before (else NaN). Complete on every rank.
     float *last_logits; // [n_vocab] or NULL: after the last token, on every rank
+    bool logits;        // likewise, but left to session_sample
     void (*progress)(void *user, int64_t tokens_done); // NULL or called after every chunk
     void *user;
 };
 enum status session_append(struct session *session, const struct append_args *args);
+// Chooses the next token (model/sampler.h) by the logits of the last append that asked for them.
+// Only the id leaves the device. Ranks' choices may differ where their devices round differently.
+enum status session_sample(struct session *session, const struct sample_args *how, int32_t *out);
 int64_t session_length(const struct session *session);
 void session_truncate(struct session *session, int64_t length);
 

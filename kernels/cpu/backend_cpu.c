@@ -62,6 +62,7 @@ static const struct kernel_ops cpu_ops = {
     .rope = cpu_rope,
     .gate = cpu_gate,
     .multiply = reference_multiply,
+    .sample = reference_sample,
     .convert = cpu_convert,
     .attention = cpu_attention,
     .merge_partials = cpu_merge_partials,

@@ -75,6 +75,7 @@ static const struct kernel_ops cuda_ops = {
     .rope = cuda_rope,
     .gate = cuda_gate,
     .multiply = cuda_multiply,
+    .sample = cuda_sample,
     .convert = cuda_convert,
     .attention = cuda_attention,
     .merge_partials = cuda_merge_partials,

@@ -70,6 +70,8 @@ enum status cuda_rope(struct backend *backend, const struct rope_args *args);
 enum status cuda_gate(struct backend *backend, const struct gate_args *args);
 enum status cuda_multiply(struct backend *backend, const struct multiply_args *args);
 enum status cuda_convert(struct backend *backend, const struct convert_args *args);
+// sample.cu
+enum status cuda_sample(struct backend *backend, const struct sample_args *args);
 // quantize.cu
 enum status cuda_hadamard(struct backend *backend, const struct hadamard_args *args);
 enum status cuda_quantize(struct backend *backend, const struct quantize_args *args);

@@ -30,6 +30,7 @@ static const struct kernel_ops reference_ops = {
     .rope = reference_rope,
     .gate = reference_gate,
     .multiply = reference_multiply,
+    .sample = reference_sample,
     .convert = reference_convert,
     .attention = reference_attention,
     .merge_partials = reference_merge_partials,

@@ -122,6 +122,13 @@ struct op_memory op_memory_gate(struct gate_args *a) {
     return m;
 }
 
+struct op_memory op_memory_sample(struct sample_args *args) {
+    struct op_memory m = open_list(2);
+    ADD(&m, args, logits, args->n * 4, OP_READ);
+    ADD(&m, args, token, 4, OP_WRITE);
+    return m;
+}
+
 struct op_memory op_memory_multiply(struct multiply_args *a) {
     struct op_memory m = open_list(2);
     ADD(&m, a, x, floats(a->n), OP_UPDATE);

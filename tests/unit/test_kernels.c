@@ -446,19 +446,65 @@ static void opens_what_exists(void **state) {
     backend_close(&backend);
 }
 
+struct sample_case {
+    int64_t n;
+    int n_distinct; // logits of so many values; 0: no two alike
+    double temperature, top_p, min_p;
+};
+static const struct sample_case sample_cases[] = {
+    {1, 0, 1, 0.5, 0},        {7, 0, 0, 1, 0},          {1500, 3, 0, 1, 0},
+    {1500, 0, 1, 1, 0},       {1500, 3, 1, 1, 0},       {1500, 0, 0.7, 0.9, 0},
+    {1500, 3, 1, 0.4, 0},     {4099, 0, 1.5, 0.95, 0},  {4099, 5, 2, 0.7, 0},
+    {4099, 0, 1, 1, 0.05},    {4099, 0, 0.8, 0.8, 0.1}, {4099, 0, 1, 0, 0},
+    {4099, 0, 1, 0.999, 1.5}, {4099, 0, 1e-3, 0.9, 0},
+};
+
+static void check_sample(const struct sample_case *c, bool holes, double uniform) {
+    float *logits = random_vector(DTYPE_F32, c->n, 3, 7);
+    for (int64_t i = 0; i < c->n; i++) {
+        if (c->n_distinct)
+            logits[i] = (float)(random_bits(8, (uint64_t)i) % (uint64_t)c->n_distinct);
+        if (holes && i % 3 == 1) logits[i] = i % 2 ? NAN : INFINITY;
+    }
+    int32_t expected, got;
+    struct sample_args args = {.logits = logits,
+                               .n = c->n,
+                               .temperature = c->temperature,
+                               .top_p = c->top_p,
+                               .min_p = c->min_p,
+                               .uniform = uniform,
+                               .token = &expected};
+    succeed(backends[0].ops->sample(&backends[0], &args));
+    args.token = &got;
+    for (int b = 1; b < N_BACKEND; b++) {
+        got = -2;
+        succeed(backends[b].ops->sample(&backends[b], &args));
+        succeed(backends[b].ops->sync(&backends[b]));
+        if (got != expected)
+            fail_msg("sample of %d, top_p %g, uniform %g, backend %d: %d, not %d", (int)c->n,
+                     c->top_p, uniform, b, got, expected);
+    }
+    free(logits);
+}
+
+static void samples_tokens(void **state) {
+    (void)state;
+    const double uniforms[] = {0, 0.1, 0.31, 0.5, 0.77, 0.93, 1 - 0x1p-53};
+    for (size_t i = 0; i < sizeof sample_cases / sizeof *sample_cases; i++)
+        for (size_t u = 0; u < sizeof uniforms / sizeof *uniforms; u++)
+            for (int holes = 0; holes < 2; holes++)
+                check_sample(&sample_cases[i], holes, uniforms[u]);
+    check_sample(&(struct sample_case){.n = 2, .temperature = 1, .top_p = 1}, true, 0.5);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(matmul_in_every_format),
-        cmocka_unit_test(matmul_of_views),
-        cmocka_unit_test(matmul_of_scaled_blocks),
-        cmocka_unit_test(matmul_in_tiles),
-        cmocka_unit_test(embed_every_format),
-        cmocka_unit_test(norms_rows),
-        cmocka_unit_test(rotates_heads),
-        cmocka_unit_test(gates_values),
-        cmocka_unit_test(converts_and_gathers),
-        cmocka_unit_test(logprob_over_tiles),
-        cmocka_unit_test(memory_is_aligned_and_refused),
+        cmocka_unit_test(matmul_in_every_format),  cmocka_unit_test(matmul_of_views),
+        cmocka_unit_test(matmul_of_scaled_blocks), cmocka_unit_test(matmul_in_tiles),
+        cmocka_unit_test(embed_every_format),      cmocka_unit_test(norms_rows),
+        cmocka_unit_test(rotates_heads),           cmocka_unit_test(gates_values),
+        cmocka_unit_test(converts_and_gathers),    cmocka_unit_test(logprob_over_tiles),
+        cmocka_unit_test(samples_tokens),          cmocka_unit_test(memory_is_aligned_and_refused),
         cmocka_unit_test(opens_what_exists),
     };
     return cmocka_run_group_tests_name("kernels", tests, open_backends, close_backends);
