@@ -232,6 +232,8 @@ struct step_ops {
     enum status (*begin)(struct backend *);
     enum status (*end)(struct backend *, bool keep); // keep = false: something failed, forget it
     enum status (*launch)(struct backend *);
+    // Drops what is remembered of earlier steps, before a transport whose work they hold closes.
+    void (*forget)(struct backend *);
 };
 
 struct device_memory {        // bytes

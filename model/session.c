@@ -83,6 +83,7 @@ void session_close(struct session **session) {
     struct session *s = *session;
     if (!s) return;
     profile_detach(s->forward.profile);
+    if (BACKEND(s) && BACKEND(s)->ops->steps) BACKEND(s)->ops->steps->forget(BACKEND(s));
     if (s->arena) BACKEND(s)->ops->free(BACKEND(s), s->arena);
     selection_study_close(&s->study);
     expert_exchange_close(&s->forward.experts);

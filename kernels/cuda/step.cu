@@ -49,13 +49,24 @@ static void free_old(struct backend *backend, struct cuda_steps *steps) {
     steps->old.clear();
 }
 
+// NCCL's communicators do not close while a graph holds work of theirs.
+static void steps_forget(struct backend *backend) {
+    struct cuda_steps *steps = cuda_state(backend)->steps;
+    steps->kept = NULL;
+    for (struct side &side : steps->side) {
+        for (cudaGraphExec_t &graph : side.graph) {
+            if (graph) (void)cudaGraphExecDestroy(graph);
+            graph = NULL;
+        }
+    }
+}
+
 void cuda_steps_close(struct backend *backend) {
     struct cuda_steps *steps = cuda_state(backend)->steps;
     if (!steps) return;
     free_old(backend, steps);
+    steps_forget(backend);
     for (struct side &side : steps->side) {
-        for (cudaGraphExec_t graph : side.graph)
-            if (graph) (void)cudaGraphExecDestroy(graph);
         for (const table_block &block : side.tables) {
             (void)cudaFreeHost(block.host);
             cuda_free(backend, block.device);
@@ -166,4 +177,5 @@ const struct step_ops cuda_steps_ops = {
     .begin = steps_begin,
     .end = steps_end,
     .launch = steps_launch,
+    .forget = steps_forget,
 };

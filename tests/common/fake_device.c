@@ -367,8 +367,12 @@ static enum status fake_launch(struct backend *b) {
     return status;
 }
 
+static void fake_forget(struct backend *b) {
+    forget_step(&fake_of(b)->step);
+}
+
 static const struct step_ops fake_steps = {
-    .begin = fake_begin, .end = fake_end, .launch = fake_launch};
+    .begin = fake_begin, .end = fake_end, .launch = fake_launch, .forget = fake_forget};
 
 static enum status fake_pin(struct backend *b, int64_t bytes, void **host) {
     return fake_of(b)->host.ops->alloc(&fake_of(b)->host, bytes, host);
