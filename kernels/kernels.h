@@ -1,8 +1,9 @@
 // The mathematics on one rank's buffers: one table of operations, filled by kernels/reference,
-// kernels/cpu (and kernels/cuda). Arguments of an operation are one struct with a shape at every
-// pointer. Pointers are in the backend's memory unless marked host. Rows are tokens, row-major;
-// a stride counts elements between consecutive tokens. Work is queued in order until sync().
-// Every entry is required unless marked optional. Nothing here knows about ranks.
+// kernels/cpu or kernels/cuda. Arguments of an operation are one struct with a shape at every
+// pointer: attention.h, dense.h, sparse.h, experts.h. Pointers are in the backend's memory unless
+// marked host. Rows are tokens, row-major; a stride counts elements between consecutive tokens.
+// Work is queued in order until sync(). Every entry is required unless marked optional. Nothing
+// here knows about ranks.
 #ifndef HALKA_KERNELS_KERNELS_H
 #define HALKA_KERNELS_KERNELS_H
 
@@ -10,7 +11,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "kernels/dtype.h"
+#include "kernels/attention.h"
+#include "kernels/dense.h"
 #include "kernels/status.h"
 
 #ifdef __cplusplus
@@ -37,166 +39,6 @@ struct backend {
     // Where a device adds up the seconds of its work by phase (see kernel_ops.phase); NULL:
     // nowhere.
     double *phase_seconds;
-};
-
-// A matrix [n_row, n_col] in any format, or a view of some rows or columns of one. y = x W^T.
-struct weight {
-    const void *data;
-    enum dtype dtype;
-    int64_t n_row, n_col;
-    int64_t row_bytes; // from one row to the next
-    // F8_E4M3 only, else NULL: a factor for each 128 x 128 block of the whole matrix, of which this
-    // may be a view that begins at (first_row, first_col), as one of any format may: element (r, c)
-    // times
-    // scale[(first_row + r) / 128 * scale_stride + (first_col + c) / 128].
-    const float *scale;
-    int64_t scale_stride, first_row, first_col;
-};
-enum { WEIGHT_SCALE_BLOCK = 128 };
-
-// Views; begin and n must be multiples of the format's block for columns.
-struct weight weight_rows(struct weight w, int64_t begin, int64_t n);
-struct weight weight_columns(struct weight w, int64_t begin, int64_t n);
-
-// Expands a row of n_col elements, block scales applied. Host memory, plain C.
-void weight_row_to_float(const struct weight *w, int64_t row, float *out);
-
-struct embed_args {
-    struct weight table;  // [n_vocab, n_col]
-    const int32_t *token; // [n_token], each in [0, n_vocab)
-    int64_t n_token;
-    float scale; // 1 unless the network scales its embeddings
-    float *out;  // [n_token, n_col]
-};
-
-enum norm_kind { NORM_RMS, NORM_LAYER };
-struct norm_args {
-    enum norm_kind kind; // RMS: x / sqrt(mean(x^2) + eps) * weight
-    const float *x;      // [n_row, n_col]
-    int64_t n_row, n_col;
-    const float *weight; // [n_col]
-    const float *bias;   // [n_col] or NULL
-    float eps;
-    void *out;            // [n_row, n_col]; may be x itself when out_dtype is F32
-    enum dtype out_dtype; // F32 or BF16
-};
-
-struct matmul_args {
-    const void *x;      // [n_token, weight.n_col]
-    enum dtype x_dtype; // F32: fp32 products; BF16: weights rounded to bf16, fp32 sums
-    int64_t x_stride;
-    int64_t n_token;      // 0 is allowed
-    struct weight weight; // [n_out, n_in]
-    const float *bias;    // [n_out] or NULL
-    bool accumulate;      // out += instead of out =   (F32 out only): the residual addition
-    void *out;            // [n_token, n_out]
-    enum dtype out_dtype; // F32 or BF16
-    int64_t out_stride;
-};
-
-// Rotates elements [first, first + rope_dim) of each head by the angle whose cosine and sine are
-// given; the others are copied.
-struct rope_args {
-    const float *x; // [n_token, n_head, head_dim], x_stride between tokens
-    int64_t x_stride;
-    int64_t n_token;
-    int n_head, head_dim, first, rope_dim;
-    bool interleaved;       // pairs (2i, 2i+1); otherwise (i, i + rope_dim/2), from `first`
-    const float *cos, *sin; // [n_token, rope_dim/2]
-    void *out;              // [n_token, n_head, head_dim]; may be x when out_dtype is F32
-    enum dtype out_dtype;   // F32 or BF16
-    int64_t out_stride;
-};
-
-enum activation { ACTIVATION_SILU, ACTIVATION_GELU_TANH, ACTIVATION_GELU_ERF };
-struct gate_args { // out = activation(gate) * up
-    enum activation activation;
-    const float *gate, *up; // [n_token, n_col], strides between tokens
-    int64_t gate_stride, up_stride;
-    int64_t n_token, n_col;
-    void *out;            // [n_token, n_col]
-    enum dtype out_dtype; // F32 or BF16
-};
-
-// x[i] *= factor * by[i].
-struct multiply_args {
-    float *x; // [n] in place
-    int64_t n;
-    const float *by; // [n], or NULL for ones
-    float factor;
-};
-
-// out[i] = convert(x[row ? row[i] : i]): changes format, gathers rows, or both.
-struct convert_args {
-    const void *x;      // [*, n_col]
-    enum dtype x_dtype; // F32 or BF16
-    int64_t x_stride;
-    const int64_t *row; // [n_row] or NULL
-    int64_t n_row, n_col;
-    void *out;            // [n_row, n_col]
-    enum dtype out_dtype; // F32 or BF16
-    int64_t out_stride;
-};
-
-// One block of keys and values against a set of queries. Grouped heads: query head h reads
-// key/value head h / (n_head / n_kv_head). Masks come from positions, never from offsets.
-struct attention_args {
-    int64_t n_query, n_key;                     // either may be 0
-    int n_head, n_kv_head, head_dim, value_dim; // dims 16..576, multiples of 8
-    float scale;                                // of the scores, e.g. head_dim^-0.5
-    bool causal;            // key visible iff key_position <= query_position; else all visible
-    const void *query;      // [n_query, n_head, head_dim]
-    enum dtype query_dtype; // F32: fp32 products (K/V may still be BF16); BF16: bf16 products
-    int64_t query_stride;
-    const void *key;   // [n_key, n_kv_head, head_dim]
-    const void *value; // [n_key, n_kv_head, value_dim]; may be key itself with its stride, where a
-                       // value is the first value_dim elements of its key (latent attention)
-    enum dtype kv_dtype; // F32 or BF16
-    int64_t key_stride, value_stride;
-    const int64_t *query_position; // [n_query] host, ascending
-    const int64_t *key_position;   // [n_key] host, ascending; read only when causal
-    float *out; // [n_query, n_head, value_dim]: softmax-weighted mean over visible keys
-    float *lse; // [n_query, n_head] natural log of the sum of exp(score);
-                // -inf (and out = 0) when no key is visible
-};
-
-// Merges partial b into a: weights exp(lse - max); -inf means "saw no key". Exact for both -inf.
-struct merge_args {
-    int64_t n_row; // n_query * n_head
-    int value_dim;
-    float *out;             // [n_row, value_dim] in and out
-    float *lse;             // [n_row] in and out
-    const float *other_out; // [n_row, value_dim]
-    const float *other_lse; // [n_row]
-};
-
-// mass[s] += factor * sum over queries and heads of exp(score - lse): how much each key was read.
-struct attention_mass_args {
-    struct attention_args attention; // out is not touched; lse holds the final, merged values
-    float factor;
-    float *mass; // [n_key]
-};
-
-// ln softmax(x W^T)[target], tiled over tokens x vocabulary: nothing of size n_token * n_vocab.
-struct logprob_args {
-    const void *x;      // [n_token, head.n_col]
-    enum dtype x_dtype; // F32 or BF16
-    int64_t n_token;
-    struct weight head;    // [n_vocab, n_col]
-    const int32_t *target; // [n_token]
-    float *logprob;        // [n_token]
-};
-
-// The next token: the largest logit, or a draw among those that min_p and top_p keep, in
-// proportion to exp(logit / temperature). Logits that are not finite are never chosen.
-struct sample_args {
-    const float *logits; // [n]
-    int64_t n;
-    double temperature; // 0: greedy, the lowest id of the largest logits
-    double top_p;       // keep the smallest set of tokens whose probability reaches this; 1: all
-    double min_p;       // drop tokens below min_p times the largest probability; 0: none
-    double uniform;     // in [0, 1): which of them. By ascending ids; with top_p by weight
-    int32_t *token;     // [1]; -1 when no logit is finite
 };
 
 struct scratch_shape {

@@ -1,0 +1,59 @@
+// Arguments of attention over one block of keys and values, of the merge of two such partial
+// results, and of the reading of its weights. Pointers, shapes and strides as in kernels.h.
+#ifndef HALKA_KERNELS_ATTENTION_H
+#define HALKA_KERNELS_ATTENTION_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "kernels/dtype.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+// One block of keys and values against a set of queries. Grouped heads: query head h reads
+// key/value head h / (n_head / n_kv_head). Masks come from positions, never from offsets.
+// Vaswani et al., Attention is all you need (2017), equation 1.
+struct attention_args {
+    int64_t n_query, n_key;                     // either may be 0
+    int n_head, n_kv_head, head_dim, value_dim; // dims 16..576, multiples of 8
+    float scale;                                // of the scores, e.g. head_dim^-0.5
+    bool causal;            // key visible iff key_position <= query_position; else all visible
+    const void *query;      // [n_query, n_head, head_dim]
+    enum dtype query_dtype; // F32: fp32 products (K/V may still be BF16); BF16: bf16 products
+    int64_t query_stride;
+    const void *key;   // [n_key, n_kv_head, head_dim]
+    const void *value; // [n_key, n_kv_head, value_dim]; may be key itself with its stride, where a
+                       // value is the first value_dim elements of its key (latent attention)
+    enum dtype kv_dtype; // F32 or BF16
+    int64_t key_stride, value_stride;
+    const int64_t *query_position; // [n_query] host, ascending
+    const int64_t *key_position;   // [n_key] host, ascending; read only when causal
+    float *out; // [n_query, n_head, value_dim]: softmax-weighted mean over visible keys
+    float *lse; // [n_query, n_head] natural log of the sum of exp(score);
+                // -inf (and out = 0) when no key is visible
+};
+
+// Merges partial b into a: weights exp(lse - max); -inf means "saw no key". Exact for both -inf.
+// Milakov and Gimelshein, Online normalizer calculation for softmax (2018), equation 4.
+struct merge_args {
+    int64_t n_row; // n_query * n_head
+    int value_dim;
+    float *out;             // [n_row, value_dim] in and out
+    float *lse;             // [n_row] in and out
+    const float *other_out; // [n_row, value_dim]
+    const float *other_lse; // [n_row]
+};
+
+// mass[s] += factor * sum over queries and heads of exp(score - lse): how much each key was read.
+struct attention_mass_args {
+    struct attention_args attention; // out is not touched; lse holds the final, merged values
+    float factor;
+    float *mass; // [n_key]
+};
+
+#ifdef __cplusplus
+}
+#endif
+#endif
