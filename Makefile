@@ -28,7 +28,7 @@ CUDA_sm90a := -gencode arch=compute_90a,code=sm_90a
 ifneq ($(CUDA),)
 CFLAGS += -fPIC -I$(CUDA_HOME)/include
 LDLIBS += -L$(CUDA_HOME)/lib64 -lnccl -lcublas -lcublasLt -lcudart -lstdc++
-RPATH := -Wl,-rpath,'$$ORIGIN:$$ORIGIN/lib:$$ORIGIN/../..:$$ORIGIN/../../lib'
+RPATH := -Wl,-rpath,'$$ORIGIN:$$ORIGIN/lib:$$ORIGIN/../lib:$$ORIGIN/../..:$$ORIGIN/../../lib'
 endif
 # OpenMPI's own wrapper knows its libraries; the file suffix alone carries instruction-set flags.
 ISA_avx2       := -mavx2 -mfma -mf16c
@@ -58,7 +58,7 @@ $(BUILD)/halka: $(APP_OBJ) $(LIB)
 	@rm -f $@
 	$(AR) rcs $@ $^
 %.so:
-	$(MPICC) -shared -fopenmp -o $@ $^ $(LDFLAGS) $(RPATH) $(LDLIBS)
+	$(MPICC) -shared -fopenmp -Wl,-soname,$(@F) -o $@ $^ $(LDFLAGS) $(RPATH) $(LDLIBS)
 $(LIB): $(LIB_OBJ)
 $(TEST_LIB): $(TEST_OBJ)
 isa = $(foreach s,avx2 avx512 avx512bf16,$(if $(filter %_$(s),$(basename $(1))),$(ISA_$(s))))
@@ -99,6 +99,7 @@ bundle: all
 	    grep -E '/lib($(BUNDLED))[.-]' | xargs -I{} cp -L {} $(BUILD)/lib/
 install: all
 	install -D $(BUILD)/halka $(DESTDIR)$(PREFIX)/bin/halka
+	$(if $(CUDA),install -D $(LIB) $(DESTDIR)$(PREFIX)/lib/$(notdir $(LIB)))
 	install -d $(DESTDIR)$(PREFIX)/share/halka
 	cp -r configs $(DESTDIR)$(PREFIX)/share/halka/
 clean:
