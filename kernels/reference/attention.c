@@ -40,9 +40,9 @@ static void score_row(const struct attention_args *a, int64_t query, int head, f
 }
 
 // Keys with a score of -inf weigh nothing, whatever their value; NaN and +inf spoil their own row.
-// weight: [n_key] room for one row.
+// weight: [n_key], sum: [value_dim] room for one row.
 static void attend_row(const struct attention_args *a, int64_t query, int head, const float *score,
-                       double *weight) {
+                       double *weight, double *sum) {
     bool to_bf16 = a->query_dtype == DTYPE_BF16;
     float *out = a->out + (query * a->n_head + head) * a->value_dim;
     double max = -INFINITY, total = 0;
@@ -52,22 +52,21 @@ static void attend_row(const struct attention_args *a, int64_t query, int head, 
         weight[s] = score[s] == -INFINITY ? 0 : exp(score[s] - max);
         total += weight[s];
     }
-    for (int i = 0; i < a->value_dim; i++) {
-        double sum = 0;
-        for (int64_t s = 0; s < a->n_key; s++) {
-            if (score[s] == -INFINITY) continue;
-            const void *v = element(a->value, a->kv_dtype,
-                                    s * a->value_stride + (int64_t)kv_head(a, head) * a->value_dim);
-            sum += weight[s] * (double)operand(v, a->kv_dtype, i, to_bf16);
-        }
-        out[i] = total == 0 ? 0 : (float)(sum / total);
+    for (int i = 0; i < a->value_dim; i++) sum[i] = 0;
+    for (int64_t s = 0; s < a->n_key; s++) {
+        if (score[s] == -INFINITY) continue;
+        const void *v = element(a->value, a->kv_dtype,
+                                s * a->value_stride + (int64_t)kv_head(a, head) * a->value_dim);
+        for (int i = 0; i < a->value_dim; i++)
+            sum[i] += weight[s] * (double)operand(v, a->kv_dtype, i, to_bf16);
     }
+    for (int i = 0; i < a->value_dim; i++) out[i] = total == 0 ? 0 : (float)(sum[i] / total);
     a->lse[query * a->n_head + head] = total == 0 ? -INFINITY : (float)(max + log(total));
 }
 
-static enum status alloc_row(int64_t n_key, size_t element_bytes, void *out) {
-    void *row = malloc((size_t)(n_key + 1) * element_bytes);
-    if (!row) FAIL(ERR_MEMORY, "no memory for the scores of %lld keys", (long long)n_key);
+static enum status alloc_row(int64_t n, size_t element_bytes, void *out) {
+    void *row = malloc((size_t)(n + 1) * element_bytes);
+    if (!row) FAIL(ERR_MEMORY, "no memory for a row of %lld numbers", (long long)n);
     *(void **)out = row;
     return OK;
 }
@@ -75,16 +74,18 @@ static enum status alloc_row(int64_t n_key, size_t element_bytes, void *out) {
 enum status reference_attention(struct backend *backend, const struct attention_args *args) {
     (void)backend;
     float *score = NULL;
-    double *weight = NULL;
+    double *weight = NULL, *sum = NULL;
     enum status status = OK;
     TRY_OR(close, alloc_row(args->n_key, sizeof *score, &score));
     TRY_OR(close, alloc_row(args->n_key, sizeof *weight, &weight));
+    TRY_OR(close, alloc_row(args->value_dim, sizeof *sum, &sum));
     for (int64_t query = 0; query < args->n_query; query++)
         for (int head = 0; head < args->n_head; head++) {
             score_row(args, query, head, score);
-            attend_row(args, query, head, score, weight);
+            attend_row(args, query, head, score, weight, sum);
         }
 close:
+    free(sum);
     free(weight);
     free(score);
     return status;
