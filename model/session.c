@@ -83,8 +83,9 @@ void session_close(struct session **session) {
     struct session *s = *session;
     if (!s) return;
     profile_detach(s->forward.profile);
-    if (BACKEND(s) && BACKEND(s)->ops->steps) BACKEND(s)->ops->steps->forget(BACKEND(s));
-    if (s->arena) BACKEND(s)->ops->free(BACKEND(s), s->arena);
+    struct backend *backend = s->forward.backend; // NULL where nothing was opened
+    if (backend && backend->ops->steps) backend->ops->steps->forget(backend);
+    if (backend && s->arena) backend->ops->free(backend, s->arena);
     selection_study_close(&s->study);
     expert_exchange_close(&s->forward.experts);
     ring_attention_close(&s->forward.ring);
