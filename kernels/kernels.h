@@ -152,6 +152,7 @@ struct backend_options {
 };
 
 // Opens a backend. ERR_CONFIG when this build or machine lacks it. close accepts a zeroed struct.
+// Backends of one process share one device: CUDA's current device is the process's.
 enum status backend_open(const struct backend_options *options, struct backend *out);
 void backend_close(struct backend *backend);
 // Devices that this process may use by such options; 0: the backend computes on the host.

@@ -26,8 +26,8 @@ enum test_place test_place(void) {
     abort();
 }
 
-enum status open_device(struct backend *out) {
-    struct backend_options device = {.kind = BACKEND_CUDA, .n_thread = 1};
+enum status open_device(int index, struct backend *out) {
+    struct backend_options device = {.kind = BACKEND_CUDA, .n_thread = 1, .device = index};
     bool has_device = test_place() != PLACE_FAKE && backend_device_count(BACKEND_CUDA) > 0;
     if (!has_device) device.kind = BACKEND_CPU;
     TRY(backend_open(&device, out));
@@ -35,8 +35,8 @@ enum status open_device(struct backend *out) {
     return OK;
 }
 
-enum status open_mirror(struct backend *out) {
-    TRY(open_device(out));
+enum status open_mirror(int index, struct backend *out) {
+    TRY(open_device(index, out));
     mirror_open(*out, out);
     return OK;
 }
@@ -44,7 +44,7 @@ enum status open_mirror(struct backend *out) {
 int open_backends(void **state) {
     (void)state;
     for (int i = 0; i < N_BACKEND; i++) {
-        enum status status = i == BACKEND_MIRROR ? open_mirror(&backends[i])
+        enum status status = i == BACKEND_MIRROR ? open_mirror(0, &backends[i])
                                                  : backend_open(&options[i], &backends[i]);
         if (status == OK) continue;
         fprintf(stderr, "%s\n", status_message());

@@ -49,13 +49,17 @@ static void open_device_comm(struct backend *backend) {
     }
 }
 
+int mpi_test_device(void) {
+    int n_device = backend_device_count(BACKEND_CUDA);
+    return n_device ? mpi_test_cluster.local_rank % n_device : 0;
+}
+
 void mpi_test_open_backend(enum backend_kind kind, struct backend *out) {
     struct backend_options options = {.kind = kind, .n_thread = mpi_test_cluster.n_thread};
     enum test_place place = test_place();
     if (place == PLACE_CUDA) {
-        int n_device = backend_device_count(BACKEND_CUDA);
         options.kind = BACKEND_CUDA;
-        options.device = n_device ? mpi_test_cluster.local_rank % n_device : 0;
+        options.device = mpi_test_device();
     }
     demand(backend_open(&options, out));
     if (place == PLACE_FAKE) fake_device_open(*out, out);

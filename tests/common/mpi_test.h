@@ -18,6 +18,8 @@ void mpi_test_start_with(int *argc, char ***argv, int n_thread, double deadline_
 // Ends MPI; returns the exit code for this rank's count of failed tests.
 int mpi_test_stop(int n_failed);
 
+// The cuda device of this rank.
+int mpi_test_device(void);
 // The backend of this kind, or a device in its place: a fake one over it, or cuda. Fails the
 // program when it cannot be opened.
 void mpi_test_open_backend(enum backend_kind kind, struct backend *out);

@@ -487,7 +487,7 @@ int main(int argc, char **argv) {
     mpi_test_open_backend(BACKEND_CPU, &backend);
     selecting = backend;
     if (backend_open(&slow, &reference) != OK ||
-        (backend.memory == MEMORY_DEVICE && open_mirror(&selecting) != OK))
+        (backend.memory == MEMORY_DEVICE && open_mirror(mpi_test_device(), &selecting) != OK))
         return mpi_test_stop(1);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_prefill),

@@ -503,7 +503,7 @@ static void test_attention_mass_equals_the_reference(void **state) {
 
 static int open_mirrored(void **state) {
     (void)state;
-    return open_mirror(&mirror) == OK ? 0 : -1;
+    return open_mirror(0, &mirror) == OK ? 0 : -1;
 }
 
 static int close_mirrored(void **state) {

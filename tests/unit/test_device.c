@@ -17,7 +17,7 @@ static struct backend device;
 
 static int open_it(void **state) {
     (void)state;
-    if (open_device(&device) == OK) return 0;
+    if (open_device(0, &device) == OK) return 0;
     fprintf(stderr, "%s\n", status_message());
     return -1;
 }
