@@ -121,6 +121,8 @@ static enum status fill_layers(const struct spec_draft *draft, const char *path,
             .attention = ATTENTION_FULL,
             .feed_forward = FEED_FORWARD_GATED,
             .norm = NORM_RMS,
+            .norm_place = NORM_PRE,
+            .attention_norm = true,
             .activation = draft->activation,
             .n_head = (int)draft->n_head,
             .n_kv_head = (int)draft->n_kv_head,
@@ -162,7 +164,9 @@ enum status spec_build(const struct spec_draft *given, const char *path, struct 
     out->n_vocab = draft.n_vocab;
     out->n_hidden = (int)draft.n_hidden;
     out->norm_eps = (float)draft.norm_eps;
+    out->causal = true;
     out->embedding_scale = 1;
+    out->final_norm = true;
     out->tied_head = draft.tied_head;
     out->context = draft.context;
     out->window = draft.window;
@@ -180,6 +184,36 @@ int model_spec_top_k(const struct model_spec *spec) {
 
 void model_spec_set_top_k(struct model_spec *spec, int k) {
     for (int i = 0; i < spec->n_layer; ++i) spec->layers[i].index.k = k;
+}
+
+enum status model_spec_set_window(struct model_spec *spec, int64_t window, int64_t sinks) {
+    if (window < 1 || sinks < 0)
+        FAIL(ERR_CONFIG,
+             "a window of %" PRId64 " tokens with %" PRId64
+             " sinks is impossible: attention.window must be 1 or more, attention.sinks 0 or more",
+             window, sinks);
+    if (!spec->causal)
+        FAIL(ERR_CONFIG, "%s is an encoder: attention.window is for causal models",
+             spec->architecture);
+    if (model_spec_top_k(spec) > 0)
+        FAIL(ERR_CONFIG,
+             "layers that select their tokens take no window: leave out attention.window, or "
+             "the indexer");
+    for (int i = 0; i < spec->n_layer; ++i) {
+        struct layer_spec *l = &spec->layers[i];
+        if (l->window > 0 && l->window <= window) continue;
+        l->window = window;
+        l->sinks = sinks;
+    }
+    if (spec->window == 0 || window < spec->window) spec->window = window;
+    return OK;
+}
+
+int64_t model_spec_window(const struct model_spec *spec) {
+    int64_t window = 0;
+    for (int i = 0; i < spec->n_layer; ++i)
+        if (spec->layers[i].window > window) window = spec->layers[i].window;
+    return window;
 }
 
 void model_spec_close(struct model_spec *spec) {

@@ -14,7 +14,7 @@ enum rope_method { ROPE_DEFAULT, ROPE_LINEAR, ROPE_YARN, ROPE_LLAMA3 };
 struct rope_spec {
     enum rope_method method;
     double base;             // rope_theta
-    int dim;                 // rotated elements of a head
+    int dim;                 // rotated elements of a head; 0: none
     bool interleaved;        // pairs (2i, 2i+1) as GGUF's llama stores them; else halves
     double factor;           // linear, yarn, llama3
     double original_context; // yarn, llama3
@@ -28,7 +28,11 @@ struct rope_spec {
 // FULL: keys and values of heads are kept. LATENT (MLA): one latent row and one rotated key part
 // are kept for all heads; attention runs in the absorbed form, queries against latents.
 enum attention_kind { ATTENTION_FULL, ATTENTION_LATENT };
-enum feed_forward_kind { FEED_FORWARD_GATED, FEED_FORWARD_EXPERTS };
+// PLAIN: down(activation(up(x))), where GATED is down(activation(gate(x)) * up(x)).
+enum feed_forward_kind { FEED_FORWARD_GATED, FEED_FORWARD_PLAIN, FEED_FORWARD_EXPERTS };
+// With f one of attention and feed-forward: PRE is x += f(norm(x)), POST is x = norm(x + f(x)) and
+// SANDWICH is x += norm2(f(norm(x))).
+enum norm_place { NORM_PRE, NORM_POST, NORM_SANDWICH };
 
 struct latent_spec {        // DeepSeek-V2 technical report, section 2.1
     int query_rank;         // q_lora_rank; 0: queries come straight from the hidden state
@@ -66,17 +70,24 @@ struct expert_spec {
 struct layer_spec {
     enum attention_kind attention;
     enum feed_forward_kind feed_forward;
-    enum norm_kind norm;
+    enum norm_kind norm; // of the hidden state; those of query and key heads are RMS
+    enum norm_place norm_place;
+    bool norm_bias;
+    bool attention_norm; // false: attention reads the state as it is (ModernBERT's first layer)
     enum activation activation;
     int n_head;
     int n_kv_head, head_dim; // FULL; of LATENT 1 and latent.rank + latent.rope_dim, as kept
     int value_dim;           // of what attention returns for a head: head_dim, or latent.rank
     int n_feed_forward;
-    bool attention_bias;       // q, k, v (qwen2)
-    bool output_bias;          // o_proj (llama with attention_bias)
-    bool query_key_norm;       // RMS norm of each q and k head (qwen3)
-    float attention_scale;     // head_dim^-0.5 unless the checkpoint says otherwise
-    int rope;                  // index into model_spec.ropes
+    bool attention_bias;    // q, k, v (qwen2)
+    bool output_bias;       // o_proj (llama with attention_bias)
+    bool feed_forward_bias; // gate, up and down
+    bool query_key_norm;    // RMS norm of each q and k head (qwen3)
+    float attention_scale;  // head_dim^-0.5 unless the checkpoint says otherwise
+    int rope;               // index into model_spec.ropes
+    // 0: attention sees every token. Causal: a query at i sees keys j with i - window < j <= i, and
+    // the first `sinks` tokens; an encoder's sees |i - j| <= window / 2.
+    int64_t window, sinks;
     struct latent_spec latent; // ATTENTION_LATENT
     struct index_spec index;   // layout NONE: dense
     struct expert_spec
@@ -85,6 +96,7 @@ struct layer_spec {
 
 struct model_spec {
     char architecture[32]; // "llama", "qwen2", "qwen3"
+    bool causal;           // false: an encoder, which sees all and gives states, no next token
     int n_layer;
     struct layer_spec *layers; // [n_layer] owned
     int n_rope;
@@ -92,11 +104,16 @@ struct model_spec {
     int64_t n_vocab;
     int n_hidden;
     float norm_eps;
+    float norm_offset;     // of norm weights as stored: 1 where x is scaled by 1 + weight
     float embedding_scale; // 1 unless scaled
-    bool tied_head;        // output matrix is the embedding table
-    int64_t context;       // positions the checkpoint was trained for
-    int64_t window;        // some layer attends to this many tokens only, which is not computed
-                           // yet: longer sequences are to be refused; 0: no layer does
+    bool embedding_norm;   // embeddings are normed as the layers are
+    bool final_norm;       // false: the last layer ends with a norm of its own
+    // Learned absolute positions (BERT): that of token i is row first_position + i of n_position.
+    int64_t n_position, first_position; // n_position 0: there are none
+    bool tied_head;                     // output matrix is the embedding table
+    int64_t context;                    // positions the checkpoint was trained for
+    int64_t window; // some layer attends to this many tokens only, which is not computed
+                    // yet: longer sequences are to be refused; 0: no layer does
     int n_stop;
     int32_t stop[MODEL_MAX_STOP]; // end-of-sequence ids from config and generation_config
 };
@@ -104,6 +121,12 @@ struct model_spec {
 // Tokens that layers with an indexer select, 0 when none has one; and another number of them.
 int model_spec_top_k(const struct model_spec *spec);
 void model_spec_set_top_k(struct model_spec *spec, int k);
+
+// Makes every layer of a dense causal network see `window` tokens and the first `sinks`; a layer
+// with a smaller window of its own keeps it. ERR_CONFIG for encoders and for layers that select.
+enum status model_spec_set_window(struct model_spec *spec, int64_t window, int64_t sinks);
+// Whether some layer has a window; the largest one.
+int64_t model_spec_window(const struct model_spec *spec);
 
 void model_spec_close(struct model_spec *spec); // accepts a zeroed struct
 
