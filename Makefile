@@ -97,6 +97,11 @@ bundle: all
 	@mkdir -p $(BUILD)/lib
 	ldd $(BUILD)/halka $(wildcard $(BUILD)/tests/unit/test_fp8) | awk '/=> \// { print $$3 }' | sort -u | \
 	    grep -E '/lib($(BUNDLED))[.-]' | xargs -I{} cp -L {} $(BUILD)/lib/
+# Records what runs on a GPU and when (CUPTI, part of the CUDA toolkit); scripts/plot_timeline.sh draws it.
+timeline: $(BUILD)/libtimeline.so
+$(BUILD)/libtimeline.so: tests/bench/timeline.c
+	@mkdir -p $(@D)
+	$(CC) $(filter-out -MMD -MP,$(CFLAGS)) -fPIC -shared -I$(CUDA_HOME)/include -o $@ $< -L$(CUDA_HOME)/lib64 -lcupti
 install: all
 	install -D $(BUILD)/halka $(DESTDIR)$(PREFIX)/bin/halka
 	$(if $(CUDA),install -D $(LIB) $(DESTDIR)$(PREFIX)/lib/$(notdir $(LIB)))
@@ -116,5 +121,5 @@ help:
 	@echo "make gpu-test   tests on this machine's GPU, with CUDA=1"
 	@echo "make CUDA=1     build/cuda/halka;  make CUDA=1 bundle  a folder for machines that lack libraries"
 	@echo "make format | ASAN=1 | install PREFIX=/usr/local | clean"
-.PHONY: all tests benches test gpu-test demo bench check format fuzz bundle install clean flags libraries help
+.PHONY: all tests benches test gpu-test demo bench check format fuzz bundle timeline install clean flags libraries help
 -include $(LIB_OBJ:.o=.d) $(APP_OBJ:.o=.d) $(TESTS:=.d) $(BENCHES:=.d) $(TEST_OBJ:.o=.d)

@@ -1,0 +1,126 @@
+#include "tests/common/random_network.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "model/tensor_names.h"
+#include "tests/common/cases.h"
+
+enum { DISTINCT = (1 << 21) - 64 * 17 }; // random values; no multiple of a row
+
+const struct network_shape network_llama_8b = {32, 4096, 32, 8, 128, 14336, 128256, 131072};
+const struct network_shape network_smollm2_135m = {30, 576, 9, 3, 64, 1536, 49152, 8192};
+
+static enum status add_tensor(const struct random_network *network, struct tensor_list *list,
+                              enum tensor_role role, int layer, int64_t n_row, int64_t n_col) {
+    char name[TENSOR_NAME_BYTES];
+    struct tensor t = {.name = strdup(tensor_name(role, layer, false, name)),
+                       .dtype = n_col ? DTYPE_BF16 : DTYPE_F32,
+                       .n_dim = n_col ? 2 : 1,
+                       .shape = {n_row, n_col},
+                       .data = n_col ? (void *)network->matrix : network->ones};
+    t.bytes = dtype_bytes(t.dtype, n_row * (n_col ? n_col : 1));
+    snprintf(t.format, sizeof t.format, "%s", dtype_info[t.dtype].name);
+    return tensor_list_add(list, t);
+}
+
+static int scaled(int n, int64_t divisor) {
+    return n / divisor > 0 ? (int)(n / divisor) : 1;
+}
+
+static enum status fill_spec(const struct network_shape *n, int64_t divisor,
+                             struct model_spec *spec) {
+    int n_kv_head = scaled(n->n_kv_head, divisor);
+    int n_head = n_kv_head * (n->n_head / n->n_kv_head);
+    *spec = (struct model_spec){
+        .architecture = "llama",
+        .n_layer = scaled(n->n_layer, divisor),
+        .n_rope = 1,
+        .ropes = {{.method = ROPE_LLAMA3,
+                   .base = 500000,
+                   .dim = n->head_dim,
+                   .factor = 8,
+                   .original_context = 8192,
+                   .low_freq_factor = 1,
+                   .high_freq_factor = 4}},
+        .n_vocab = scaled(n->n_vocab, divisor),
+        .n_hidden = scaled(n->n_hidden, divisor),
+        .norm_eps = 1e-5f,
+        .embedding_scale = 1,
+        .context = n->context,
+    };
+    spec->layers = calloc((size_t)spec->n_layer, sizeof *spec->layers);
+    if (!spec->layers) FAIL(ERR_MEMORY, "no memory for %d layers", spec->n_layer);
+    for (int i = 0; i < spec->n_layer; i++)
+        spec->layers[i] = (struct layer_spec){.attention = ATTENTION_FULL,
+                                              .feed_forward = FEED_FORWARD_GATED,
+                                              .norm = NORM_RMS,
+                                              .activation = ACTIVATION_SILU,
+                                              .n_head = n_head,
+                                              .n_kv_head = n_kv_head,
+                                              .head_dim = n->head_dim,
+                                              .value_dim = n->head_dim,
+                                              .n_feed_forward = scaled(n->n_feed_forward, divisor),
+                                              .attention_scale = 1 / sqrtf((float)n->head_dim)};
+    return OK;
+}
+
+// Its matrices all lie over one block of random values.
+static void fill_values(struct random_network *network) {
+    const struct model_spec *spec = &network->checkpoint.spec;
+    int64_t n = spec->n_vocab * spec->n_hidden;
+    network->matrix = test_alloc(dtype_bytes(DTYPE_BF16, n));
+    network->ones = test_alloc(spec->n_hidden * (int64_t)sizeof *network->ones);
+    for (int i = 0; i < spec->n_hidden; i++) network->ones[i] = 1;
+    bf16 *distinct = random_vector(DTYPE_BF16, DISTINCT, 1 / sqrtf((float)spec->n_hidden), 1);
+    for (int64_t i = 0; i < n; i += DISTINCT)
+        memcpy(network->matrix + i, distinct, (size_t)(n - i < DISTINCT ? n - i : DISTINCT) * 2);
+    free(distinct);
+}
+
+static enum status list_tensors(const struct random_network *network, struct tensor_list *list) {
+    const struct model_spec *spec = &network->checkpoint.spec;
+    TRY(add_tensor(network, list, TENSOR_EMBEDDING, 0, spec->n_vocab, spec->n_hidden));
+    TRY(add_tensor(network, list, TENSOR_HEAD, 0, spec->n_vocab, spec->n_hidden));
+    TRY(add_tensor(network, list, TENSOR_FINAL_NORM, 0, spec->n_hidden, 0));
+    for (int layer = 0; layer < spec->n_layer; layer++) {
+        struct tensor_need need[LAYER_TENSORS];
+        int n = tensor_layer_needs(spec, layer, need);
+        for (int i = 0; i < n; i++)
+            TRY(add_tensor(network, list, need[i].role, layer, need[i].n_row, need[i].n_col));
+    }
+    return tensor_list_sort(list, network->checkpoint.path);
+}
+
+enum status random_network_open(const struct network_shape *shape, int64_t divisor,
+                                struct random_network *out) {
+    struct checkpoint *c = &out->checkpoint;
+    struct tensor_list list = {0};
+    *out = (struct random_network){0};
+    TRY(fill_spec(shape, divisor, &c->spec));
+    fill_values(out);
+    c->path = strdup("random weights");
+    enum status status = list_tensors(out, &list);
+    c->n_tensor = list.n; // owned by the checkpoint, whatever happened
+    c->tensors = list.tensors;
+    return status;
+}
+
+void random_network_close(struct random_network *network) {
+    checkpoint_close(&network->checkpoint);
+    free(network->matrix);
+    free(network->ones);
+    *network = (struct random_network){0};
+}
+
+double random_network_layer_elements(const struct model_spec *spec) {
+    double sum = 0;
+    for (int layer = 0; layer < spec->n_layer; layer++) {
+        struct tensor_need need[LAYER_TENSORS];
+        int n = tensor_layer_needs(spec, layer, need);
+        for (int i = 0; i < n; i++) sum += (double)(need[i].n_row * need[i].n_col);
+    }
+    return sum;
+}
