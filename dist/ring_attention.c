@@ -129,7 +129,6 @@ static enum status attend_slice(struct ring_attention *ring, const struct ring_a
         .head_dim = args->head_dim,
         .value_dim = args->value_dim,
         .scale = args->scale,
-        .causal = args->causal,
         .query = slice->query,
         .query_dtype = args->query_dtype,
         .query_stride = (int64_t)shape.n_head * shape.head_dim,
@@ -139,7 +138,7 @@ static enum status attend_slice(struct ring_attention *ring, const struct ring_a
         .key_stride = (int64_t)shape.n_kv_head * shape.head_dim,
         .value_stride =
             (int64_t)shape.n_kv_head * (block->value ? shape.value_dim : shape.head_dim),
-        .query_position = slice->position,
+        .end_visible = slice->end_visible,
         .key_position = block->position,
         .out = slice->out,
         .lse = slice->lse,
@@ -181,12 +180,22 @@ static int64_t count_blind(const struct ring_queries *queries, const struct ring
     return low;
 }
 
+static enum status list_ends(struct ring_attention *ring, const struct ring_queries *queries,
+                             const int64_t **out) {
+    TRY(ring_reserve_positions(&ring->end_visible, queries->n));
+    for (int64_t i = 0; i < queries->n; i++) ring->end_visible.at[i] = queries->position[i] + 1;
+    *out = ring->end_visible.at;
+    return OK;
+}
+
 enum status ring_attend(struct ring_attention *ring, const struct ring_attention_args *args,
                         const struct ring_queries *queries, const struct ring_block *block,
                         const struct ring_partial *partial, int64_t pairs) {
     if (partial && pairs == 0) return OK;
     struct attention_shape shape = ring_shape(args);
     int k = queries->selection.k;
+    const int64_t *end_visible = NULL;
+    if (args->causal && !k) TRY(list_ends(ring, queries, &end_visible));
     bool sliced = partial || ring->comm->needs_progress || k;
     int64_t step = sliced ? ring_slice(ring->backend->memory, &shape) : queries->n;
     int64_t first = partial && args->causal ? count_blind(queries, block) : 0;
@@ -196,6 +205,7 @@ enum status ring_attend(struct ring_attention *ring, const struct ring_attention
             .n = queries->n - first < step ? queries->n - first : step,
             .query = (const char *)queries->query + first * ring_query_row_bytes(&shape),
             .position = queries->position + first,
+            .end_visible = end_visible ? end_visible + first : NULL,
             .out = queries->out + head_row * args->value_dim,
             .lse = queries->lse + head_row,
             .selection = queries->selection,
@@ -276,6 +286,7 @@ void ring_attention_close(struct ring_attention *ring) {
     free(ring->rank_bytes);
     free(ring->key_position.at);
     free(ring->query_position.at);
+    free(ring->end_visible.at);
     if (ring->workspace) ring->backend->ops->free(ring->backend, ring->workspace);
     *ring = (struct ring_attention){0};
 }

@@ -55,7 +55,7 @@ struct ring_attention {
     void *workspace;         // backend memory, owned
     int64_t workspace_bytes;
     int64_t reserved; // bytes of the workspace that sparse attention keeps while a pass runs
-    struct position_list query_position, key_position;
+    struct position_list query_position, key_position, end_visible;
     struct position_run *runs; // host, owned: of the block that queries select from
     struct key_run *key_runs;  // the same, as kernels take them
     int runs_capacity;

@@ -31,6 +31,7 @@ struct ring_queries {
     int64_t n;
     const void *query;               // [n, n_head, head_dim]
     const int64_t *position;         // [n]
+    const int64_t *end_visible;      // [n] position + 1 where causal; set by ring_attend
     float *out;                      // [n, n_head, value_dim]
     float *lse;                      // [n, n_head]
     struct ring_selection selection; // k 0: every visible key

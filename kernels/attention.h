@@ -3,7 +3,6 @@
 #ifndef HALKA_KERNELS_ATTENTION_H
 #define HALKA_KERNELS_ATTENTION_H
 
-#include <stdbool.h>
 #include <stdint.h>
 
 #include "kernels/dtype.h"
@@ -13,14 +12,14 @@ extern "C" {
 #endif
 
 // One block of keys and values against a set of queries. Grouped heads: query head h reads
-// key/value head h / (n_head / n_kv_head). Masks come from positions, never from offsets.
+// key/value head h / (n_head / n_kv_head). Masks come from positions, never from offsets:
+// one form for causal attention, windows of either or both sides and packed documents.
 // Vaswani et al., Attention is all you need (2017), equation 1.
 struct attention_args {
     int64_t n_query, n_key;                     // either may be 0
     int n_head, n_kv_head, head_dim, value_dim; // dims 16..576, multiples of 8
     float scale;                                // of the scores, e.g. head_dim^-0.5
-    bool causal;            // key visible iff key_position <= query_position; else all visible
-    const void *query;      // [n_query, n_head, head_dim]
+    const void *query;                          // [n_query, n_head, head_dim]
     enum dtype query_dtype; // F32: fp32 products (K/V may still be BF16); BF16: bf16 products
     int64_t query_stride;
     const void *key;   // [n_key, n_kv_head, head_dim]
@@ -28,8 +27,11 @@ struct attention_args {
                        // value is the first value_dim elements of its key (latent attention)
     enum dtype kv_dtype; // F32 or BF16
     int64_t key_stride, value_stride;
-    const int64_t *query_position; // [n_query] host, ascending
-    const int64_t *key_position;   // [n_key] host, ascending; read only when causal
+    // A query sees the keys at positions from first_visible (or below `sinks`) to end_visible - 1.
+    const int64_t *first_visible; // [n_query] host, ascending; NULL: from the first key on
+    int64_t sinks;                // >= 0; read only with first_visible
+    const int64_t *end_visible;   // [n_query] host, ascending; NULL: to the last key
+    const int64_t *key_position;  // [n_key] host, ascending; read only with one of the two
     float *out; // [n_query, n_head, value_dim]: softmax-weighted mean over visible keys
     float *lse; // [n_query, n_head] natural log of the sum of exp(score);
                 // -inf (and out = 0) when no key is visible

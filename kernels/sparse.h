@@ -88,7 +88,7 @@ struct select_rows_args {
 
 // Attention of each query over its selected keys of one block, shared by all heads.
 struct sparse_attention_args {
-    struct attention_args attention; // causal and the positions are not read: selection is explicit
+    struct attention_args attention; // its visibility is not read: selection is explicit
     const int32_t *row;              // [n_query, k]: rows of the block, ascending
     const int32_t *n_selected;       // [n_query], at most k
     int k;

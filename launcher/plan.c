@@ -94,9 +94,7 @@ static enum status measure_rates(const struct job *job, struct rates *out) {
     int64_t head_width = (int64_t)l->n_head * l->head_dim;
     int64_t kv_width = (int64_t)l->n_kv_head * l->head_dim;
     struct rate_room room = {0};
-    int64_t position[RATE_TOKENS];
     enum status status = OK;
-    for (int64_t i = 0; i < n; i++) position[i] = i;
     TRY_OR(done, rate_room_open(b, spec, &room));
     struct matmul_args product = {.x = room.zeros,
                                   .x_dtype = dtype,
@@ -125,8 +123,6 @@ static enum status measure_rates(const struct job *job, struct rates *out) {
                                        .kv_dtype = dtype,
                                        .key_stride = kv_width,
                                        .value_stride = kv_width,
-                                       .query_position = position,
-                                       .key_position = position,
                                        .out = room.result,
                                        .lse = room.lse};
     out->product =

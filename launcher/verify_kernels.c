@@ -15,7 +15,7 @@ struct buffers {
     float *got, *expected, *got_lse, *expected_lse;
     void *rounded_x, *rounded_w; // the same numbers in bf16
     int32_t *target;
-    int64_t position[N_TOKEN];
+    int64_t position[N_TOKEN + 1];
 };
 enum { N_X = N_TOKEN * N_COL, N_W = N_ROW * N_COL, N_LSE = N_TOKEN * N_HEAD };
 
@@ -43,10 +43,8 @@ static enum status buffers_open(struct verify *v, struct buffers *b) {
     }
     dtype_from_float(DTYPE_BF16, b->x, N_X, b->rounded_x);
     dtype_from_float(DTYPE_BF16, b->w, N_W, b->rounded_w);
-    for (int i = 0; i < N_TOKEN; i++) {
-        b->position[i] = i;
-        b->target[i] = i * 7 % N_ROW;
-    }
+    for (int i = 0; i < N_TOKEN; i++) b->target[i] = i * 7 % N_ROW;
+    for (int i = 0; i <= N_TOKEN; i++) b->position[i] = i;
     return OK;
 }
 
@@ -157,7 +155,6 @@ static enum status verify_attention(struct verify *v, struct buffers *b, bool ro
                                   .head_dim = HEAD_DIM,
                                   .value_dim = HEAD_DIM,
                                   .scale = 0.5f,
-                                  .causal = true,
                                   .query = rounded ? b->rounded_x : b->x,
                                   .query_dtype = dtype,
                                   .query_stride = N_COL,
@@ -166,7 +163,7 @@ static enum status verify_attention(struct verify *v, struct buffers *b, bool ro
                                   .kv_dtype = dtype,
                                   .key_stride = N_COL,
                                   .value_stride = N_COL,
-                                  .query_position = b->position,
+                                  .end_visible = b->position + 1,
                                   .key_position = b->position,
                                   .out = b->expected,
                                   .lse = b->expected_lse};

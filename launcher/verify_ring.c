@@ -18,7 +18,7 @@ struct ring_case {
     float *query, *key, *value, *expected, *expected_lse;  // [LENGTH] whole
     float *own_query, *own_key, *own_value, *own_expected; // this rank's rows
     float *own_expected_lse, *out, *lse;
-    int64_t position[LENGTH];
+    int64_t position[LENGTH + 1];
 };
 
 static enum status allocate(struct ring_case *c) {
@@ -55,7 +55,7 @@ static enum status ring_case_open(struct verify *v, struct ring_case *c) {
     verify_fill(c->query, LENGTH * QUERY_ROW, 3);
     verify_fill(c->key, LENGTH * KEY_ROW, 4);
     verify_fill(c->value, LENGTH * KEY_ROW, 5);
-    for (int i = 0; i < LENGTH; i++) c->position[i] = i;
+    for (int i = 0; i <= LENGTH; i++) c->position[i] = i;
     TRY(v->reference.ops->attention(&v->reference,
                                     &(struct attention_args){.n_query = LENGTH,
                                                              .n_key = LENGTH,
@@ -64,7 +64,6 @@ static enum status ring_case_open(struct verify *v, struct ring_case *c) {
                                                              .head_dim = HEAD_DIM,
                                                              .value_dim = HEAD_DIM,
                                                              .scale = 0.5f,
-                                                             .causal = true,
                                                              .query = c->query,
                                                              .query_dtype = DTYPE_F32,
                                                              .query_stride = QUERY_ROW,
@@ -73,7 +72,7 @@ static enum status ring_case_open(struct verify *v, struct ring_case *c) {
                                                              .kv_dtype = DTYPE_F32,
                                                              .key_stride = KEY_ROW,
                                                              .value_stride = KEY_ROW,
-                                                             .query_position = c->position,
+                                                             .end_visible = c->position + 1,
                                                              .key_position = c->position,
                                                              .out = c->expected,
                                                              .lse = c->expected_lse}));

@@ -62,6 +62,7 @@ static enum status shape_of(const struct cpu_state *state, const struct attentio
         a->value_dim < 8 || a->value_dim > ATTENTION_MAX_DIM || a->n_head % a->n_kv_head)
         FAIL(ERR_INTERNAL, "attention of %d/%d heads, dimensions %d and %d is not supported",
              a->n_head, a->n_kv_head, a->head_dim, a->value_dim);
+    if (a->first_visible) FAIL(ERR_INTERNAL, "attention over windows is not supported");
     s->tile = a->query_dtype == DTYPE_BF16 ? state->tile : state->tile->fp32;
     int width = s->tile->vec_width;
     s->group = a->n_head / a->n_kv_head;
@@ -120,12 +121,12 @@ static void task_turn_to(const struct shape *s, char *scratch, struct task *t, i
     t->work.total = (float *)(scratch + s->total_at) + row * s->tile->vec_width;
 }
 
-// Keys with a position at or before `position`: they ascend.
+// Keys with a position before `position`: they ascend.
 static int64_t count_visible(const struct attention_args *a, int64_t position) {
     int64_t low = 0, high = a->n_key;
     while (low < high) {
         int64_t middle = low + (high - low) / 2;
-        if (a->key_position[middle] <= position)
+        if (a->key_position[middle] < position)
             low = middle + 1;
         else
             high = middle;
@@ -143,7 +144,7 @@ static void task_rows_begin(const struct shape *s, const struct attention_args *
         if (r > 0 && member > 0)
             t->row_visible[r] = t->row_visible[r - 1];
         else
-            t->row_visible[r] = a->causal ? count_visible(a, a->query_position[query]) : a->n_key;
+            t->row_visible[r] = a->end_visible ? count_visible(a, a->end_visible[query]) : a->n_key;
     }
 }
 
@@ -305,7 +306,7 @@ static struct attention_args one_query(const struct sparse_attention_args *args,
     struct attention_args one = *a;
     one.n_query = 1;
     one.n_key = args->n_selected[t];
-    one.causal = false;
+    one.first_visible = one.end_visible = NULL;
     one.query = (const char *)a->query + dtype_bytes(a->query_dtype, t * a->query_stride);
     return one;
 }

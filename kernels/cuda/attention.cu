@@ -40,11 +40,11 @@ static bool fits(const struct attention_kernel *k, const struct cuda_state *stat
            is_aligned(a->value, a->value_stride);
 }
 
-// Keys with a position at or before `position`, at least `low`: positions ascend, so a search from
-// the count of the query before takes a few steps.
+// Keys with a position before `position`, at least `low`: positions ascend, so a search from the
+// count of the query before takes a few steps.
 static int64_t count_visible(const struct attention_args *a, int64_t position, int64_t low) {
     int64_t step = 1, high = low;
-    while (high < a->n_key && a->key_position[high] <= position) {
+    while (high < a->n_key && a->key_position[high] < position) {
         low = high + 1;
         high += step;
         step *= 2;
@@ -52,7 +52,7 @@ static int64_t count_visible(const struct attention_args *a, int64_t position, i
     if (high > a->n_key) high = a->n_key;
     while (low < high) {
         int64_t middle = low + (high - low) / 2;
-        if (a->key_position[middle] <= position)
+        if (a->key_position[middle] < position)
             low = middle + 1;
         else
             high = middle;
@@ -67,7 +67,7 @@ static enum status stage_visible(struct backend *backend, const struct attention
         FAIL(ERR_MEMORY, "no memory for the visibility of %lld queries", (long long)a->n_query);
     int64_t n = 0;
     for (int64_t i = 0; i < a->n_query; i++) {
-        n = count_visible(a, a->query_position[i], n);
+        n = count_visible(a, a->end_visible[i], n);
         visible[i] = (int)n;
     }
     const void *staged = NULL;
@@ -84,6 +84,7 @@ enum status attention_describe(struct backend *backend, const struct attention_a
         a->value_dim < 8 || a->value_dim > ATTENTION_MAX_DIM || a->n_head % a->n_kv_head)
         FAIL(ERR_INTERNAL, "attention of %d/%d heads, dimensions %d and %d is not supported",
              a->n_head, a->n_kv_head, a->head_dim, a->value_dim);
+    if (a->first_visible) FAIL(ERR_INTERNAL, "attention over windows is not supported");
     if (a->n_key > INT_MAX - ATTENTION_SPLIT_MULTIPLE)
         FAIL(ERR_INTERNAL, "attention of %lld keys in one block", (long long)a->n_key);
     struct attention_work w = {};
@@ -108,7 +109,7 @@ enum status attention_describe(struct backend *backend, const struct attention_a
     w.lse = a->lse;
     w.n_split = 1;
     w.split_key = w.n_key;
-    if (a->causal && a->n_query > 0) TRY(stage_visible(backend, a, &w.visible));
+    if (a->end_visible && a->n_query > 0) TRY(stage_visible(backend, a, &w.visible));
     *out = w;
     return OK;
 }

@@ -21,6 +21,12 @@ static int kv_head(const struct attention_args *a, int head) {
     return head / (a->n_head / a->n_kv_head);
 }
 
+static bool is_visible(const struct attention_args *a, int64_t query, int64_t key) {
+    if (a->end_visible && a->key_position[key] >= a->end_visible[query]) return false;
+    if (!a->first_visible || a->key_position[key] < a->sinks) return true;
+    return a->key_position[key] >= a->first_visible[query];
+}
+
 // Scores of one query and head against every key: [n_key], -inf where the key is not visible.
 static void score_row(const struct attention_args *a, int64_t query, int head, float *score) {
     bool to_bf16 = a->query_dtype == DTYPE_BF16;
@@ -28,7 +34,7 @@ static void score_row(const struct attention_args *a, int64_t query, int head, f
         element(a->query, a->query_dtype, query * a->query_stride + (int64_t)head * a->head_dim);
     for (int64_t s = 0; s < a->n_key; s++) {
         score[s] = -INFINITY;
-        if (a->causal && a->key_position[s] > a->query_position[query]) continue;
+        if (!is_visible(a, query, s)) continue;
         const void *k = element(a->key, a->kv_dtype,
                                 s * a->key_stride + (int64_t)kv_head(a, head) * a->head_dim);
         double sum = 0;

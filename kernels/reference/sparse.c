@@ -168,7 +168,7 @@ enum status reference_sparse_attention(struct backend *backend,
     char *value = key + k * key_width * size;
     enum status status = OK;
     one.n_query = 1;
-    one.causal = false;
+    one.first_visible = one.end_visible = NULL;
     one.key = key;
     one.value = value;
     one.key_stride = key_width;

@@ -65,7 +65,6 @@ static double attention_seconds(struct backend *backend, const struct shape *s, 
                                .head_dim = s->dim,
                                .value_dim = s->dim,
                                .scale = 1 / sqrtf((float)s->dim),
-                               .causal = true,
                                .query_dtype = query,
                                .kv_dtype = kv,
                                .query_stride = query_col,
@@ -74,13 +73,13 @@ static double attention_seconds(struct backend *backend, const struct shape *s, 
     void *q = random_vector(query, s->n_query * query_col, 1, 1);
     void *k = random_vector(kv, s->n_key * kv_col, 1, 2),
          *v = random_vector(kv, s->n_key * kv_col, 1, 3);
-    int64_t *position = test_alloc(s->n_key * 8);
-    for (int64_t i = 0; i < s->n_key; i++) position[i] = i;
+    int64_t *position = test_alloc((s->n_key + 1) * 8);
+    for (int64_t i = 0; i <= s->n_key; i++) position[i] = i;
     a.query = q;
     a.key = k;
     a.value = v;
     a.key_position = position;
-    a.query_position = position + s->n_key - s->n_query;
+    a.end_visible = position + s->n_key - s->n_query + 1;
     a.out = test_alloc(s->n_query * query_col * 4);
     a.lse = test_alloc(s->n_query * s->n_head * 4);
     double best = INFINITY;

@@ -149,13 +149,12 @@ static struct attention_args attention_open(struct bench *b, const struct attent
                                .head_dim = c->head_dim,
                                .value_dim = c->value_dim,
                                .scale = 1 / sqrtf((float)c->head_dim),
-                               .causal = c->causal,
                                .query_dtype = DTYPE_BF16,
                                .kv_dtype = DTYPE_BF16,
                                .query_stride = (int64_t)c->n_head * c->head_dim,
                                .key_stride = key_col,
                                .value_stride = value_col,
-                               .query_position = b->position + n_key - n_query,
+                               .end_visible = c->causal ? b->position + n_key - n_query + 1 : NULL,
                                .key_position = b->position};
     a.query = random_held(b, DTYPE_BF16, n_query * a.query_stride);
     a.key = random_held(b, DTYPE_BF16, n_key * key_col);
@@ -177,7 +176,7 @@ static void measure_attention(struct bench *b) {
     for (size_t i = 0; i < sizeof prefill_cases / sizeof *prefill_cases; i++) {
         struct attention_args a = attention_open(b, &prefill_cases[i]);
         double q = (double)a.n_query, pairs = q * (double)a.n_key;
-        if (a.causal) pairs -= q * (q - 1) / 2;
+        if (a.end_visible) pairs -= q * (q - 1) / 2;
         double flop = pairs * a.n_head * 2 * (a.head_dim + a.value_dim);
         report_flops(b, prefill_cases[i].name, attention_seconds(b, &a), flop);
     }

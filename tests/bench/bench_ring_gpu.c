@@ -102,7 +102,7 @@ static enum status call_ring(struct ranks *b, void *user) {
 // kernel reaches on these tiles without transfers and merging.
 struct local_run {
     const struct ring_run *ring;
-    int64_t *query_position, *key_position;
+    int64_t *end_visible, *key_position;
 };
 
 static enum status call_local(struct ranks *b, void *user) {
@@ -112,7 +112,7 @@ static enum status call_local(struct ranks *b, void *user) {
         int64_t n_key = sequence_count(a->sequence, holder, 0, a->query_end), blind = 0;
         if (n_key > l->ring->n_key) n_key = l->ring->n_key;
         sequence_positions(a->sequence, holder, 0, a->query_end, l->key_position);
-        while (blind < l->ring->n_query && l->query_position[blind] < l->key_position[0]) blind++;
+        while (blind < l->ring->n_query && l->end_visible[blind] <= l->key_position[0]) blind++;
         const struct attention_args attention = {.n_query = l->ring->n_query - blind,
                                                  .n_key = n_key,
                                                  .n_head = a->n_head,
@@ -120,7 +120,6 @@ static enum status call_local(struct ranks *b, void *user) {
                                                  .head_dim = HEAD_DIM,
                                                  .value_dim = HEAD_DIM,
                                                  .scale = a->scale,
-                                                 .causal = true,
                                                  .query = (const uint16_t *)a->query +
                                                           blind * a->n_head * HEAD_DIM,
                                                  .query_dtype = DTYPE_BF16,
@@ -130,7 +129,7 @@ static enum status call_local(struct ranks *b, void *user) {
                                                  .kv_dtype = DTYPE_BF16,
                                                  .key_stride = (int64_t)a->n_kv_head * HEAD_DIM,
                                                  .value_stride = (int64_t)a->n_kv_head * HEAD_DIM,
-                                                 .query_position = l->query_position + blind,
+                                                 .end_visible = l->end_visible + blind,
                                                  .key_position = l->key_position,
                                                  .out = a->out,
                                                  .lse = a->lse};
@@ -142,10 +141,10 @@ static enum status call_local(struct ranks *b, void *user) {
 static double local_seconds(struct ranks *b, const struct ring_run *r, int n_call) {
     const struct ring_attention_args *a = &r->args;
     struct local_run local = {r, test_alloc((r->n_query + 1) * 8), test_alloc((r->n_key + 8) * 8)};
-    sequence_positions(a->sequence, b->comm->rank, a->query_begin, a->query_end,
-                       local.query_position);
+    sequence_positions(a->sequence, b->comm->rank, a->query_begin, a->query_end, local.end_visible);
+    for (int64_t i = 0; i < r->n_query; i++) local.end_visible[i]++;
     double seconds = ranks_measure(b, call_local, &local, n_call).seconds;
-    free(local.query_position);
+    free(local.end_visible);
     free(local.key_position);
     return seconds;
 }

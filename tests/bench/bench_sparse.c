@@ -76,11 +76,11 @@ static struct keys keys_open(int64_t n) {
                      .expanded_value = repeated(DTYPE_BF16, n, N_EXPANDED * VALUE_DIM),
                      .index_key = repeated(DTYPE_F8_E4M3, n, INDEX_DIM),
                      .index_scale = test_alloc(n * 4),
-                     .position = test_alloc(n * 8)};
+                     .position = test_alloc((n + 1) * 8)};
     for (int64_t i = 0; i < n; i++) {
         k.index_scale[i] = 0.5f + (float)(random_bits(5, (uint64_t)i) % 64) / 64; // few ties
-        k.position[i] = i;
     }
+    for (int64_t i = 0; i <= n; i++) k.position[i] = i;
     return k;
 }
 
@@ -107,7 +107,6 @@ static struct attention_args absorbed(const struct keys *k, const struct queries
                                    .head_dim = ROW,
                                    .value_dim = LATENT,
                                    .scale = 0.05f,
-                                   .causal = true,
                                    .query = q->absorbed,
                                    .query_dtype = query_dtype,
                                    .query_stride = N_HEAD * ROW,
@@ -116,7 +115,7 @@ static struct attention_args absorbed(const struct keys *k, const struct queries
                                    .kv_dtype = DTYPE_BF16,
                                    .key_stride = ROW,
                                    .value_stride = ROW,
-                                   .query_position = k->position + n_key - n_query,
+                                   .end_visible = k->position + n_key - n_query + 1,
                                    .key_position = k->position,
                                    .out = q->out,
                                    .lse = q->lse};

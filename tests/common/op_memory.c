@@ -166,8 +166,9 @@ static void add_attention(struct op_memory *m, struct attention_args *a) {
 }
 
 static void add_positions(struct op_memory *m, struct attention_args *a) {
-    if (!a->causal) return;
-    ADD_HOST(m, a, query_position, a->n_query * 8);
+    if (a->first_visible) ADD_HOST(m, a, first_visible, a->n_query * 8);
+    if (a->end_visible) ADD_HOST(m, a, end_visible, a->n_query * 8);
+    if (!a->first_visible && !a->end_visible) return;
     ADD_HOST(m, a, key_position, a->n_key * 8);
 }
 
@@ -177,7 +178,7 @@ static void add_attended(struct op_memory *m, struct attention_args *a) {
 }
 
 struct op_memory op_memory_attention(struct attention_args *a) {
-    struct op_memory m = open_list(7);
+    struct op_memory m = open_list(8);
     add_attention(&m, a);
     add_positions(&m, a);
     add_attended(&m, a);
@@ -194,7 +195,7 @@ struct op_memory op_memory_merge_partials(struct merge_args *a) {
 }
 
 struct op_memory op_memory_attention_mass(struct attention_mass_args *a) {
-    struct op_memory m = open_list(7);
+    struct op_memory m = open_list(8);
     struct attention_args *attention = &a->attention;
     add_attention(&m, attention);
     add_positions(&m, attention);
@@ -272,7 +273,7 @@ struct op_memory op_memory_select_rows(struct select_rows_args *a) {
 }
 
 struct op_memory op_memory_sparse_attention(struct sparse_attention_args *a) {
-    struct op_memory m = open_list(7);
+    struct op_memory m = open_list(8);
     add_attention(&m, &a->attention);
     add_attended(&m, &a->attention);
     ADD(&m, a, row, a->attention.n_query * a->k * 4, OP_READ);

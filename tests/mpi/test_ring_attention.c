@@ -59,8 +59,8 @@ static void problem_open(struct problem *p, const struct shape *s, struct sequen
     p->value = random_vector(s->kv_dtype, end * value_row(s), 1.0f, 3);
     p->out = test_alloc(n * s->n_head * s->value_dim * (int64_t)sizeof(float));
     p->lse = test_alloc(n * s->n_head * (int64_t)sizeof(float));
-    int64_t *position = test_alloc(end * (int64_t)sizeof(int64_t));
-    for (int64_t i = 0; i < end; i++) position[i] = i;
+    int64_t *position = test_alloc((end + 1) * (int64_t)sizeof(int64_t));
+    for (int64_t i = 0; i <= end; i++) position[i] = i;
     struct attention_args whole = {
         .n_query = n,
         .n_key = end,
@@ -69,7 +69,6 @@ static void problem_open(struct problem *p, const struct shape *s, struct sequen
         .head_dim = s->head_dim,
         .value_dim = s->value_dim,
         .scale = 0.25f,
-        .causal = causal,
         .query = (char *)p->query + dtype_bytes(s->query_dtype, begin * query_row(s)),
         .query_dtype = s->query_dtype,
         .query_stride = query_row(s),
@@ -78,7 +77,7 @@ static void problem_open(struct problem *p, const struct shape *s, struct sequen
         .kv_dtype = s->kv_dtype,
         .key_stride = key_row(s),
         .value_stride = value_row(s),
-        .query_position = position + begin,
+        .end_visible = causal ? position + begin + 1 : NULL,
         .key_position = position,
         .out = p->out,
         .lse = p->lse,

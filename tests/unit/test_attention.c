@@ -193,7 +193,6 @@ static struct attention_args new_arguments(const struct attention_case *c, enum 
                                .head_dim = c->head_dim,
                                .value_dim = c->value_dim,
                                .scale = 1 / sqrtf((float)c->head_dim),
-                               .causal = c->causal,
                                .query_dtype = query_dtype,
                                .kv_dtype = kv_dtype};
     int n_query_col = c->n_head * c->head_dim, n_key_col = c->n_kv_head * c->head_dim;
@@ -219,7 +218,10 @@ static struct attention_args new_arguments(const struct attention_case *c, enum 
     if (c->content == INF_VALUE) spoil(kv_dtype, value, n - 9, n - 8, 5, a.value_stride, INFINITY);
     a.key = key;
     a.value = value;
-    a.query_position = new_positions(c, c->n_query, true);
+    int64_t *end = new_positions(c, c->n_query, true);
+    for (int64_t i = 0; i < c->n_query; i++) end[i] += 1;
+    a.end_visible = c->causal ? end : NULL;
+    if (!c->causal) free(end);
     a.key_position = new_positions(c, c->n_key, false);
     int64_t n_row = c->n_query * c->n_head;
     a.out = test_alloc((n_row * c->value_dim + 1) * 4);
@@ -231,7 +233,7 @@ static void free_arguments(struct attention_args *a) {
     free((void *)a->query);
     free((void *)a->key);
     if (a->value != a->key) free((void *)a->value);
-    free((void *)a->query_position);
+    free((void *)a->end_visible);
     free((void *)a->key_position);
     free(a->out);
     free(a->lse);
@@ -343,13 +345,13 @@ static void test_weights_are_exponentials(void **state) {
     float lse[N_QUERY], expected[N_QUERY * DIM] = {0};
     static const float key[2 * DIM] = {[DIM] = 1}, value[2 * DIM] = {[0] = 1, [DIM + 1] = 1};
     static const int64_t key_position[2] = {0, 1};
-    int64_t position[N_QUERY];
+    int64_t end[N_QUERY];
     for (int i = 0; i < N_QUERY; i++) {
         float t = -0.05f * (float)i;
         for (int j = 0; j < DIM; j++) query[i * DIM + j] = t;
         expected[i * DIM] = (float)(1 / (1 + exp((double)t)));
         expected[i * DIM + 1] = (float)(exp((double)t) / (1 + exp((double)t)));
-        position[i] = 1;
+        end[i] = 2;
     }
     struct attention_args a = {.n_query = N_QUERY,
                                .n_key = 2,
@@ -358,14 +360,13 @@ static void test_weights_are_exponentials(void **state) {
                                .head_dim = DIM,
                                .value_dim = DIM,
                                .scale = 1,
-                               .causal = true,
                                .query = query,
                                .query_stride = DIM,
                                .key = key,
                                .value = value,
                                .key_stride = DIM,
                                .value_stride = DIM,
-                               .query_position = position,
+                               .end_visible = end,
                                .key_position = key_position,
                                .out = out,
                                .lse = lse};

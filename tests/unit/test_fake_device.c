@@ -88,10 +88,9 @@ static bool dies(enum misuse misuse) {
                                                            .n_kv_head = 1,
                                                            .head_dim = 8,
                                                            .value_dim = 8,
-                                                           .causal = true,
                                                            .query = x,
                                                            .query_stride = 8,
-                                                           .query_position = (int64_t *)(void *)x,
+                                                           .end_visible = (int64_t *)(void *)x,
                                                            .key_position = position,
                                                            .out = x,
                                                            .lse = x + 8});

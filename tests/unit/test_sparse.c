@@ -100,11 +100,11 @@ static void test_sparse_attention(void **state) {
     (void)state;
     enum { N_QUERY = 9, N_KEY = 33, N_HEAD = 6, N_KV_HEAD = 2, DIM = 32, K = 40 };
     const enum dtype kv_dtypes[] = {DTYPE_F32, DTYPE_BF16};
-    int64_t position[N_KEY];
+    int64_t position[N_KEY + 1];
     int32_t row[N_QUERY * K], n_selected[N_QUERY];
     float expected[N_QUERY * N_HEAD * DIM], expected_lse[N_QUERY * N_HEAD];
     float out[N_QUERY * N_HEAD * DIM], lse[N_QUERY * N_HEAD];
-    for (int i = 0; i < N_KEY; i++) position[i] = i;
+    for (int i = 0; i <= N_KEY; i++) position[i] = i;
     for (int t = 0; t < N_QUERY; t++) {
         n_selected[t] = N_KEY - N_QUERY + t + 1;
         for (int i = 0; i < n_selected[t]; i++) row[t * K + i] = i;
@@ -123,7 +123,6 @@ static void test_sparse_attention(void **state) {
                               .head_dim = DIM,
                               .value_dim = DIM,
                               .scale = 0.2f,
-                              .causal = true,
                               .query = query,
                               .query_dtype = DTYPE_F32,
                               .query_stride = N_HEAD * DIM,
@@ -132,7 +131,7 @@ static void test_sparse_attention(void **state) {
                               .kv_dtype = kv_dtype,
                               .key_stride = N_KV_HEAD * DIM,
                               .value_stride = N_KV_HEAD * DIM,
-                              .query_position = position + N_KEY - N_QUERY,
+                              .end_visible = position + N_KEY - N_QUERY + 1,
                               .key_position = position,
                               .out = expected,
                               .lse = expected_lse},
