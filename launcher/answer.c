@@ -52,7 +52,7 @@ static enum status generate(struct answer *a, const struct token_list *after,
                             const struct sampler *sampler, int question, int64_t max_tokens) {
     struct job *job = a->task->job;
     a->n_token = a->n_appended = 0;
-    session_truncate(job->session, a->document_end);
+    TRY(session_truncate(job->session, a->document_end));
     if (after->n > 0) TRY(append(a, after->id, after->n, NULL));
     job->tokens_read += after->n;
     TRY(session_mass_reset(job->session, job->options->evidence > 0));
@@ -79,8 +79,8 @@ static enum status read_document(struct answer *a) {
     memcpy(token + n_head, a->text.tokens.id, (size_t)a->text.tokens.n * sizeof *token);
     struct progress progress = progress_begin(
         job->comm.rank == 0, job->documents.items[a->task->document].name, "reading", n);
-    session_truncate(job->session, 0);
-    enum status status = append(a, token, n, &progress);
+    enum status status = session_truncate(job->session, 0);
+    if (status == OK) status = append(a, token, n, &progress);
     free(token);
     TRY(status);
     progress_end(&progress);

@@ -25,7 +25,8 @@ static enum status score_tokens(struct job *job, const int32_t *token, int64_t n
     for (int64_t begin = 0; status == OK; begin += stride) {
         int64_t end = begin + window < n ? begin + window : n;
         progress->base = begin;
-        session_truncate(job->session, 0);
+        status = session_truncate(job->session, 0);
+        if (status != OK) break;
         status = session_append(job->session, &(struct append_args){.token = token + begin,
                                                                     .n = end - begin,
                                                                     .logprob = own,

@@ -338,8 +338,9 @@ enum status forward_whole_head(struct forward *f, struct weight *out) {
     return OK;
 }
 
-enum status forward_final_norm(struct forward *f, int64_t row, int64_t n, void *out) {
+enum status forward_final_norm(struct forward *f, int64_t row, int64_t n, void *out,
+                               enum dtype out_dtype) {
     int64_t hidden = f->spec->n_hidden;
     return forward_norm(f, f->buffers.x + row * hidden, n, hidden, f->weights.final_norm, out,
-                        f->activation);
+                        out_dtype);
 }

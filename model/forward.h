@@ -150,8 +150,9 @@ enum status forward_decode_ahead(struct forward *forward, const struct forward_c
                                  bool add_mass);
 bool forward_decode_keeps(const struct forward *forward);
 
-// Final norm of row `row` of buffers.x into `out` (activation dtype, n rows).
-enum status forward_final_norm(struct forward *forward, int64_t row, int64_t n, void *out);
+// Final norm of n rows of buffers.x from `row` on into `out`, which may be those very rows.
+enum status forward_final_norm(struct forward *forward, int64_t row, int64_t n, void *out,
+                               enum dtype out_dtype);
 // Logits of one normed row, the same on all ranks, into buffers.logits: vocabulary split over
 // ranks.
 enum status forward_logits(struct forward *forward, const void *normed);

@@ -1,27 +1,8 @@
-#include "model/session.h"
+#include "model/session_internal.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-
-#include "model/plan.h"
-
-struct session {
-    struct forward forward;
-    struct session_sizes sizes;
-    struct session_options options;
-    struct sequence sequence;
-    void *arena;           // forward.buffers live in it
-    int64_t *position;     // host, [most tokens of this rank's shard]
-    int32_t *token;        // host, [n_token]
-    float *gathered;       // host, [n_all]
-    int64_t last_position; // whose normed state buffers.last_hidden holds; -1: none
-    int64_t n_zero;        // of forward.zeros
-    bool mass_on;
-    struct selection_study study; // open when options.study and some layer selects
-};
-
-#define BACKEND(s) ((s)->forward.backend)
 
 enum status session_open(const struct checkpoint *checkpoint, struct backend *backend,
                          struct comm *comm, struct profile *profile,
@@ -101,24 +82,24 @@ void session_close(struct session **session) {
     *session = NULL;
 }
 
-static enum status check_append(const struct session *s, const struct append_args *args) {
+enum status session_check_tokens(const struct session *s, const int32_t *token, int64_t n) {
     int64_t n_vocab = s->forward.spec->n_vocab;
-    if (args->n < 1) FAIL(ERR_INTERNAL, "nothing to append");
-    if (s->sequence.length + args->n > s->sizes.forward.n_all) {
+    if (n < 1) FAIL(ERR_INTERNAL, "nothing to append");
+    if (s->sequence.length + n > s->sizes.forward.n_all) {
         FAIL(ERR_CONFIG, "%lld tokens do not fit the session, which has room for %lld",
-             (long long)(s->sequence.length + args->n), (long long)s->sizes.forward.n_all);
+             (long long)(s->sequence.length + n), (long long)s->sizes.forward.n_all);
     }
     int64_t window = s->forward.spec->window;
-    if (window > 0 && s->sequence.length + args->n > window) {
+    if (window > 0 && s->sequence.length + n > window) {
         FAIL(ERR_CONFIG,
              "this checkpoint attends in windows of %lld tokens, which are not supported yet: "
              "shorten the document or set document.window",
              (long long)window);
     }
-    for (int64_t i = 0; i < args->n; i++) {
-        if (args->token[i] < 0 || args->token[i] >= n_vocab) {
-            FAIL(ERR_INPUT, "token id %d at index %lld is outside the vocabulary of %lld",
-                 args->token[i], (long long)i, (long long)n_vocab);
+    for (int64_t i = 0; i < n; i++) {
+        if (token[i] < 0 || token[i] >= n_vocab) {
+            FAIL(ERR_INPUT, "token id %d at index %lld is outside the vocabulary of %lld", token[i],
+                 (long long)i, (long long)n_vocab);
         }
     }
     return OK;
@@ -187,7 +168,7 @@ static enum status chunk_logprobs(struct session *s, const struct forward_chunk 
     TRY(upload_tokens(s, s->token, n));
     for (int64_t row = 0; row < n; row += f->buffers.tile) {
         int64_t count = n - row < f->buffers.tile ? n - row : f->buffers.tile;
-        TRY(forward_final_norm(f, row, count, f->buffers.normed));
+        TRY(forward_final_norm(f, row, count, f->buffers.normed, f->activation));
         double begun = profile_begin(f->profile, PHASE_MATMUL);
         TRY(BACKEND(s)->ops->logprob(BACKEND(s),
                                      &(struct logprob_args){.x = f->buffers.normed,
@@ -217,7 +198,7 @@ static enum status share_last_hidden(struct session *s, const struct forward_chu
     struct forward *f = &s->forward;
     int owner = sequence_owner(&s->sequence, chunk->end - 1, NULL);
     if (owner == f->comm->rank) {
-        TRY(forward_final_norm(f, chunk->n_token - 1, 1, f->buffers.last_hidden));
+        TRY(forward_final_norm(f, chunk->n_token - 1, 1, f->buffers.last_hidden, f->activation));
     }
     TRY(f->comm->ops->broadcast(f->comm, f->buffers.last_hidden,
                                 dtype_bytes(f->activation, f->spec->n_hidden), owner));
@@ -268,24 +249,30 @@ static void choose_exchange(struct session *s, const struct forward_chunk *chunk
                                              chunk->begin, chunk->end);
 }
 
+enum status session_prefill_chunk(struct session *s, const int32_t *token, int64_t n, bool score,
+                                  struct forward_chunk *chunk) {
+    struct forward *f = &s->forward;
+    f->step.kept = false;
+    TRY(begin_chunk(s, s->options.layout, n, chunk));
+    sequence_positions(&s->sequence, f->comm->rank, chunk->begin, chunk->end, s->position);
+    for (int64_t i = 0; i < chunk->n_token; i++) {
+        s->token[i] = token[s->position[i] - chunk->begin];
+    }
+    chunk->token = s->token;
+    chunk->score = score;
+    TRY(upload_tokens(s, s->token, chunk->n_token));
+    TRY(forward_set_positions(f, s->position, chunk->n_token));
+    choose_exchange(s, chunk);
+    return forward_prefill(f, chunk);
+}
+
 static enum status prefill(struct session *s, const struct append_args *args) {
     struct forward *f = &s->forward;
     int64_t append_begin = s->sequence.length, done = 0;
-    f->step.kept = false;
     while (done < args->n) {
         int64_t n = args->n - done < s->sizes.chunk ? args->n - done : s->sizes.chunk;
         struct forward_chunk chunk;
-        TRY(begin_chunk(s, s->options.layout, n, &chunk));
-        sequence_positions(&s->sequence, f->comm->rank, chunk.begin, chunk.end, s->position);
-        for (int64_t i = 0; i < chunk.n_token; i++) {
-            s->token[i] = args->token[s->position[i] - append_begin];
-        }
-        chunk.token = s->token;
-        chunk.score = args->logprob != NULL;
-        TRY(upload_tokens(s, s->token, chunk.n_token));
-        TRY(forward_set_positions(f, s->position, chunk.n_token));
-        choose_exchange(s, &chunk);
-        TRY(forward_prefill(f, &chunk));
+        TRY(session_prefill_chunk(s, args->token + done, n, args->logprob != NULL, &chunk));
         if (args->logprob) TRY(chunk_logprobs(s, &chunk, args, append_begin));
         done += n;
         if (done == args->n) TRY(share_last_hidden(s, &chunk));
@@ -304,7 +291,7 @@ static enum status decode(struct session *s, const struct append_args *args) {
     TRY(upload_tokens(s, args->token, 1));
     TRY(forward_set_positions(f, &chunk.begin, 1));
     TRY(forward_decode(f, &chunk, s->mass_on));
-    TRY(forward_final_norm(f, 0, 1, f->buffers.last_hidden));
+    TRY(forward_final_norm(f, 0, 1, f->buffers.last_hidden, f->activation));
     s->last_position = chunk.begin;
     if (args->progress) args->progress(args->user, 1);
     return OK;
@@ -325,7 +312,7 @@ static enum status decode_ahead(struct session *s) {
 }
 
 enum status session_append(struct session *s, const struct append_args *args) {
-    TRY(check_append(s, args));
+    TRY(session_check_tokens(s, args->token, args->n));
     if (args->logprob) TRY(first_logprob(s, args));
     TRY(args->n == 1 ? decode(s, args) : prefill(s, args));
     if (args->logits || args->last_logits) TRY(queue_logits(s, args->last_logits));
@@ -351,10 +338,11 @@ int64_t session_length(const struct session *s) {
     return s->sequence.length;
 }
 
-void session_truncate(struct session *s, int64_t length) {
+enum status session_truncate(struct session *s, int64_t length) {
     sequence_truncate(&s->sequence, length);
     s->forward.step.kept = false;
     if (s->last_position >= length) s->last_position = -1;
+    return OK;
 }
 
 enum status session_mass_reset(struct session *s, bool on) {

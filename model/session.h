@@ -24,6 +24,9 @@ struct session_options {
     bool study;                           // session_study: what sparse attention leaves out
     bool eager;                           // decode never launches a token's layers as one step
     bool sharded; // weights are cut over the ranks (shard.h); one rank has them whole
+    // Most tokens that session_truncate forgets at once, but for all of them. Layers that attend in
+    // a window keep so many tokens more; others forget any number.
+    int64_t max_forget;
 };
 
 // Bytes per rank by part, from the specification alone: session_open allocates these very sizes.
@@ -65,11 +68,29 @@ struct append_args {
     void *user;
 };
 enum status session_append(struct session *session, const struct append_args *args);
+
+struct encode_args {
+    const int32_t *token; // [n] on every rank; ids are checked against the vocabulary
+    int64_t n;
+    int n_document; // packed one behind the other, each read as if alone; 0: one document
+    const int64_t *document_end; // [n_document] ascending, the last is n
+    // Takes final-normed states of this rank's tokens, tile by tile in ascending order of
+    // positions, in host memory: position [n] (of the whole pack), state [n, n_hidden].
+    enum status (*states)(void *user, const int64_t *position, int64_t n, const float *state);
+    void (*progress)(void *user, int64_t tokens_done); // NULL or called after every chunk
+    void *user;                                        // of both
+};
+// The states of all tokens. Forgets what the session held before. Causal networks read in chunks,
+// encoders at once.
+enum status session_encode(struct session *session, const struct encode_args *args);
+
 // Chooses the next token (model/sampler.h) by the logits of the last append that asked for them.
 // Only the id leaves the device. Ranks' choices may differ where their devices round differently.
 enum status session_sample(struct session *session, const struct sample_args *how, int32_t *out);
 int64_t session_length(const struct session *session);
-void session_truncate(struct session *session, int64_t length);
+// Forgets the tokens from `length` on; ERR_INTERNAL, and nothing is forgotten, where a layer no
+// longer holds what the next token would see (options.max_forget).
+enum status session_truncate(struct session *session, int64_t length);
 
 // Attention mass: while on, each token appended alone (n = 1) adds to mass[s] the attention
 // probability of its query on token s, meaned over the heads of the upper half of the layers. take

@@ -72,7 +72,7 @@ static void clear_profile(struct bench *b) {
 static void measure_prefill(struct bench *b, int64_t n, int n_repeat) {
     double best = INFINITY;
     for (int i = 0; i < n_repeat; i++) {
-        session_truncate(b->session, 0);
+        measure_require(session_truncate(b->session, 0));
         clear_profile(b);
         best = fmin(best, append_seconds(b, n));
     }
@@ -166,7 +166,7 @@ static void measure_small(struct bench *b) {
                eager ? "operation by operation" : "a token's layers as one step");
         open_session(b, (struct session_options){.max_tokens = N_SHORT, .eager = eager});
         for (int i = 0; i < N_REPEAT; i++) {
-            session_truncate(b->session, 0);
+            measure_require(session_truncate(b->session, 0));
             append_seconds(b, 16);
             append_seconds(b, 1);
             measure_decode(b);

@@ -110,7 +110,7 @@ static float *decode_logits(const struct checkpoint *network, bool eager, int64_
     for (int64_t i = 0; i < N_LOGITS; i++) {
         if (i == 9) assert_int_equal(session_mass_reset(session, true), OK);
         if (i == 12) assert_int_equal(session_mass_reset(session, false), OK);
-        if (i == 15) session_truncate(session, N_PROMPT);
+        if (i == 15) assert_int_equal(session_truncate(session, N_PROMPT), OK);
         if (i == 18) append(session, 3, 2, NULL, NULL);
         append(session, N_PROMPT + i, 1, NULL, i % 4 == 3 ? NULL : logits + i * n_vocab);
     }
@@ -152,10 +152,10 @@ static void test_truncate(void **state) {
     struct session *session = open_session(LAYOUT_ZIGZAG, 16);
     float *logprob = poisoned(N_TOKEN);
     append(session, 0, 40, NULL, NULL);
-    session_truncate(session, 23);
+    assert_int_equal(session_truncate(session, 23), OK);
     append(session, 30, 3, NULL, NULL); // other tokens, forgotten again
     append(session, 33, 1, NULL, NULL);
-    session_truncate(session, 22);
+    assert_int_equal(session_truncate(session, 22), OK);
     append(session, 22, N_TOKEN - 22, logprob + 22, NULL);
     assert_true(isnan(logprob[22])); // nothing is known of the state before it
     assert_equal_from(23, logprob);

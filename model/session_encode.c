@@ -1,0 +1,69 @@
+#include <stdlib.h>
+
+#include "model/session_internal.h"
+
+static enum status check_documents(const struct encode_args *args) {
+    int64_t begin = 0;
+    for (int i = 0; i < args->n_document; i++) {
+        if (args->document_end[i] <= begin || args->document_end[i] > args->n)
+            FAIL(ERR_INTERNAL, "packed document %d ends at token %lld of %lld", i,
+                 (long long)args->document_end[i], (long long)args->n);
+        begin = args->document_end[i];
+    }
+    if (args->n_document && begin != args->n)
+        FAIL(ERR_INTERNAL, "the packed documents end at token %lld of %lld", (long long)begin,
+             (long long)args->n);
+    return OK;
+}
+
+// The states of the chunk's tokens, normed in place, to the caller. `tile`: where the host cannot
+// read the backend's memory, room for a tile.
+static enum status deliver_states(struct session *s, const struct encode_args *args,
+                                  const struct forward_chunk *chunk, float *tile) {
+    struct forward *f = &s->forward;
+    int64_t n = chunk->n_token, hidden = f->spec->n_hidden, step = f->buffers.tile;
+    for (int64_t row = 0; row < n; row += step) {
+        int64_t count = n - row < step ? n - row : step;
+        float *states = f->buffers.x + row * hidden;
+        TRY(forward_final_norm(f, row, count, states, DTYPE_F32));
+        if (tile) {
+            TRY(BACKEND(s)->ops->download(BACKEND(s), tile, states,
+                                          count * hidden * (int64_t)sizeof *states));
+            TRY(BACKEND(s)->ops->sync(BACKEND(s)));
+        }
+        TRY(args->states(args->user, s->position + row, count, tile ? tile : states));
+    }
+    return OK;
+}
+
+static enum status encode(struct session *s, const struct encode_args *args, float *tile) {
+    for (int64_t done = 0; done < args->n;) {
+        int64_t n = args->n - done < s->sizes.chunk ? args->n - done : s->sizes.chunk;
+        struct forward_chunk chunk;
+        TRY(session_prefill_chunk(s, args->token + done, n, false, &chunk));
+        TRY(deliver_states(s, args, &chunk, tile));
+        TRY(BACKEND(s)->ops->sync(BACKEND(s)));
+        profile_sample_memory(s->forward.profile);
+        done += n;
+        if (args->progress) args->progress(args->user, done);
+    }
+    return OK;
+}
+
+enum status session_encode(struct session *s, const struct encode_args *args) {
+    float *tile = NULL;
+    TRY(check_documents(args));
+    if (args->n_document > 1)
+        FAIL(ERR_CONFIG, "documents cannot be packed for this network: encode them one by one");
+    TRY(session_truncate(s, 0));
+    TRY(session_check_tokens(s, args->token, args->n));
+    if (BACKEND(s)->memory == MEMORY_DEVICE) {
+        tile = malloc((size_t)(s->sizes.tile * s->forward.spec->n_hidden) * sizeof *tile);
+        if (!tile)
+            FAIL(ERR_MEMORY, "no memory for the states of %lld tokens", (long long)s->sizes.tile);
+    }
+    enum status status = encode(s, args, tile);
+    free(tile);
+    s->last_position = -1;
+    return status;
+}

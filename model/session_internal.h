@@ -1,0 +1,31 @@
+// A session's insides, shared by what appends (session.c) and what encodes (session_encode.c).
+#ifndef HALKA_MODEL_SESSION_INTERNAL_H
+#define HALKA_MODEL_SESSION_INTERNAL_H
+
+#include "model/plan.h"
+
+struct session {
+    struct forward forward;
+    struct session_sizes sizes;
+    struct session_options options;
+    struct sequence sequence;
+    void *arena;           // forward.buffers live in it
+    int64_t *position;     // host, [most tokens of this rank's shard]
+    int32_t *token;        // host, [n_token]
+    float *gathered;       // host, [n_all]
+    int64_t last_position; // whose normed state buffers.last_hidden holds; -1: none
+    int64_t n_zero;        // of forward.zeros
+    bool mass_on;
+    struct selection_study study; // open when options.study and some layer selects
+};
+
+#define BACKEND(s) ((s)->forward.backend)
+
+// Refuses tokens that do not fit behind what the session holds, or are none.
+enum status session_check_tokens(const struct session *session, const int32_t *token, int64_t n);
+// Appends at most sizes.chunk tokens and runs all layers: buffers.x then holds this rank's tokens,
+// session.position theirs.
+enum status session_prefill_chunk(struct session *session, const int32_t *token, int64_t n,
+                                  bool score, struct forward_chunk *chunk);
+
+#endif
