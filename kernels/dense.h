@@ -61,13 +61,20 @@ struct rope_args {
 };
 
 enum activation { ACTIVATION_SILU, ACTIVATION_GELU_TANH, ACTIVATION_GELU_ERF };
-struct gate_args { // out = activation(gate) * up
+struct gate_args { // out = activation(gate) * up; with up NULL, activation(gate)
     enum activation activation;
     const float *gate, *up; // [n_token, n_col], strides between tokens
     int64_t gate_stride, up_stride;
     int64_t n_token, n_col;
     void *out;            // [n_token, n_col]
     enum dtype out_dtype; // F32 or BF16
+};
+
+// x[i] += by[i].
+struct add_args {
+    float *x; // [n] in place
+    int64_t n;
+    const float *by; // [n]
 };
 
 // x[i] *= factor * by[i].

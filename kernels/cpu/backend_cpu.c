@@ -61,6 +61,7 @@ static const struct kernel_ops cpu_ops = {
     .matmul = cpu_matmul,
     .rope = cpu_rope,
     .gate = cpu_gate,
+    .add = cpu_add,
     .multiply = reference_multiply,
     .sample = reference_sample,
     .convert = cpu_convert,

@@ -45,6 +45,7 @@ static inline int64_t round_up64(int64_t n, int64_t multiple) {
 enum status cpu_embed(struct backend *backend, const struct embed_args *args);
 enum status cpu_norm(struct backend *backend, const struct norm_args *args);
 enum status cpu_rope(struct backend *backend, const struct rope_args *args);
+enum status cpu_add(struct backend *backend, const struct add_args *args);
 enum status cpu_gate(struct backend *backend, const struct gate_args *args);
 enum status cpu_convert(struct backend *backend, const struct convert_args *args);
 enum status cpu_hadamard(struct backend *backend, const struct hadamard_args *args);

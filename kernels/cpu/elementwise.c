@@ -64,6 +64,13 @@ enum status cpu_rope(struct backend *backend, const struct rope_args *args) {
     return OK;
 }
 
+enum status cpu_add(struct backend *backend, const struct add_args *args) {
+    int n_part = count_parts(cpu_state(backend), args->n, 1);
+#pragma omp parallel for simd num_threads(n_part) if (n_part > 1)
+    for (int64_t i = 0; i < args->n; i++) args->x[i] += args->by[i];
+    return OK;
+}
+
 enum status cpu_gate(struct backend *backend, const struct gate_args *args) {
     const struct cpu_state *state = cpu_state(backend);
     RUN_ROWS(state, state->elementwise->gate, args, args->n_token, args->n_col);

@@ -141,10 +141,12 @@ INLINE void gate_rows_as(enum activation activation, const struct gate_args *arg
             int64_t m = args->n_col - done < CHUNK ? args->n_col - done : CHUNK;
             int64_t at = t * args->n_col + done;
             const float *gate = args->gate + t * args->gate_stride + done;
-            const float *up = args->up + t * args->up_stride + done;
+            const float *up = args->up ? args->up + t * args->up_stride + done : NULL;
             float *y = args->out_dtype == DTYPE_F32 ? (float *)args->out + at : chunk;
 #pragma omp simd
-            for (int64_t i = 0; i < m; i++) y[i] = activate(activation, gate[i]) * up[i];
+            for (int64_t i = 0; i < m; i++) y[i] = activate(activation, gate[i]);
+            if (up)
+                for (int64_t i = 0; i < m; i++) y[i] *= up[i];
             if (args->out_dtype == DTYPE_BF16) round_row(chunk, m, (bf16 *)args->out + at);
         }
 }

@@ -74,6 +74,7 @@ static const struct kernel_ops cuda_ops = {
     .matmul = cuda_matmul,
     .rope = cuda_rope,
     .gate = cuda_gate,
+    .add = cuda_add,
     .multiply = cuda_multiply,
     .convert = cuda_convert,
     .attention = cuda_attention,

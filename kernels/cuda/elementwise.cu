@@ -88,11 +88,12 @@ template <enum activation kActivation> __device__ float activate(float x) {
 template <enum activation kActivation, typename Out>
 __global__ void __launch_bounds__(kThreads) gate_values(struct gate_args a) {
     int64_t token = blockIdx.x;
-    const float *gate = a.gate + token * a.gate_stride, *up = a.up + token * a.up_stride;
+    const float *gate = a.gate + token * a.gate_stride;
+    const float *up = a.up ? a.up + token * a.up_stride : nullptr;
     Out *out = (Out *)a.out + token * a.n_col;
     for (int64_t i = (int64_t)blockIdx.y * kThreads + threadIdx.x; i < a.n_col;
          i += (int64_t)gridDim.y * kThreads)
-        store_float(out + i, activate<kActivation>(gate[i]) * up[i]);
+        store_float(out + i, activate<kActivation>(gate[i]) * (up ? up[i] : 1));
 }
 
 // Enough blocks along a row for a thread to take about four elements.
@@ -117,7 +118,13 @@ enum status launch_gate(struct backend *backend, const struct gate_args *args) {
     return OK;
 }
 
-// A grid-stride loop over the elements.
+// Grid-stride loops over the elements.
+__global__ void __launch_bounds__(kThreads) add_values(struct add_args a) {
+    for (int64_t i = (int64_t)blockIdx.x * kThreads + threadIdx.x; i < a.n;
+         i += (int64_t)gridDim.x * kThreads)
+        a.x[i] += a.by[i];
+}
+
 __global__ void __launch_bounds__(kThreads) multiply_values(struct multiply_args a) {
     for (int64_t i = (int64_t)blockIdx.x * kThreads + threadIdx.x; i < a.n;
          i += (int64_t)gridDim.x * kThreads)
@@ -161,6 +168,12 @@ enum status cuda_rope(struct backend *backend, const struct rope_args *args) {
 enum status cuda_gate(struct backend *backend, const struct gate_args *args) {
     return args->out_dtype == DTYPE_BF16 ? launch_gate<__nv_bfloat16>(backend, args)
                                          : launch_gate<float>(backend, args);
+}
+
+enum status cuda_add(struct backend *backend, const struct add_args *args) {
+    int64_t blocks = std::min<int64_t>(divide_up(args->n, 4 * kThreads), kMostBlocks);
+    LAUNCH(backend, add_values, (unsigned)blocks, kThreads, 0, *args);
+    return OK;
 }
 
 enum status cuda_multiply(struct backend *backend, const struct multiply_args *args) {

@@ -29,6 +29,7 @@ static const struct kernel_ops reference_ops = {
     .matmul = reference_matmul,
     .rope = reference_rope,
     .gate = reference_gate,
+    .add = reference_add,
     .multiply = reference_multiply,
     .sample = reference_sample,
     .convert = reference_convert,

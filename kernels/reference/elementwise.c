@@ -89,9 +89,15 @@ enum status reference_gate(struct backend *backend, const struct gate_args *args
     for (int64_t t = 0; t < args->n_token; t++)
         for (int64_t i = 0; i < args->n_col; i++) {
             float gate = (float)activate(args->activation, args->gate[t * args->gate_stride + i]);
-            store(args->out, args->out_dtype, t * args->n_col + i,
-                  gate * args->up[t * args->up_stride + i]);
+            float up = args->up ? args->up[t * args->up_stride + i] : 1;
+            store(args->out, args->out_dtype, t * args->n_col + i, gate * up);
         }
+    return OK;
+}
+
+enum status reference_add(struct backend *backend, const struct add_args *args) {
+    (void)backend;
+    for (int64_t i = 0; i < args->n; i++) args->x[i] += args->by[i];
     return OK;
 }
 

@@ -13,6 +13,7 @@ enum status reference_matmul(struct backend *backend, const struct matmul_args *
 enum status reference_rope(struct backend *backend, const struct rope_args *args);
 enum status reference_gate(struct backend *backend, const struct gate_args *args);
 enum status reference_sample(struct backend *backend, const struct sample_args *args);
+enum status reference_add(struct backend *backend, const struct add_args *args);
 enum status reference_multiply(struct backend *backend, const struct multiply_args *args);
 enum status reference_convert(struct backend *backend, const struct convert_args *args);
 enum status reference_attention(struct backend *backend, const struct attention_args *args);

@@ -129,6 +129,13 @@ struct op_memory op_memory_sample(struct sample_args *args) {
     return m;
 }
 
+struct op_memory op_memory_add(struct add_args *a) {
+    struct op_memory m = open_list(2);
+    ADD(&m, a, x, floats(a->n), OP_UPDATE);
+    ADD(&m, a, by, floats(a->n), OP_READ);
+    return m;
+}
+
 struct op_memory op_memory_multiply(struct multiply_args *a) {
     struct op_memory m = open_list(2);
     ADD(&m, a, x, floats(a->n), OP_UPDATE);

@@ -41,6 +41,7 @@ void op_memory_close(struct op_memory *memory);
     X(rope, rope_args)                                                                             \
     X(gate, gate_args)                                                                             \
     X(sample, sample_args)                                                                         \
+    X(add, add_args)                                                                               \
     X(multiply, multiply_args)                                                                     \
     X(convert, convert_args)                                                                       \
     X(attention, attention_args)                                                                   \

@@ -301,7 +301,7 @@ static void gates_values(void **state) {
     (void)state;
     const int64_t sizes[][3] = {{0, 8, 0}, {1, 1, 0}, {1, 1536, 0}, {3, 67, 5}, {40, 1025, 31}};
     for (int s = 0; s < 5; s++)
-        for (int variant = 0; variant < 6; variant++) {
+        for (int variant = 0; variant < 12; variant++) {
             int64_t n_token = sizes[s][0], n_col = sizes[s][1], stride = n_col + sizes[s][2];
             float *gate = random_vector(DTYPE_F32, n_token * stride, 4, 1);
             float *up = random_vector(DTYPE_F32, n_token * stride, 1, 2);
@@ -310,9 +310,9 @@ static void gates_values(void **state) {
             enum dtype out_dtype = variant % 2 ? DTYPE_BF16 : DTYPE_F32;
             struct output out = output_open(out_dtype, n_token * n_col, true);
             struct gate_args args = {
-                .activation = variant / 2,
+                .activation = variant / 2 % 3,
                 .gate = gate,
-                .up = up,
+                .up = variant < 6 ? up : NULL,
                 .gate_stride = stride,
                 .up_stride = stride,
                 .n_token = n_token,
@@ -329,6 +329,22 @@ static void gates_values(void **state) {
             output_close(&out);
             free(gate), free(up);
         }
+}
+
+static void adds_values(void **state) {
+    (void)state;
+    for (int64_t n = 0; n < 40000; n = n * 13 + 1) {
+        float *by = random_vector(DTYPE_F32, n, 2, 1);
+        struct output out = output_open(DTYPE_F32, n, false);
+        succeed(backends[0].ops->add(&backends[0], &(struct add_args){out.expected, n, by}));
+        for (int i = 1; i < N_BACKEND; i++) {
+            struct add_args args = {output_renew(&out), n, by};
+            succeed(backends[i].ops->add(&backends[i], &args));
+            output_check(&out, TOLERANCE_F32, i, "add");
+        }
+        output_close(&out);
+        free(by);
+    }
 }
 
 // Which NaN a conversion makes is the backend's own; what it leaves alone must stay to the bit.
@@ -499,12 +515,19 @@ static void samples_tokens(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(matmul_in_every_format),  cmocka_unit_test(matmul_of_views),
-        cmocka_unit_test(matmul_of_scaled_blocks), cmocka_unit_test(matmul_in_tiles),
-        cmocka_unit_test(embed_every_format),      cmocka_unit_test(norms_rows),
-        cmocka_unit_test(rotates_heads),           cmocka_unit_test(gates_values),
-        cmocka_unit_test(converts_and_gathers),    cmocka_unit_test(logprob_over_tiles),
-        cmocka_unit_test(samples_tokens),          cmocka_unit_test(memory_is_aligned_and_refused),
+        cmocka_unit_test(matmul_in_every_format),
+        cmocka_unit_test(matmul_of_views),
+        cmocka_unit_test(matmul_of_scaled_blocks),
+        cmocka_unit_test(matmul_in_tiles),
+        cmocka_unit_test(embed_every_format),
+        cmocka_unit_test(norms_rows),
+        cmocka_unit_test(rotates_heads),
+        cmocka_unit_test(gates_values),
+        cmocka_unit_test(adds_values),
+        cmocka_unit_test(converts_and_gathers),
+        cmocka_unit_test(logprob_over_tiles),
+        cmocka_unit_test(samples_tokens),
+        cmocka_unit_test(memory_is_aligned_and_refused),
         cmocka_unit_test(opens_what_exists),
     };
     return cmocka_run_group_tests_name("kernels", tests, open_backends, close_backends);
