@@ -28,7 +28,6 @@ struct profile {
     // Counts the phases of queued work itself; NULL: the host's time is that of the work.
     struct backend *device;
     int64_t attention_flop; // 2 * visible pairs * heads * (head_dim + value_dim)
-    int64_t expert_rows;    // token rows that this rank's experts multiplied: their balance
     int64_t peak_pss_bytes; // largest sample; profile_sample_memory takes one
 };
 

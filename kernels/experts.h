@@ -38,13 +38,27 @@ struct grouped_matmul_args {
     float *out;                  // [rows, n_out]
 };
 
+// out[j] = x[j] W[expert[j] - first_expert]^T: which matrix, the backend reads when the product is
+// computed. Rows of experts beyond the n_expert of the table become zeros.
+struct chosen_matmul_args {
+    int n_row;
+    const int32_t *expert; // [n_row], any numbers
+    int first_expert, n_expert;
+    const struct weight *weight; // [n_expert] host table, at least one, all of one shape
+    const void *x;               // [n_row, n_in]
+    enum dtype x_dtype;          // as matmul_args
+    int64_t x_stride;            // 0: the same row for all
+    float *out;                  // [n_row, n_out]
+    int64_t *n_product;          // [1] += rows that were multiplied; or NULL
+};
+
 // out[t] += sum over j of weight[t, j] * x[row[t, j]], j ascending; a row of -1 counts nothing.
 struct expert_combine_args {
     int64_t n_token;
     int n_used;
     int64_t n_col;
     const float *x;      // [*, n_col]
-    const int32_t *row;  // [n_token, n_used]
+    const int32_t *row;  // [n_token, n_used]; NULL: t * n_used + j
     const float *weight; // [n_token, n_used]
     float *out;          // [n_token, n_col]
 };

@@ -92,6 +92,7 @@ struct index_filter_args;
 struct select_rows_args;
 struct expert_gate_args; // mixture of experts: kernels/experts.h
 struct grouped_matmul_args;
+struct chosen_matmul_args;
 struct expert_combine_args;
 
 struct kernel_ops {
@@ -138,6 +139,7 @@ struct kernel_ops {
     enum status (*sparse_attention)(struct backend *, const struct sparse_attention_args *);
     enum status (*expert_gate)(struct backend *, const struct expert_gate_args *);
     enum status (*grouped_matmul)(struct backend *, const struct grouped_matmul_args *);
+    enum status (*chosen_matmul)(struct backend *, const struct chosen_matmul_args *);
     enum status (*expert_combine)(struct backend *, const struct expert_combine_args *);
     // Bytes the backend itself needs at most for these sizes (expanded panels, tiles): for `plan`.
     int64_t (*scratch_bytes)(const struct backend *, const struct scratch_shape *);

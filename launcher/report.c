@@ -8,32 +8,32 @@
 
 struct rank_record {
     char host[256];
-    int64_t tokens, kv_bytes, bytes_sent, bytes_received, gathered_bytes;
+    int64_t tokens, kv_bytes, bytes_sent, bytes_received, gathered_bytes, expert_rows;
     int64_t planned_bytes, peak_bytes; // of the memory that the backend computes in
     char device[64];                   // "" where that is the host's
     struct profile profile;
 };
 
-static struct rank_record own_record(struct job *job) {
+static enum status own_record(struct job *job, struct rank_record *out) {
     struct session_facts facts;
     struct device_memory memory = {0};
     struct backend *backend = &job->backend;
     session_get_facts(job->session, &facts);
     profile_sample_memory(&job->profile);
-    struct rank_record record = {.tokens = job->own_tokens,
-                                 .kv_bytes = facts.kv_bytes,
-                                 .bytes_sent = job->comm.bytes_sent + job->host_comm.bytes_sent,
-                                 .bytes_received =
-                                     job->comm.bytes_received + job->host_comm.bytes_received,
-                                 .gathered_bytes = facts.gathered_bytes,
-                                 .planned_bytes = job->plan.total,
-                                 .profile = job->profile};
-    memcpy(record.host, job->cluster->host, sizeof record.host);
-    memcpy(record.device, backend->device_name, sizeof record.device);
-    record.peak_bytes = record.profile.peak_pss_bytes;
+    *out = (struct rank_record){.tokens = job->own_tokens,
+                                .kv_bytes = facts.kv_bytes,
+                                .bytes_sent = job->comm.bytes_sent + job->host_comm.bytes_sent,
+                                .bytes_received =
+                                    job->comm.bytes_received + job->host_comm.bytes_received,
+                                .gathered_bytes = facts.gathered_bytes,
+                                .planned_bytes = job->plan.total,
+                                .profile = job->profile};
+    memcpy(out->host, job->cluster->host, sizeof out->host);
+    memcpy(out->device, backend->device_name, sizeof out->device);
+    out->peak_bytes = out->profile.peak_pss_bytes;
     if (backend->ops->device_memory && backend->ops->device_memory(backend, &memory) == OK)
-        record.peak_bytes = memory.peak;
-    return record;
+        out->peak_bytes = memory.peak;
+    return session_expert_rows(job->session, &out->expert_rows);
 }
 
 static const char *precision_name(enum precision precision) {
@@ -122,7 +122,7 @@ static json_t *describe_rank(const struct rank_record *r, int rank) {
     json_object_set_new(object, "bytes_received", json_integer(r->bytes_received));
     json_object_set_new(object, "weight_bytes_gathered", json_integer(r->gathered_bytes));
     json_object_set_new(object, "attention_flop", json_integer(r->profile.attention_flop));
-    json_object_set_new(object, "expert_rows", json_integer(r->profile.expert_rows));
+    json_object_set_new(object, "expert_rows", json_integer(r->expert_rows));
     json_object_set_new(object, "seconds", seconds);
     json_object_set_new(object, "planned_bytes", json_integer(r->planned_bytes));
     json_object_set_new(object, "peak_bytes", json_integer(r->peak_bytes));
@@ -207,7 +207,7 @@ static void print_loads(FILE *out, const struct rank_record *records, int n) {
         const struct rank_record *r = &records[rank];
         columns[0][rank] = (double)r->tokens;
         columns[1][rank] = (double)r->profile.attention_flop * 1e-9;
-        columns[2][rank] = (double)r->profile.expert_rows;
+        columns[2][rank] = (double)r->expert_rows;
         columns[3][rank] = (double)r->kv_bytes / mib;
         columns[4][rank] = (double)r->bytes_sent / mib;
         columns[5][rank] = (double)r->bytes_received / mib;
@@ -257,10 +257,11 @@ enum status report_write(struct job *job) {
     int size = job->comm.size;
     enum status status = OK;
     struct comm *host = comm_host(&job->comm);
-    struct rank_record own = own_record(job), *records = malloc((size_t)size * sizeof *records);
+    struct rank_record own, *records = malloc((size_t)size * sizeof *records);
     int64_t *bytes = malloc((size_t)size * sizeof *bytes);
     struct selection_means means = {NULL, NULL};
     if (!records || !bytes) FAIL_OR(done, ERR_MEMORY, "no memory for the report");
+    TRY_OR(done, own_record(job, &own));
     for (int rank = 0; rank < size; rank++) bytes[rank] = sizeof own;
     TRY_OR(done, host->ops->all_gather(host, &own, records, bytes));
     TRY_OR(done, study_selection(job, &means));

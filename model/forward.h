@@ -63,7 +63,7 @@ struct forward_buffers {
     float *expert_gate, *expert_up;               // [rows, expert n_feed_forward]
     void *expert_gated;                           // likewise, activation dtype
     float *expert_out;                            // [rows, n_hidden]
-    void *expert_rows;                            // decode: [n_used, n_hidden] activation dtype
+    int64_t *expert_count;                        // [1] rows of tokens decoded one at a time
     // Decode: this rank's share of a projection, and all ranks' shares.
     float *split, *gathered;
     float *key, *value;           // of the token

@@ -114,7 +114,7 @@ static void carve_experts(struct carver *c, const struct model_spec *spec, const
     b->expert_up = carve(c, rows * w->expert, DTYPE_F32);
     b->expert_gated = carve(c, rows * w->expert, shape->activation);
     b->expert_out = carve(c, rows * hidden, DTYPE_F32);
-    b->expert_rows = carve(c, w->n_used * hidden, shape->activation);
+    b->expert_count = carve(c, 2, DTYPE_F32); // one int64
 }
 
 int64_t forward_buffers_carve(const struct model_spec *spec, const struct forward_shape *shape,

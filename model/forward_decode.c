@@ -378,8 +378,6 @@ static enum status decode_layers(struct forward *f, const struct forward_chunk *
 }
 
 bool forward_decode_keeps(const struct forward *f) {
-    for (int i = 0; i < f->spec->n_layer; i++) // the host reads which experts a token takes
-        if (f->spec->layers[i].feed_forward == FEED_FORWARD_EXPERTS) return false;
     return OPS(f)->steps && f->comm->ops->launch_step;
 }
 

@@ -2,8 +2,6 @@
 // each token, their rows travel to the ranks that own the experts and the products come home.
 #include "kernels/experts.h"
 
-#include <stdlib.h>
-
 #include "model/forward.h"
 
 #define OPS(f) ((f)->backend->ops)
@@ -68,26 +66,32 @@ static enum status grouped(struct forward *f, int n_group, const int64_t *first_
     return OK;
 }
 
-// out = down(activation(gate(x)) * up(x)) for rows grouped by expert.
-static enum status run_experts(struct forward *f, int layer, int n_group, const int64_t *first_row,
-                               struct weight *const weights[N_EXPERT_MATRIX], const void *x) {
+// buffers.expert_gated = activation(expert_gate) * expert_up for n rows.
+static enum status gate_experts(struct forward *f, int layer, int64_t n) {
     struct forward_buffers *b = &f->buffers;
     const struct layer_spec *l = &f->spec->layers[layer];
     int64_t width = l->experts.n_feed_forward;
-    f->profile->expert_rows += first_row[n_group];
-    TRY(grouped(f, n_group, first_row, weights[0], x, b->expert_gate));
-    TRY(grouped(f, n_group, first_row, weights[1], x, b->expert_up));
     double begun = profile_begin(f->profile, PHASE_OTHER);
     TRY(OPS(f)->gate(f->backend, &(struct gate_args){.activation = l->activation,
                                                      .gate = b->expert_gate,
                                                      .up = b->expert_up,
                                                      .gate_stride = width,
                                                      .up_stride = width,
-                                                     .n_token = first_row[n_group],
+                                                     .n_token = n,
                                                      .n_col = width,
                                                      .out = b->expert_gated,
                                                      .out_dtype = f->activation}));
     profile_end(f->profile, PHASE_OTHER, begun);
+    return OK;
+}
+
+// out = down(activation(gate(x)) * up(x)) for rows grouped by expert.
+static enum status run_experts(struct forward *f, int layer, int n_group, const int64_t *first_row,
+                               struct weight *const weights[N_EXPERT_MATRIX], const void *x) {
+    struct forward_buffers *b = &f->buffers;
+    TRY(grouped(f, n_group, first_row, weights[0], x, b->expert_gate));
+    TRY(grouped(f, n_group, first_row, weights[1], x, b->expert_up));
+    TRY(gate_experts(f, layer, first_row[n_group]));
     return grouped(f, n_group, first_row, weights[2], b->expert_gated, b->expert_out);
 }
 
@@ -121,65 +125,45 @@ enum status forward_experts(struct forward *f, int layer, const struct forward_c
     return OK;
 }
 
-// Which of the token's experts this rank owns: row[j] is the place of the j-th among them, or -1.
-struct owned {
-    int n;
-    int32_t *expert, *row;                  // [n_used]: chosen by the gate; place
-    struct weight *matrix[N_EXPERT_MATRIX]; // [n]
-    int64_t *first_row;                     // [n + 1]
-};
-
-static void choose_owned(const struct layer_weights *w, int n_used, struct owned *owned) {
-    owned->first_row[0] = 0;
-    for (int j = 0; j < n_used; j++) {
-        int local = owned->expert[j] - w->first_expert;
-        owned->row[j] = -1;
-        if (local < 0 || local >= w->n_owned) continue;
-        owned->row[j] = owned->n;
-        for (int m = 0; m < N_EXPERT_MATRIX; m++) owned->matrix[m][owned->n] = w->experts[m][local];
-        owned->n++;
-        owned->first_row[owned->n] = owned->n;
-    }
+// out[j] = x[j] W^T with matrix m of the j-th expert chosen for the token; zeros where another rank
+// owns it.
+static enum status chosen(struct forward *f, int layer, int m, const void *x, int64_t x_stride,
+                          float *out) {
+    const struct layer_weights *w = forward_weights(f, layer);
+    double begun = profile_begin(f->profile, PHASE_MATMUL);
+    TRY(OPS(f)->chosen_matmul(f->backend, &(struct chosen_matmul_args){
+                                              .n_row = f->spec->layers[layer].experts.n_used,
+                                              .expert = f->buffers.expert,
+                                              .first_expert = w->first_expert,
+                                              .n_expert = w->n_owned,
+                                              .weight = w->experts[m],
+                                              .x = x,
+                                              .x_dtype = f->activation,
+                                              .x_stride = x_stride,
+                                              .out = out,
+                                              .n_product = m == 0 ? f->buffers.expert_count : NULL,
+                                          }));
+    profile_end(f->profile, PHASE_MATMUL, begun);
+    return OK;
 }
 
-// The token's experts run as groups of one row each, all rows being the token.
-static enum status run_owned(struct forward *f, int layer, struct owned *owned) {
-    struct forward_buffers *b = &f->buffers;
-    int64_t hidden = f->spec->n_hidden;
-    int n_used = f->spec->layers[layer].experts.n_used;
-    const struct kernel_ops *ops = OPS(f);
-    TRY(ops->download(f->backend, owned->expert, b->expert, n_used * 4));
-    TRY(ops->sync(f->backend));
-    choose_owned(forward_weights(f, layer), n_used, owned);
-    for (int i = 0; i < owned->n; i++)
-        TRY(ops->convert(f->backend,
-                         &(struct convert_args){.x = b->normed,
-                                                .x_dtype = f->activation,
-                                                .x_stride = hidden,
-                                                .n_row = 1,
-                                                .n_col = hidden,
-                                                .out = (char *)b->expert_rows +
-                                                       dtype_bytes(f->activation, i * hidden),
-                                                .out_dtype = f->activation,
-                                                .out_stride = hidden}));
-    TRY(run_experts(f, layer, owned->n, owned->first_row, owned->matrix, b->expert_rows));
-    TRY(ops->upload(f->backend, b->expert, owned->row, n_used * 4));
-    return ops->expert_combine(f->backend, &(struct expert_combine_args){.n_token = 1,
-                                                                         .n_used = n_used,
-                                                                         .n_col = hidden,
-                                                                         .x = b->expert_out,
-                                                                         .row = b->expert,
-                                                                         .weight = b->expert_weight,
-                                                                         .out = b->x});
-}
-
+// The token's experts run as rows, all of them the token's; the host never learns which they are.
 enum status forward_experts_token(struct forward *f, int layer) {
-    size_t n = (size_t)f->spec->layers[layer].experts.n_used;
-    int32_t expert[n], row[n];
-    int64_t first_row[n + 1];
-    struct weight gate[n], up[n], down[n];
-    struct owned owned = {
-        .expert = expert, .row = row, .matrix = {gate, up, down}, .first_row = first_row};
+    struct forward_buffers *b = &f->buffers;
+    const struct layer_spec *l = &f->spec->layers[layer];
+    int64_t hidden = f->spec->n_hidden, width = l->experts.n_feed_forward;
+    int n_used = l->experts.n_used;
+    if (forward_weights(f, layer)->n_owned == 0) return OK;
     TRY(route(f, layer, 1));
-    return run_owned(f, layer, &owned);
+    TRY(chosen(f, layer, 0, b->normed, 0, b->expert_gate));
+    TRY(chosen(f, layer, 1, b->normed, 0, b->expert_up));
+    TRY(gate_experts(f, layer, n_used));
+    TRY(chosen(f, layer, 2, b->expert_gated, width, b->expert_out));
+    return OPS(f)->expert_combine(f->backend,
+                                  &(struct expert_combine_args){.n_token = 1,
+                                                                .n_used = n_used,
+                                                                .n_col = hidden,
+                                                                .x = b->expert_out,
+                                                                .weight = b->expert_weight,
+                                                                .out = b->x});
 }

@@ -46,7 +46,9 @@ enum status session_open(const struct checkpoint *checkpoint, struct backend *ba
     TRY_OR(failed, backend->ops->alloc(backend, sizes->buffer_bytes, &s->arena));
     forward_buffers_carve(f->spec, &sizes->forward, s->arena, &f->buffers);
     if (sizes->experts.n_expert) {
+        const int64_t none = 0;
         TRY_OR(failed, expert_exchange_open(&f->experts, backend, comm, profile, &sizes->experts));
+        TRY_OR(failed, backend->ops->upload(backend, f->buffers.expert_count, &none, sizeof none));
     }
     if (sizes->study_bytes) {
         TRY_OR(failed, selection_study_open(&s->study, &f->ring, &sizes->study));
@@ -378,8 +380,19 @@ void session_get_facts(const struct session *s, struct session_facts *out) {
                            : s->sizes.forward.index == DTYPE_BF16 ? INDEX_BF16
                                                                   : INDEX_FP8,
         .last_exchange = s->forward.exchange,
-        .expert_rows = s->forward.experts.rows_received,
         .gathered_bytes = s->forward.gather.received,
         .steps = s->forward.step.n_launched,
     };
+}
+
+enum status session_expert_rows(struct session *s, int64_t *out) {
+    const struct forward *f = &s->forward;
+    int64_t decoded = 0; // the backend counts, since the host does not know what the gate chose
+    if (s->sizes.experts.n_expert) {
+        TRY(BACKEND(s)->ops->download(BACKEND(s), &decoded, f->buffers.expert_count,
+                                      sizeof decoded));
+        TRY(BACKEND(s)->ops->sync(BACKEND(s)));
+    }
+    *out = f->experts.rows_received + decoded;
+    return OK;
 }

@@ -111,10 +111,11 @@ struct session_facts {
     bool indexed; // some layer selects its tokens
     enum index_precision index_precision;
     enum exchange last_exchange; // of the last chunk that selected; AUTO: none did
-    int64_t expert_rows;         // rows that this rank's experts received
     int64_t steps;               // tokens decoded as one step of the backend
     int64_t gathered_bytes;      // sharded weights that other ranks sent to this one
 };
 void session_get_facts(const struct session *session, struct session_facts *out);
+// Token rows that this rank's experts multiplied so far: their balance. Waits for the device.
+enum status session_expert_rows(struct session *session, int64_t *out);
 
 #endif

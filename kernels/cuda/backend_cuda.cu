@@ -91,6 +91,7 @@ static const struct kernel_ops cuda_ops = {
     .sparse_attention = cuda_sparse_attention,
     .expert_gate = cuda_expert_gate,
     .grouped_matmul = cuda_grouped_matmul,
+    .chosen_matmul = cuda_chosen_matmul,
     .expert_combine = cuda_expert_combine,
     .scratch_bytes = cuda_scratch_bytes,
 };

@@ -97,6 +97,7 @@ int64_t cuda_index_scratch_bytes(const struct cuda_state *state, const struct sc
 // experts.cu
 enum status cuda_expert_gate(struct backend *backend, const struct expert_gate_args *args);
 enum status cuda_grouped_matmul(struct backend *backend, const struct grouped_matmul_args *args);
+enum status cuda_chosen_matmul(struct backend *backend, const struct chosen_matmul_args *args);
 enum status cuda_expert_combine(struct backend *backend, const struct expert_combine_args *args);
 
 #endif

@@ -106,7 +106,7 @@ __global__ void combine_kernel(struct expert_combine_args a) {
     if (column >= a.n_col) return;
     float sum = a.out[t * a.n_col + column];
     for (int j = 0; j < a.n_used; j++) {
-        int64_t row = a.row[t * a.n_used + j];
+        int64_t row = a.row ? a.row[t * a.n_used + j] : t * a.n_used + j;
         if (row >= 0) sum = fmaf(a.weight[t * a.n_used + j], a.x[row * a.n_col + column], sum);
     }
     a.out[t * a.n_col + column] = sum;

@@ -2,7 +2,7 @@
 // in their own format. A group of 1, 2 or 4 warps takes kRows rows; a thread takes chunks of 16
 // elements of them in turn, expands them in registers and multiplies them with every token's x.
 // Weights are not rounded to bf16: the products have fp32 inputs whatever x is. Groups of products
-// of one shape share a launch.
+// of one shape share a launch, as do the products of a token with the experts chosen for it.
 #include <algorithm>
 
 #include "kernels/cuda/dequantise.cuh"
@@ -59,6 +59,35 @@ __device__ void add_products(const struct matmul_args &a, int64_t row, int64_t b
     }
 }
 
+// The same for one token whose row, or the weight's, lies anywhere or ends within a chunk.
+template <enum dtype kDtype, typename X>
+__device__ void add_any(const struct matmul_args &a, int64_t row, int64_t begin, int64_t step,
+                        float sum[kRows][1]) {
+    constexpr int kSize = format<kDtype>::kBytes / CHUNK; // of a plain element
+    int64_t n_chunk = (a.weight.n_col + CHUNK - 1) / CHUNK, last = a.weight.n_row - 1;
+    const X *x = (const X *)a.x;
+    for (int64_t chunk = begin; chunk < n_chunk; chunk += step)
+        for (int r = 0; r < kRows; r++) {
+            int64_t at = min(row + r, last), first = chunk_first<kDtype>(chunk);
+            if (format<kDtype>::kPlain) {
+                const uint8_t *p = (const uint8_t *)a.weight.data + at * a.weight.row_bytes;
+                for (int64_t i = first; i < min(first + CHUNK, a.weight.n_col); i++) {
+                    float w = plain_element<kDtype>(p + i * kSize);
+                    if (kDtype == DTYPE_F8_E4M3 && a.weight.scale)
+                        w *= weight_scale(a.weight, at, i);
+                    sum[r][0] = fmaf(w, load_float(x + i), sum[r][0]);
+                }
+                continue;
+            }
+            float w[CHUNK];
+            expand_chunk<kDtype, false>(a.weight, at, chunk, w);
+            for (int i = 0; i < CHUNK; i++) {
+                int64_t col = first + i % RUN + i / RUN * format<kDtype>::kDistance;
+                sum[r][0] = fmaf(w[i], load_float(x + col), sum[r][0]);
+            }
+        }
+}
+
 __device__ void put(const struct matmul_args &a, int64_t row, int64_t token, float y) {
     int64_t at = token * a.out_stride + row;
     if (a.bias) y += a.bias[row];
@@ -68,15 +97,20 @@ __device__ void put(const struct matmul_args &a, int64_t row, int64_t token, flo
         ((float *)a.out)[at] = a.accumulate ? ((float *)a.out)[at] + y : y;
 }
 
-// A block takes kRows * kWarps / n_split rows.
-template <enum dtype kDtype, typename X, int kTokens>
+// A block takes kRows * kWarps / n_split rows. kAny: one token, whatever its layout.
+template <enum dtype kDtype, typename X, int kTokens, bool kAny = false>
 __device__ void multiply_block(const struct matmul_args &a, int n_split) {
     __shared__ float part[kWarps][kRows][kTokens];
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, group = warp / n_split;
     int64_t row = ((int64_t)blockIdx.x * (kWarps / n_split) + group) * kRows;
     float sum[kRows][kTokens] = {};
-    if (row < a.weight.n_row)
-        add_products<kDtype, X, kTokens>(a, row, warp % n_split * WARP + lane, n_split * WARP, sum);
+    int64_t begin = warp % n_split * WARP + lane, step = n_split * WARP;
+    if (row < a.weight.n_row) {
+        if constexpr (kAny)
+            add_any<kDtype, X>(a, row, begin, step, sum);
+        else
+            add_products<kDtype, X, kTokens>(a, row, begin, step, sum);
+    }
 #pragma unroll
     for (int r = 0; r < kRows; r++)
 #pragma unroll
@@ -104,6 +138,50 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
     multiply_each(const struct matmul_args *product, int n_split) {
     const struct matmul_args own = product[blockIdx.y];
     multiply_block<kDtype, X, kTokens>(own, n_split);
+}
+
+// Products with chosen experts: the matrices of one launch travel as parameters of the kernel, so
+// that nothing is copied to the device first.
+constexpr int kParameterBytes = 4096; // that every driver takes
+enum { MOST_CHOICES = 240 };
+struct chosen_products {
+    struct chosen_matmul_args args;
+    struct weight shape; // of every matrix: all but its data and scale
+    int begin, n;        // of the experts in args.weight: those of this launch
+    int n_split;
+    const void *data[MOST_CHOICES];
+    const float *scale[MOST_CHOICES];
+};
+static_assert(sizeof(struct chosen_products) <= kParameterBytes, "kernels take no more");
+
+// This block's rows of a product that no expert here makes.
+__device__ void clear_block(const struct chosen_products &p, float *out) {
+    int64_t n = kRows * kWarps / p.n_split, first = blockIdx.x * n;
+    n = min(n, p.shape.n_row - first);
+    for (int64_t i = threadIdx.x; i < n; i += kThreads) out[first + i] = 0;
+}
+
+// Block row y: row y of x. The first launch clears the rows of experts that are in none.
+template <enum dtype kDtype, typename X, bool kAny>
+__global__ void __launch_bounds__(kThreads, kBlocks)
+    multiply_chosen(const __grid_constant__ struct chosen_products p) {
+    int64_t row = blockIdx.y, owned = (int64_t)p.args.expert[row] - p.args.first_expert;
+    float *out = p.args.out + row * p.shape.n_row;
+    if (owned < p.begin || owned >= p.begin + p.n) {
+        if (p.begin == 0 && (owned < 0 || owned >= p.args.n_expert)) clear_block(p, out);
+        return;
+    }
+    struct matmul_args own = {};
+    own.x = (const X *)p.args.x + row * p.args.x_stride;
+    own.n_token = 1;
+    own.weight = p.shape;
+    own.weight.data = p.data[owned - p.begin];
+    own.weight.scale = p.scale[owned - p.begin];
+    own.out = out;
+    own.out_dtype = DTYPE_F32;
+    multiply_block<kDtype, X, 1, kAny>(own, p.n_split);
+    if (p.args.n_product && blockIdx.x == 0 && threadIdx.x == 0)
+        atomicAdd((unsigned long long *)p.args.n_product, 1ull);
 }
 
 // Splits rows where there are too few to fill the device, as long as each warp has work.
@@ -151,14 +229,62 @@ enum status launch_short(struct backend *backend, const struct short_products *a
                                              : launch_typed<kDtype, float>(backend, all);
 }
 
+template <enum dtype kDtype, typename X>
+enum status launch_chosen_typed(struct backend *backend, const struct chosen_products *p,
+                                bool any) {
+    dim3 grid((unsigned)divide_up(p->shape.n_row, kRows * kWarps / p->n_split),
+              (unsigned)p->args.n_row);
+    if (any)
+        LAUNCH(backend, (multiply_chosen<kDtype, X, true>), grid, kThreads, 0, *p);
+    else
+        LAUNCH(backend, (multiply_chosen<kDtype, X, false>), grid, kThreads, 0, *p);
+    return OK;
+}
+
+template <enum dtype kDtype>
+enum status launch_chosen(struct backend *backend, const struct chosen_products *p, bool any) {
+    return p->args.x_dtype == DTYPE_BF16
+               ? launch_chosen_typed<kDtype, __nv_bfloat16>(backend, p, any)
+               : launch_chosen_typed<kDtype, float>(backend, p, any);
+}
+
+struct format_launchers {
+    enum status (*each)(struct backend *, const struct short_products *);
+    enum status (*chosen)(struct backend *, const struct chosen_products *, bool any);
+};
+template <enum dtype kDtype> constexpr struct format_launchers entry() {
+    return {launch_short<kDtype>, launch_chosen<kDtype>};
+}
 // In the order of enum dtype.
-enum status (*const launchers[])(struct backend *, const struct short_products *) = {
-    launch_short<DTYPE_F32>,  launch_short<DTYPE_F16>,  launch_short<DTYPE_BF16>,
-    launch_short<DTYPE_Q8_0>, launch_short<DTYPE_Q4_0>, launch_short<DTYPE_Q4_1>,
-    launch_short<DTYPE_Q5_0>, launch_short<DTYPE_Q5_1>, launch_short<DTYPE_Q4_K>,
-    launch_short<DTYPE_Q5_K>, launch_short<DTYPE_Q6_K>, launch_short<DTYPE_F8_E4M3>,
+const struct format_launchers launchers[] = {
+    entry<DTYPE_F32>(),  entry<DTYPE_F16>(),  entry<DTYPE_BF16>(), entry<DTYPE_Q8_0>(),
+    entry<DTYPE_Q4_0>(), entry<DTYPE_Q4_1>(), entry<DTYPE_Q5_0>(), entry<DTYPE_Q5_1>(),
+    entry<DTYPE_Q4_K>(), entry<DTYPE_Q5_K>(), entry<DTYPE_Q6_K>(), entry<DTYPE_F8_E4M3>(),
 };
 static_assert(sizeof launchers / sizeof *launchers == N_DTYPE, "a format is missing");
+
+bool is_alike(const struct weight *a, const struct weight *b) {
+    return a->dtype == b->dtype && a->row_bytes == b->row_bytes && !a->scale == !b->scale &&
+           a->scale_stride == b->scale_stride && a->first_row == b->first_row &&
+           a->first_col == b->first_col && dequantise_is_aligned(a) == dequantise_is_aligned(b);
+}
+
+// Products with as many experts from `begin` on as one launch takes.
+struct chosen_products choose_from(const struct cuda_state *state,
+                                   const struct chosen_matmul_args *args, int begin) {
+    const struct weight *first = &args->weight[begin];
+    struct chosen_products p = {};
+    p.args = *args;
+    p.shape = *first;
+    p.begin = begin;
+    p.n_split = choose_split(state, first);
+    for (int e = begin; e < args->n_expert && p.n < MOST_CHOICES; e++) {
+        if (!is_alike(&args->weight[e], first)) break;
+        p.data[p.n] = args->weight[e].data;
+        p.scale[p.n++] = args->weight[e].scale;
+    }
+    return p;
+}
 
 } // namespace
 
@@ -172,7 +298,7 @@ bool matmul_is_short(const struct matmul_args *args) {
 
 enum status matmul_run_short(struct backend *backend, const struct matmul_args *args) {
     const struct short_products one = {args, NULL, 1, args->n_token == 1};
-    return launchers[args->weight.dtype](backend, &one);
+    return launchers[args->weight.dtype].each(backend, &one);
 }
 
 enum status matmul_run_each_short(struct backend *backend, const struct matmul_args *args,
@@ -181,5 +307,17 @@ enum status matmul_run_each_short(struct backend *backend, const struct matmul_a
     TRY(cuda_stage(backend, args, n_product * (int64_t)sizeof *args, &table));
     struct short_products all = {args, (const struct matmul_args *)table, n_product, true};
     for (int i = 0; i < n_product; i++) all.one_token &= args[i].n_token == 1;
-    return launchers[args->weight.dtype](backend, &all);
+    return launchers[args->weight.dtype].each(backend, &all);
+}
+
+enum status cuda_chosen_matmul(struct backend *backend, const struct chosen_matmul_args *args) {
+    int64_t stride_bytes = args->x_stride * dtype_info[args->x_dtype].block_bytes;
+    bool x_is_aligned = (uintptr_t)args->x % 16 == 0 && stride_bytes % 16 == 0;
+    for (int begin = 0; begin < args->n_expert;) {
+        const struct chosen_products p = choose_from(cuda_state(backend), args, begin);
+        bool any = !x_is_aligned || p.shape.n_col % CHUNK != 0 || !dequantise_is_aligned(&p.shape);
+        TRY(launchers[p.shape.dtype].chosen(backend, &p, any));
+        begin += p.n;
+    }
+    return OK;
 }

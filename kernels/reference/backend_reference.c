@@ -46,6 +46,7 @@ static const struct kernel_ops reference_ops = {
     .sparse_attention = reference_sparse_attention,
     .expert_gate = reference_expert_gate,
     .grouped_matmul = reference_grouped_matmul,
+    .chosen_matmul = reference_chosen_matmul,
     .expert_combine = reference_expert_combine,
     .scratch_bytes = reference_scratch_bytes,
 };

@@ -2,6 +2,7 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "kernels/reference/reference.h"
 
@@ -97,12 +98,37 @@ enum status reference_grouped_matmul(struct backend *backend,
     return OK;
 }
 
+enum status reference_chosen_matmul(struct backend *backend,
+                                    const struct chosen_matmul_args *args) {
+    int64_t n_out = args->weight[0].n_row;
+    for (int64_t j = 0; j < args->n_row; j++) {
+        int64_t local = (int64_t)args->expert[j] - args->first_expert;
+        float *out = args->out + j * n_out;
+        if (local < 0 || local >= args->n_expert) {
+            memset(out, 0, (size_t)n_out * sizeof *out);
+            continue;
+        }
+        if (args->n_product) ++*args->n_product;
+        TRY(reference_matmul(
+            backend, &(struct matmul_args){.x = (const char *)args->x +
+                                                dtype_bytes(args->x_dtype, j * args->x_stride),
+                                           .x_dtype = args->x_dtype,
+                                           .x_stride = args->weight[0].n_col,
+                                           .n_token = 1,
+                                           .weight = args->weight[local],
+                                           .out = out,
+                                           .out_dtype = DTYPE_F32,
+                                           .out_stride = n_out}));
+    }
+    return OK;
+}
+
 enum status reference_expert_combine(struct backend *backend,
                                      const struct expert_combine_args *args) {
     (void)backend;
     for (int64_t t = 0; t < args->n_token; t++)
         for (int j = 0; j < args->n_used; j++) {
-            int64_t row = args->row[t * args->n_used + j];
+            int64_t row = args->row ? args->row[t * args->n_used + j] : t * args->n_used + j;
             float weight = args->weight[t * args->n_used + j];
             if (row < 0) continue;
             for (int64_t i = 0; i < args->n_col; i++)

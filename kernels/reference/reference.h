@@ -34,6 +34,7 @@ enum status reference_select_rows(struct backend *backend, const struct select_r
 enum status reference_expert_gate(struct backend *backend, const struct expert_gate_args *args);
 enum status reference_grouped_matmul(struct backend *backend,
                                      const struct grouped_matmul_args *args);
+enum status reference_chosen_matmul(struct backend *backend, const struct chosen_matmul_args *args);
 enum status reference_expert_combine(struct backend *backend,
                                      const struct expert_combine_args *args);
 

@@ -297,16 +297,21 @@ struct op_memory op_memory_expert_gate(struct expert_gate_args *a) {
     return m;
 }
 
+// Puts a copy of a host table of n weights in its place: their pointers may be replaced.
+static void add_weights(struct op_memory *m, const struct weight **table, int n) {
+    size_t bytes = (size_t)n * sizeof *m->weights;
+    m->weights = malloc(bytes + 1);
+    if (!m->weights) abort();
+    memcpy(m->weights, *table, bytes);
+    *table = m->weights;
+    for (int i = 0; i < n; i++) add_weight(m, &m->weights[i]);
+}
+
 struct op_memory op_memory_grouped_matmul(struct grouped_matmul_args *a) {
     struct op_memory m = open_list(3 + 2 * a->n_group);
-    size_t bytes = (size_t)a->n_group * sizeof *m.weights;
     int64_t n_row = a->n_group ? a->first_row[a->n_group] : 0;
-    m.weights = malloc(bytes + 1);
-    if (!m.weights) abort();
-    memcpy(m.weights, a->weight, bytes);
     ADD_HOST(&m, a, first_row, (a->n_group + 1) * 8);
-    a->weight = m.weights;
-    for (int g = 0; g < a->n_group; g++) add_weight(&m, &m.weights[g]);
+    add_weights(&m, &a->weight, a->n_group);
     if (n_row) {
         ADD(&m, a, x, dtype_bytes(a->x_dtype, n_row * m.weights[0].n_col), OP_READ);
         ADD(&m, a, out, floats(n_row * m.weights[0].n_row), OP_WRITE);
@@ -314,14 +319,27 @@ struct op_memory op_memory_grouped_matmul(struct grouped_matmul_args *a) {
     return m;
 }
 
+struct op_memory op_memory_chosen_matmul(struct chosen_matmul_args *a) {
+    struct op_memory m = open_list(4 + 2 * a->n_expert);
+    ADD(&m, a, expert, a->n_row * 4, OP_READ);
+    add_weights(&m, &a->weight, a->n_expert);
+    ADD(&m, a, x, rows_bytes(a->x_dtype, a->n_row, m.weights[0].n_col, a->x_stride), OP_READ);
+    ADD(&m, a, out, floats(a->n_row * m.weights[0].n_row), OP_WRITE);
+    ADD(&m, a, n_product, 8, OP_UPDATE);
+    return m;
+}
+
 struct op_memory op_memory_expert_combine(struct expert_combine_args *a) {
     struct op_memory m = open_list(4);
     ADD(&m, a, row, a->n_token * a->n_used * 4, OP_READ);
-    struct op_pointer *x = ADD(&m, a, x, floats(a->n_col), OP_READ);
-    x->row_stride = floats(a->n_col);
-    x->rows = &a->row;
-    x->n_row = a->n_token * a->n_used;
-    x->row_bytes = 4;
+    struct op_pointer *x =
+        ADD(&m, a, x, floats((a->row ? 1 : a->n_token * a->n_used) * a->n_col), OP_READ);
+    if (a->row) {
+        x->row_stride = floats(a->n_col);
+        x->rows = &a->row;
+        x->n_row = a->n_token * a->n_used;
+        x->row_bytes = 4;
+    }
     ADD(&m, a, weight, floats(a->n_token * a->n_used), OP_READ);
     ADD(&m, a, out, floats(a->n_token * a->n_col), OP_UPDATE);
     return m;

@@ -57,6 +57,7 @@ void op_memory_close(struct op_memory *memory);
     X(sparse_attention, sparse_attention_args)                                                     \
     X(expert_gate, expert_gate_args)                                                               \
     X(grouped_matmul, grouped_matmul_args)                                                         \
+    X(chosen_matmul, chosen_matmul_args)                                                           \
     X(expert_combine, expert_combine_args)
 
 // op_memory_embed(args) and so on: what a call with these arguments touches. The list keeps

@@ -169,6 +169,110 @@ static void test_grouped_matmul(void **state) {
         }
 }
 
+// Which experts are chosen of [FIRST, FIRST + n_expert): some, repeated ones, others' at both ends,
+// none.
+enum { FIRST = 7, N_CHOICE = 6, N_CHOSEN_OUT = 37, MOST_OWNED = 500 };
+struct chosen_case {
+    int n_expert;
+    int32_t expert[N_CHOICE];
+};
+static const struct chosen_case chosen_cases[] = {
+    {4, {9, 7, 3, 10, 9, 11}},
+    {1, {6, 8, 7, 0, 255, 7}},
+    {4, {0, 6, 11, 12, -1, 1 << 30}},
+    {MOST_OWNED, {7, 300, 506, 507, 246, 247}}, // more than one launch takes
+};
+enum { N_CHOSEN_CASE = sizeof chosen_cases / sizeof *chosen_cases };
+
+struct chosen_format {
+    enum dtype dtype, third; // of every third expert: mixtures of formats are allowed
+    int64_t n_in;
+};
+static const struct chosen_format chosen_formats[] = {
+    {DTYPE_F32, DTYPE_F32, 160},         {DTYPE_F32, DTYPE_F32, 24},
+    {DTYPE_F32, DTYPE_F32, 7},           {DTYPE_BF16, DTYPE_BF16, 160},
+    {DTYPE_BF16, DTYPE_F32, 24},         {DTYPE_F16, DTYPE_BF16, 33},
+    {DTYPE_F8_E4M3, DTYPE_F8_E4M3, 160}, {DTYPE_F8_E4M3, DTYPE_BF16, 150},
+    {DTYPE_Q8_0, DTYPE_Q8_0, 160},       {DTYPE_Q4_0, DTYPE_Q5_0, 160},
+    {DTYPE_Q4_1, DTYPE_Q5_1, 160},       {DTYPE_Q4_K, DTYPE_Q6_K, 256},
+    {DTYPE_Q5_K, DTYPE_Q5_K, 512},
+};
+enum { N_CHOSEN_FORMAT = sizeof chosen_formats / sizeof *chosen_formats };
+
+// The products one by one, with the reference's matmul.
+static void multiply_chosen(const struct chosen_matmul_args *a, float *out, int64_t *n_product) {
+    for (int j = 0; j < a->n_row; j++) {
+        int owned = a->expert[j] - a->first_expert;
+        struct matmul_args product = {.x = (const char *)a->x +
+                                           dtype_bytes(a->x_dtype, j * a->x_stride),
+                                      .x_dtype = a->x_dtype,
+                                      .n_token = 1,
+                                      .out = out + j * N_CHOSEN_OUT,
+                                      .out_dtype = DTYPE_F32};
+        memset(product.out, 0, N_CHOSEN_OUT * 4);
+        if (owned < 0 || owned >= a->n_expert) continue;
+        product.weight = a->weight[owned];
+        ++*n_product;
+        assert_int_equal(backends[0].ops->matmul(&backends[0], &product), OK);
+    }
+}
+
+static void check_chosen(const struct chosen_format *format, const struct chosen_case *c,
+                         const struct weight *weight, enum dtype x_dtype, bool one_row) {
+    enum { N = N_CHOICE * N_CHOSEN_OUT };
+    struct tolerance tolerance = x_dtype == DTYPE_BF16 ? TOLERANCE_BF16_PRODUCT : TOLERANCE_F32;
+    void *x = random_vector(x_dtype, N_CHOICE * format->n_in, 1, 3);
+    float expected[N], *got = test_alloc(N * 4);
+    int64_t n_expected = 5, n_product;
+    char message[200];
+    struct chosen_matmul_args args = {.n_row = N_CHOICE,
+                                      .expert = c->expert,
+                                      .first_expert = FIRST,
+                                      .n_expert = c->n_expert,
+                                      .weight = weight,
+                                      .x = x,
+                                      .x_dtype = x_dtype,
+                                      .x_stride = one_row ? 0 : format->n_in,
+                                      .out = got};
+    multiply_chosen(&args, expected, &n_expected);
+    for (int b = 0; b < N_BACKEND; b++) {
+        poison(got, N * 4);
+        n_product = 5;
+        args.n_product = b % 2 && one_row ? NULL : &n_product;
+        assert_int_equal(backends[b].ops->chosen_matmul(&backends[b], &args), OK);
+        if (!is_close(DTYPE_F32, got, expected, N, tolerance, message, sizeof message))
+            fail_msg("%s, %d experts, backend %d: %s", dtype_info[format->dtype].name, c->n_expert,
+                     b, message);
+        if (args.n_product) assert_int_equal(n_product, n_expected);
+    }
+    free(got);
+    free(x);
+}
+
+static void test_chosen_matmul(void **state) {
+    (void)state;
+    const float scale[2] = {0.5f, 3};
+    enum { N_MATRIX = 5 }; // different ones
+    for (int i = 0; i < N_CHOSEN_FORMAT; i++) {
+        const struct chosen_format *format = &chosen_formats[i];
+        struct weight matrix[N_MATRIX], weight[MOST_OWNED];
+        for (int m = 0; m < N_MATRIX; m++) {
+            enum dtype dtype = m == 2 ? format->third : format->dtype;
+            matrix[m] = random_weight(dtype, N_CHOSEN_OUT, format->n_in, 0, (uint64_t)m);
+            if (dtype != DTYPE_F8_E4M3) continue;
+            matrix[m].scale = scale;
+            matrix[m].scale_stride = 2;
+        }
+        for (int e = 0; e < MOST_OWNED; e++) weight[e] = matrix[e < 16 ? e % N_MATRIX : e % 2];
+        for (int c = 0; c < N_CHOSEN_CASE; c++)
+            for (int bf16 = 0; bf16 < 2; bf16++)
+                for (int one_row = 0; one_row < 2; one_row++)
+                    check_chosen(format, &chosen_cases[c], weight, bf16 ? DTYPE_BF16 : DTYPE_F32,
+                                 one_row);
+        for (int m = 0; m < N_MATRIX; m++) free((void *)matrix[m].data);
+    }
+}
+
 static void test_combine(void **state) {
     (void)state;
     enum { N_USED = 4, N_COL = 531, N_ROW = 50, N = N_TOKEN * N_COL };
@@ -208,6 +312,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_gate),
         cmocka_unit_test(test_grouped_matmul),
+        cmocka_unit_test(test_chosen_matmul),
         cmocka_unit_test(test_combine),
     };
     return cmocka_run_group_tests_name("experts", tests, open_backends, close_backends);
