@@ -145,25 +145,23 @@ static enum status project_heads(struct forward *f, int layer, int64_t row, int6
 }
 
 // Queries into buffers.query, keys and values into the store, for tokens [row, row + n).
-static enum status project_full(struct forward *f, int layer, const struct forward_chunk *chunk,
-                                int64_t row, int64_t n) {
+static enum status project_full(struct forward *f, int layer, int64_t row, int64_t n) {
     struct forward_buffers *b = &f->buffers;
     const struct layer_spec *l = &f->spec->layers[layer];
     const struct layer_weights *w = forward_weights(f, layer);
     int64_t hidden = f->spec->n_hidden, query_width = (int64_t)l->n_head * l->head_dim;
-    int64_t kv_row = chunk->first_row + row;
     void *query = (char *)b->query + dtype_bytes(f->query_dtype, row * query_width);
     TRY(project_heads(f, layer, row, n, l->n_head, w->query, w->query_bias, w->query_norm, query,
                       f->query_dtype));
     TRY(project_heads(f, layer, row, n, l->n_kv_head, w->key, w->key_bias, w->key_norm,
-                      kv_store_key(&f->kv, layer, kv_row), f->kv.shape.dtype));
+                      kv_store_key(&f->kv, layer, row), f->kv.shape.dtype));
     return forward_matmul(f, &(struct matmul_args){.x = b->normed,
                                                    .x_dtype = f->activation,
                                                    .x_stride = hidden,
                                                    .n_token = n,
                                                    .weight = w->value,
                                                    .bias = w->value_bias,
-                                                   .out = kv_store_value(&f->kv, layer, kv_row),
+                                                   .out = kv_store_value(&f->kv, layer, row),
                                                    .out_dtype = f->kv.shape.dtype,
                                                    .out_stride = w->value.n_row});
 }
@@ -174,9 +172,9 @@ static enum status project_tile(struct forward *f, int layer, const struct forwa
     TRY(forward_norm(f, f->buffers.x + row * hidden, n, hidden,
                      forward_weights(f, layer)->attention_norm, f->buffers.normed, f->activation));
     if (f->spec->layers[layer].attention == ATTENTION_LATENT)
-        TRY(forward_latent_tile(f, layer, chunk, row, n));
+        TRY(forward_latent_tile(f, layer, row, n));
     else
-        TRY(project_full(f, layer, chunk, row, n));
+        TRY(project_full(f, layer, row, n));
     return forward_index_tile(f, layer, chunk, row, n);
 }
 
@@ -194,8 +192,8 @@ struct ring_attention_args forward_attention_args(const struct forward *f, int l
                                         .causal = true,
                                         .query = f->buffers.query,
                                         .query_dtype = f->query_dtype,
-                                        .key = f->kv.layers[layer].key,
-                                        .value = f->kv.layers[layer].value,
+                                        .key = f->kv.layers[layer].block.key,
+                                        .value = f->kv.layers[layer].block.value,
                                         .kv_dtype = f->kv.shape.dtype};
 }
 
@@ -295,10 +293,12 @@ enum status forward_gated(struct forward *f, int layer, int64_t row, int64_t n) 
 static enum status prefill_layer(struct forward *f, int layer, const struct forward_chunk *chunk) {
     int64_t tile = f->buffers.tile, n = chunk->n_token, hidden = f->spec->n_hidden;
     bool experts = f->spec->layers[layer].feed_forward == FEED_FORWARD_EXPERTS;
+    TRY(kv_store_enter(&f->kv, layer));
     for (int64_t row = 0; row < n; row += tile) {
         TRY(project_tile(f, layer, chunk, row, n - row < tile ? n - row : tile));
     }
     TRY(attend(f, layer, chunk));
+    TRY(kv_store_leave(&f->kv, layer));
     for (int64_t row = 0; row < n; row += tile) {
         int64_t count = n - row < tile ? n - row : tile;
         TRY(project_back(f, layer, row, count));

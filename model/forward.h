@@ -177,17 +177,15 @@ enum status forward_rope(struct forward *forward, int layer, float *x, int64_t r
 
 // forward_latent.c. Absorbed queries into buffers.query and latents into the store for tokens [row,
 // row + n) of buffers.normed.
-enum status forward_latent_tile(struct forward *forward, int layer,
-                                const struct forward_chunk *chunk, int64_t row, int64_t n);
+enum status forward_latent_tile(struct forward *forward, int layer, int64_t row, int64_t n);
 // The parts, which decode splits over the ranks: the norm of buffers.query_down into .query_latent;
 // absorbed queries of some heads, out [n, heads.length, rank + rope_dim]; buffers.latent and
-// .rotated into the store at kv_row; attended latents [n, heads.length, rank] to values [..,
+// .rotated into the store; attended latents [n, heads.length, rank] to values [..,
 // value_dim].
 enum status forward_latent_norm(struct forward *forward, int layer, int64_t n);
 enum status forward_latent_queries(struct forward *forward, int layer, struct span heads,
                                    int64_t row, int64_t n, float *out);
-enum status forward_latent_store(struct forward *forward, int layer, int64_t row, int64_t n,
-                                 int64_t kv_row);
+enum status forward_latent_store(struct forward *forward, int layer, int64_t row, int64_t n);
 enum status forward_latent_values(struct forward *forward, int layer, struct span heads, int64_t n,
                                   const float *attended, float *out);
 
@@ -197,8 +195,7 @@ enum status forward_index_tile(struct forward *forward, int layer,
                                const struct forward_chunk *chunk, int64_t row, int64_t n);
 // The same from raw projections: keys in buffers.index_row, queries in .index_heads with weights in
 // .index_weight.
-enum status forward_index_keys(struct forward *forward, int layer, int64_t row, int64_t n,
-                               int64_t kv_row);
+enum status forward_index_keys(struct forward *forward, int layer, int64_t row, int64_t n);
 enum status forward_index_queries(struct forward *forward, int layer, int64_t row, int64_t n);
 // What the ring is told of a layer that selects, on top of its attention.
 struct sparse_ring_args forward_sparse_args(const struct forward *forward, int layer,

@@ -185,17 +185,16 @@ static enum status store_full(struct forward *f, int layer, const struct forward
     if (w->key_norm) {
         TRY(forward_norm(f, b->key, l->n_kv_head, l->head_dim, w->key_norm, b->key, DTYPE_F32));
     }
-    TRY(forward_rope(f, layer, b->key, 0, 1, l->n_kv_head,
-                     kv_store_key(&f->kv, layer, chunk->first_row), dtype));
-    return convert_rows(f, b->value, DTYPE_F32, kv_store_value(&f->kv, layer, chunk->first_row),
-                        dtype, (int64_t)l->n_kv_head * l->head_dim);
+    TRY(forward_rope(f, layer, b->key, 0, 1, l->n_kv_head, kv_store_key(&f->kv, layer, 0), dtype));
+    return convert_rows(f, b->value, DTYPE_F32, kv_store_value(&f->kv, layer, 0), dtype,
+                        (int64_t)l->n_kv_head * l->head_dim);
 }
 
 static enum status store_latent(struct forward *f, int layer, const struct forward_chunk *chunk) {
     const struct layer_spec *l = &f->spec->layers[layer];
     TRY(convert_rows(f, f->buffers.projected, DTYPE_F32, f->buffers.query, f->query_dtype,
                      (int64_t)l->n_head * l->head_dim));
-    return chunk->n_token ? forward_latent_store(f, layer, 0, 1, chunk->first_row) : OK;
+    return chunk->n_token ? forward_latent_store(f, layer, 0, 1) : OK;
 }
 
 // The token's queries in buffers.query and .index_query; its owner stores keys and values.
@@ -205,23 +204,38 @@ static enum status project_token(struct forward *f, int layer, const struct forw
     TRY(latent ? project_latent(f, layer, selects) : project_full(f, layer, selects));
     TRY(latent ? store_latent(f, layer, chunk) : store_full(f, layer, chunk));
     if (!f->indexed || l->index.layout != INDEX_FULL) return OK;
-    if (chunk->n_token) TRY(forward_index_keys(f, layer, 0, 1, chunk->first_row));
+    if (chunk->n_token) TRY(forward_index_keys(f, layer, 0, 1));
     return selects ? forward_index_queries(f, layer, 0, 1) : OK;
 }
 
-static enum status add_attention_mass(struct forward *f, int layer,
-                                      const struct forward_chunk *chunk) {
-    const struct layer_spec *l = &f->spec->layers[layer];
+// Attention mass is that of the upper half of the layers; of those that see every token where there
+// are some, because the others tell nothing of tokens beyond their window.
+static bool adds_mass(const struct forward *f, int layer) {
     int n_layer = f->spec->n_layer;
-    // Every key held is at or before the token: no mask. Where the layer selects, lse is that of
-    // the selected tokens: the others count as what they would add.
-    int64_t n_key = chunk->first_row + chunk->n_token;
+    if (layer < n_layer / 2) return false;
+    if (f->spec->layers[layer].window == 0) return true;
+    for (int i = n_layer / 2; i < n_layer; i++)
+        if (f->spec->layers[i].window == 0) return false;
+    return true;
+}
+
+static int count_mass_layers(const struct forward *f) {
+    int n = 0;
+    for (int i = 0; i < f->spec->n_layer; i++) n += adds_mass(f, i);
+    return n;
+}
+
+// The token sees every key of the run: no mask. Where the layer selects, lse is that of the
+// selected tokens: the others count as what they would add.
+static enum status add_attention_mass(struct forward *f, int layer, const struct kv_run *run) {
+    const struct layer_spec *l = &f->spec->layers[layer];
     int64_t width = (int64_t)l->n_kv_head * l->head_dim;
-    const struct kv_layer *kv = &f->kv.layers[layer];
-    if (n_key == 0) return OK;
+    const struct kv_block *block = &f->kv.layers[layer].block;
+    int64_t skipped = dtype_bytes(f->kv.shape.dtype, run->block_row * width);
+    if (run->n == 0) return OK;
     double begun = profile_begin(f->profile, PHASE_OTHER);
     struct attention_args attention = {.n_query = 1,
-                                       .n_key = n_key,
+                                       .n_key = run->n,
                                        .n_head = l->n_head,
                                        .n_kv_head = l->n_kv_head,
                                        .head_dim = l->head_dim,
@@ -230,17 +244,18 @@ static enum status add_attention_mass(struct forward *f, int layer,
                                        .query = f->buffers.query,
                                        .query_dtype = f->query_dtype,
                                        .query_stride = (int64_t)l->n_head * l->head_dim,
-                                       .key = kv->key,
-                                       .value = kv->value ? kv->value : kv->key,
+                                       .key = block->key + skipped,
+                                       .value =
+                                           (block->value ? block->value : block->key) + skipped,
                                        .kv_dtype = f->kv.shape.dtype,
                                        .key_stride = width,
                                        .value_stride = width,
                                        .lse = f->buffers.lse};
-    float factor = 1.0f / (float)(l->n_head * (n_layer - n_layer / 2));
+    float factor = 1.0f / (float)(l->n_head * count_mass_layers(f));
     TRY(OPS(f)->attention_mass(f->backend, &(struct attention_mass_args){
                                                .attention = attention,
                                                .factor = factor,
-                                               .mass = f->buffers.mass,
+                                               .mass = f->buffers.mass + run->position_row,
                                            }));
     profile_end(f->profile, PHASE_OTHER, begun);
     return OK;
@@ -249,8 +264,8 @@ static enum status add_attention_mass(struct forward *f, int layer,
 static enum status attend_token(struct forward *f, int layer, const struct forward_chunk *chunk,
                                 bool add_mass) {
     struct ring_attention_args args = forward_attention_args(f, layer, chunk);
-    bool upper = layer >= f->spec->n_layer / 2;
-    float *all_lse = add_mass && upper ? f->buffers.lse : NULL;
+    bool adds = add_mass && adds_mass(f, layer);
+    float *all_lse = adds ? f->buffers.lse : NULL;
     if (forward_selects(f, layer, chunk)) {
         struct sparse_ring_args sparse = forward_sparse_args(f, layer, &args);
         enum status status = sparse_decode_run(&f->ring, &sparse, f->buffers.attended, all_lse);
@@ -258,7 +273,10 @@ static enum status attend_token(struct forward *f, int layer, const struct forwa
     } else {
         TRY(decode_attention_run(&f->ring, &args, f->buffers.attended, all_lse));
     }
-    return add_mass && upper ? add_attention_mass(f, layer, chunk) : OK;
+    struct kv_run runs[2];
+    int n_run = adds ? kv_store_seen(&f->kv, layer, runs) : 0;
+    for (int i = 0; i < n_run; i++) TRY(add_attention_mass(f, layer, &runs[i]));
+    return OK;
 }
 
 // x = (rank 0: x +) columns [start, start + length) of the weight times `input`: this rank's part

@@ -69,11 +69,10 @@ static enum status round_rows(struct forward *f, const struct index_spec *index,
                                                               .out_stride = dim});
 }
 
-enum status forward_index_keys(struct forward *f, int layer, int64_t row, int64_t n,
-                               int64_t kv_row) {
+enum status forward_index_keys(struct forward *f, int layer, int64_t row, int64_t n) {
     const struct index_spec *index = &f->spec->layers[layer].index;
     const struct layer_weights *w = forward_weights(f, layer);
-    float *x = f->buffers.index_row, *scale = f->kv.layers[layer].index_scale;
+    float *x = f->buffers.index_row;
     double begun = profile_begin(f->profile, PHASE_INDEX);
     TRY(OPS(f)->norm(f->backend, &(struct norm_args){.kind = NORM_LAYER,
                                                      .x = x,
@@ -85,8 +84,8 @@ enum status forward_index_keys(struct forward *f, int layer, int64_t row, int64_
                                                      .out = x,
                                                      .out_dtype = DTYPE_F32}));
     TRY(rotate(f, index, x, row, n, 1));
-    TRY(round_rows(f, index, x, n, kv_store_index_key(&f->kv, layer, kv_row),
-                   scale ? scale + kv_row : NULL));
+    TRY(round_rows(f, index, x, n, kv_store_index_key(&f->kv, layer, row),
+                   kv_store_index_scale(&f->kv, layer, row)));
     profile_end(f->profile, PHASE_INDEX, begun);
     return OK;
 }
@@ -117,7 +116,7 @@ enum status forward_index_tile(struct forward *f, int layer, const struct forwar
     const struct layer_weights *w = forward_weights(f, layer);
     if (!f->indexed || index->layout != INDEX_FULL) return OK;
     TRY(project(f, b->normed, n, w->index_key, b->index_row));
-    TRY(forward_index_keys(f, layer, row, n, chunk->first_row + row));
+    TRY(forward_index_keys(f, layer, row, n));
     if (!forward_selects(f, layer, chunk)) return OK;
     TRY(project(f, index->from_latent ? b->query_latent : b->normed, n, w->index_query,
                 b->index_heads));

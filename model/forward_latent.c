@@ -100,15 +100,14 @@ enum status forward_latent_queries(struct forward *f, int layer, struct span hea
                         out + latent->rank, DTYPE_F32, row_dim);
 }
 
-enum status forward_latent_store(struct forward *f, int layer, int64_t row, int64_t n,
-                                 int64_t kv_row) {
+enum status forward_latent_store(struct forward *f, int layer, int64_t row, int64_t n) {
     struct forward_buffers *b = &f->buffers;
     const struct layer_spec *l = &f->spec->layers[layer];
     const struct latent_spec *latent = &l->latent;
     const struct rope_spec *rope = &f->spec->ropes[l->rope];
     enum dtype dtype = f->kv.shape.dtype;
     int64_t row_dim = latent->rank + latent->rope_dim, angles = row * (rope->dim / 2);
-    char *store = kv_store_key(&f->kv, layer, kv_row);
+    char *store = kv_store_key(&f->kv, layer, row);
     TRY(norm_latent(f, latent, b->latent, n, latent->rank, forward_weights(f, layer)->latent_norm,
                     b->latent, DTYPE_F32));
     TRY(copy_columns(f, b->latent, latent->rank, n, latent->rank, store, dtype, row_dim));
@@ -130,8 +129,7 @@ enum status forward_latent_store(struct forward *f, int layer, int64_t row, int6
     return OK;
 }
 
-enum status forward_latent_tile(struct forward *f, int layer, const struct forward_chunk *chunk,
-                                int64_t row, int64_t n) {
+enum status forward_latent_tile(struct forward *f, int layer, int64_t row, int64_t n) {
     struct forward_buffers *b = &f->buffers;
     const struct layer_spec *l = &f->spec->layers[layer];
     const struct layer_weights *w = forward_weights(f, layer);
@@ -149,7 +147,7 @@ enum status forward_latent_tile(struct forward *f, int layer, const struct forwa
     TRY(project(f, b->normed, f->activation, n, weight_rows(w->key, 0, l->latent.rank), b->latent));
     TRY(project(f, b->normed, f->activation, n,
                 weight_rows(w->key, l->latent.rank, l->latent.rope_dim), b->rotated));
-    return forward_latent_store(f, layer, row, n, chunk->first_row + row);
+    return forward_latent_store(f, layer, row, n);
 }
 
 enum status forward_latent_values(struct forward *f, int layer, struct span heads, int64_t n,

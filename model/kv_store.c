@@ -18,18 +18,77 @@ static struct row_bytes row_bytes(const struct model_spec *spec, int layer,
     return bytes;
 }
 
+// How a layer is kept and in how many rows. A rank may own all of a window.
+static struct kv_layer kept(const struct model_spec *spec, int layer,
+                            const struct kv_shape *shape) {
+    const struct layer_spec *l = &spec->layers[layer];
+    bool selects = shape->indexed && l->index.layout != INDEX_NONE;
+    if (!spec->causal) return (struct kv_layer){.keep = KEEP_NOTHING};
+    int64_t rows = l->sinks + kv_window_positions(l, shape->max_forget);
+    if (l->window > 0 && !selects && rows < shape->capacity)
+        return (struct kv_layer){.keep = KEEP_WINDOW, .capacity = rows};
+    return (struct kv_layer){.keep = KEEP_ALL, .capacity = shape->capacity};
+}
+
+// Rows of the block that queries of a chunk attend.
+static int64_t block_rows(const struct model_spec *spec, int layer, const struct kv_shape *shape) {
+    const struct layer_spec *l = &spec->layers[layer];
+    enum kv_keep keep = kept(spec, layer, shape).keep;
+    int64_t held = keep == KEEP_WINDOW ? l->sinks + l->window + shape->max_forget : 0;
+    bool all = keep == KEEP_ALL || held + shape->n_token > shape->capacity;
+    return all ? shape->capacity : held + shape->n_token;
+}
+
 int64_t kv_store_bytes(const struct model_spec *spec, const struct kv_shape *shape) {
     int64_t bytes = 0;
     for (int i = 0; i < spec->n_layer; i++) {
         struct row_bytes row = row_bytes(spec, i, shape);
-        bytes += shape->capacity * (row.key + row.value + row.index_key + row.index_scale);
+        bytes +=
+            kept(spec, i, shape).capacity * (row.key + row.value + row.index_key + row.index_scale);
     }
     return bytes;
 }
 
-static enum status alloc_rows(struct kv_store *store, int64_t bytes_of_row, void **out) {
-    if (bytes_of_row == 0) return OK;
-    return store->backend->ops->alloc(store->backend, store->shape.capacity * bytes_of_row, out);
+// Of the room for keys and of that for values.
+static void measure_room(const struct model_spec *spec, const struct kv_shape *shape, int64_t *key,
+                         int64_t *value) {
+    *key = *value = 0;
+    for (int i = 0; i < spec->n_layer; i++) {
+        if (kept(spec, i, shape).keep == KEEP_ALL) continue;
+        struct row_bytes row = row_bytes(spec, i, shape);
+        int64_t n = block_rows(spec, i, shape);
+        if (n * row.key > *key) *key = n * row.key;
+        if (n * row.value > *value) *value = n * row.value;
+    }
+}
+
+int64_t kv_store_room_bytes(const struct model_spec *spec, const struct kv_shape *shape) {
+    int64_t key, value;
+    measure_room(spec, shape, &key, &value);
+    return key + value;
+}
+
+int64_t kv_store_block_rows(const struct model_spec *spec, const struct kv_shape *shape) {
+    int64_t most = 0;
+    for (int i = 0; i < spec->n_layer; i++) {
+        int64_t n = block_rows(spec, i, shape);
+        if (n > most) most = n;
+    }
+    return most;
+}
+
+static enum status alloc_bytes(struct kv_store *store, int64_t bytes, void *out) {
+    return bytes ? store->backend->ops->alloc(store->backend, bytes, out) : OK;
+}
+
+static enum status open_layer(struct kv_store *store, int layer) {
+    struct kv_layer *l = &store->layers[layer];
+    struct row_bytes row = row_bytes(store->spec, layer, &store->shape);
+    *l = kept(store->spec, layer, &store->shape);
+    TRY(alloc_bytes(store, l->capacity * row.key, &l->key));
+    TRY(alloc_bytes(store, l->capacity * row.value, &l->value));
+    TRY(alloc_bytes(store, l->capacity * row.index_key, &l->index_key));
+    return alloc_bytes(store, l->capacity * row.index_scale, &l->index_scale);
 }
 
 enum status kv_store_open(const struct model_spec *spec, struct backend *backend,
@@ -37,49 +96,55 @@ enum status kv_store_open(const struct model_spec *spec, struct backend *backend
     *out = (struct kv_store){
         .backend = backend, .shape = *shape, .n_layer = spec->n_layer, .spec = spec};
     enum status status = OK;
+    int64_t key, value;
     out->layers = calloc((size_t)spec->n_layer, sizeof *out->layers);
     if (!out->layers) {
         FAIL_OR(failed, ERR_MEMORY, "no memory for the K/V table of %d layers", spec->n_layer);
     }
-    for (int i = 0; i < spec->n_layer; i++) {
-        struct kv_layer *l = &out->layers[i];
-        struct row_bytes row = row_bytes(spec, i, shape);
-        void *scale = NULL;
-        TRY_OR(failed, alloc_rows(out, row.key, &l->key));
-        TRY_OR(failed, alloc_rows(out, row.value, &l->value));
-        TRY_OR(failed, alloc_rows(out, row.index_key, &l->index_key));
-        TRY_OR(failed, alloc_rows(out, row.index_scale, &scale));
-        l->index_scale = scale;
-    }
+    for (int i = 0; i < spec->n_layer; i++) TRY_OR(failed, open_layer(out, i));
+    measure_room(spec, shape, &key, &value);
+    TRY_OR(failed, alloc_bytes(out, key, &out->room_key));
+    TRY_OR(failed, alloc_bytes(out, value, &out->room_value));
     return OK;
 failed:
     kv_store_close(out);
     return status;
 }
 
+static void free_parts(struct kv_store *store, void *const *parts, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        if (parts[i]) store->backend->ops->free(store->backend, parts[i]);
+    }
+}
+
 void kv_store_close(struct kv_store *store) {
     for (int i = 0; store->layers && i < store->n_layer; i++) {
         struct kv_layer *l = &store->layers[i];
-        void *parts[] = {l->key, l->value, l->index_key, l->index_scale};
-        for (size_t p = 0; p < sizeof parts / sizeof *parts; p++) {
-            if (parts[p]) store->backend->ops->free(store->backend, parts[p]);
-        }
+        free_parts(store, (void *[]){l->key, l->value, l->index_key, l->index_scale}, 4);
     }
+    free_parts(store, (void *[]){store->room_key, store->room_value}, 2);
     free(store->layers);
     *store = (struct kv_store){0};
 }
 
 void *kv_store_key(const struct kv_store *store, int layer, int64_t row) {
-    return (char *)store->layers[layer].key +
-           row * row_bytes(store->spec, layer, &store->shape).key;
+    const struct kv_block *block = &store->layers[layer].block;
+    return block->key + (block->n_held + row) * row_bytes(store->spec, layer, &store->shape).key;
 }
 
 void *kv_store_value(const struct kv_store *store, int layer, int64_t row) {
-    return (char *)store->layers[layer].value +
-           row * row_bytes(store->spec, layer, &store->shape).value;
+    const struct kv_block *block = &store->layers[layer].block;
+    return block->value +
+           (block->n_held + row) * row_bytes(store->spec, layer, &store->shape).value;
 }
 
 void *kv_store_index_key(const struct kv_store *store, int layer, int64_t row) {
-    return (char *)store->layers[layer].index_key +
-           row * row_bytes(store->spec, layer, &store->shape).index_key;
+    const struct kv_layer *l = &store->layers[layer];
+    return (char *)l->index_key +
+           (l->block.n_held + row) * row_bytes(store->spec, layer, &store->shape).index_key;
+}
+
+float *kv_store_index_scale(const struct kv_store *store, int layer, int64_t row) {
+    const struct kv_layer *l = &store->layers[layer];
+    return l->index_scale ? l->index_scale + l->block.n_held + row : NULL;
 }

@@ -104,11 +104,12 @@ static struct expert_exchange_shape measure_experts(const struct model_spec *spe
     return shape;
 }
 
-static int64_t measure_ring(const struct session_sizes *s, enum memory memory, int size) {
+static int64_t measure_ring(const struct model_spec *spec, const struct session_sizes *s,
+                            enum memory memory, int size) {
     const struct ring_extent extent = {
         .memory = memory,
         .size = size,
-        .shard = s->forward.n_row,
+        .shard = kv_store_block_rows(spec, &s->kv),
         .query = s->forward.n_token,
         .all_query = s->chunk < PASS_Q_MAX_QUERIES ? s->chunk : PASS_Q_MAX_QUERIES,
         .decode_query = 1,
@@ -147,12 +148,15 @@ enum status session_measure(const struct checkpoint *checkpoint, const struct ba
     s.kv.indexed = indexed;
     s.kv.index_dtype = index;
     s.kv.capacity = s.forward.n_row;
+    s.kv.n_token = s.forward.n_token;
+    s.kv.max_forget = options->max_forget;
     s.attention = widest_attention(spec, s.forward.query, s.kv.dtype);
     struct forward_buffers buffers;
     s.buffer_bytes = forward_buffers_carve(spec, &s.forward, NULL, &buffers);
     s.tile = buffers.tile;
     s.kv_bytes = kv_store_bytes(spec, &s.kv);
-    s.ring_bytes = measure_ring(&s, backend->memory, size);
+    s.room_bytes = kv_store_room_bytes(spec, &s.kv);
+    s.ring_bytes = measure_ring(spec, &s, backend->memory, size);
     s.experts = measure_experts(spec, s.forward.activation, buffers.expert_tile);
     if (s.experts.n_expert) s.expert_bytes = expert_exchange_bytes(&s.experts, size);
     if (indexed && options->study) {
@@ -208,7 +212,7 @@ enum status session_plan(const struct checkpoint *checkpoint, const struct backe
         .gathered = gather.buffer_bytes[0] + gather.buffer_bytes[1],
         .gather_traffic = gather.chunk_bytes,
         .kv = sizes.kv_bytes,
-        .activations = sizes.buffer_bytes + sizes.study_bytes,
+        .activations = sizes.buffer_bytes + sizes.room_bytes + sizes.study_bytes,
         .ring = sizes.ring_bytes + sizes.expert_bytes,
         .scratch = backend->ops->scratch_bytes(backend, &scratch),
         .tables = sizes.forward.n_all * TABLE_BYTES + sizes.forward.n_row * OWN_TABLE_BYTES,

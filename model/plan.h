@@ -18,7 +18,7 @@ struct session_sizes {
     struct expert_exchange_shape experts; // n_expert 0: no layer has experts
     struct study_shape study;
     bool sharded; // weights, over more than one rank
-    int64_t buffer_bytes, kv_bytes, ring_bytes, expert_bytes, study_bytes; // 0: none
+    int64_t buffer_bytes, kv_bytes, room_bytes, ring_bytes, expert_bytes, study_bytes; // 0: none
 };
 
 // Most queries that travel in pass-Q: its partials are not O(T/N), so only short chunks use it.

@@ -108,10 +108,11 @@ enum status session_check_tokens(const struct session *s, const int32_t *token, 
 }
 
 // Appends a piece to the sequence and describes it for the forward pass.
-static enum status begin_chunk(struct session *s, enum layout layout, int64_t n,
+static enum status begin_chunk(struct session *s, int64_t n, bool decode,
                                struct forward_chunk *chunk) {
     int rank = s->forward.comm->rank;
     int64_t begin = s->sequence.length;
+    enum layout layout = decode ? LAYOUT_ROUND_ROBIN : s->options.layout;
     if (!sequence_append(&s->sequence, layout, n)) FAIL(ERR_MEMORY, "no memory for the sequence");
     *chunk = (struct forward_chunk){
         .sequence = &s->sequence,
@@ -124,7 +125,8 @@ static enum status begin_chunk(struct session *s, enum layout layout, int64_t n,
         FAIL(ERR_MEMORY, "the K/V shard has room for %lld tokens, not %lld: too many short appends",
              (long long)s->sizes.forward.n_row, (long long)(chunk->first_row + chunk->n_token));
     }
-    return OK;
+    return kv_store_begin(&s->forward.kv,
+                          &(struct kv_chunk){&s->sequence, rank, begin, begin + n, decode});
 }
 
 static enum status upload_tokens(struct session *s, const int32_t *token, int64_t n) {
@@ -255,7 +257,7 @@ enum status session_prefill_chunk(struct session *s, const int32_t *token, int64
                                   struct forward_chunk *chunk) {
     struct forward *f = &s->forward;
     f->step.kept = false;
-    TRY(begin_chunk(s, s->options.layout, n, chunk));
+    TRY(begin_chunk(s, n, false, chunk));
     sequence_positions(&s->sequence, f->comm->rank, chunk->begin, chunk->end, s->position);
     for (int64_t i = 0; i < chunk->n_token; i++) {
         s->token[i] = token[s->position[i] - chunk->begin];
@@ -288,7 +290,7 @@ static enum status prefill(struct session *s, const struct append_args *args) {
 static enum status decode(struct session *s, const struct append_args *args) {
     struct forward *f = &s->forward;
     struct forward_chunk chunk;
-    TRY(begin_chunk(s, LAYOUT_ROUND_ROBIN, 1, &chunk));
+    TRY(begin_chunk(s, 1, true, &chunk));
     chunk.token = args->token;
     TRY(upload_tokens(s, args->token, 1));
     TRY(forward_set_positions(f, &chunk.begin, 1));
@@ -307,7 +309,7 @@ static enum status decode_ahead(struct session *s) {
     bool room = length < s->sizes.forward.n_all && n_row < s->sizes.forward.n_row;
     struct forward_chunk chunk;
     if (!f->keeps_steps || !room) return OK;
-    TRY(begin_chunk(s, LAYOUT_ROUND_ROBIN, 1, &chunk));
+    TRY(begin_chunk(s, 1, true, &chunk));
     enum status status = forward_decode_ahead(f, &chunk, s->mass_on);
     sequence_truncate(&s->sequence, length);
     return status;
@@ -341,6 +343,11 @@ int64_t session_length(const struct session *s) {
 }
 
 enum status session_truncate(struct session *s, int64_t length) {
+    if (!kv_store_holds(&s->forward.kv, length))
+        FAIL(ERR_INTERNAL,
+             "the session was opened to forget %lld tokens at once, not those of %lld to %lld",
+             (long long)s->options.max_forget, (long long)length, (long long)s->sequence.length);
+    kv_store_truncate(&s->forward.kv, length);
     sequence_truncate(&s->sequence, length);
     s->forward.step.kept = false;
     if (s->last_position >= length) s->last_position = -1;

@@ -34,12 +34,12 @@ struct memory_plan {
     // Mapped and shared by the node's ranks: this rank's proportional share. Sharded: what the rank
     // that has most holds.
     int64_t weights;
-    int64_t experts;  // of the rank that owns most of them
-    int64_t gathered; // sharded: two layers' weights
-    int64_t kv;       // this rank's shard, capacity
-    int64_t activations;
-    int64_t ring;    // receive buffers and partials, rows that travel to experts
-    int64_t scratch; // of the backend
+    int64_t experts;     // of the rank that owns most of them
+    int64_t gathered;    // sharded: two layers' weights
+    int64_t kv;          // this rank's shard, capacity: what is kept between chunks
+    int64_t activations; // and K/V of the layers that do not keep every token, one at a time
+    int64_t ring;        // receive buffers and partials, rows that travel to experts
+    int64_t scratch;     // of the backend
     int64_t tables; // ids, positions and log-probabilities of every token in host memory; of rank 0
     int64_t base;   // process, MPI, libraries, tokenizer
     int64_t total;  // of the memory that the backend computes in: a device's without tables, base
@@ -93,8 +93,9 @@ int64_t session_length(const struct session *session);
 enum status session_truncate(struct session *session, int64_t length);
 
 // Attention mass: while on, each token appended alone (n = 1) adds to mass[s] the attention
-// probability of its query on token s, meaned over the heads of the upper half of the layers. take
-// gathers it on every rank. Both clear what was added; truncation does not.
+// probability of its query on token s, meaned over the heads of the upper half of the layers; of
+// those that see every token, where there are such. take gathers it on every rank. Both clear what
+// was added; truncation does not.
 enum status session_mass_reset(struct session *session, bool on);
 enum status session_mass_take(struct session *session, float *mass /* [session_length] */);
 
