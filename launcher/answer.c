@@ -80,6 +80,8 @@ static enum status read_document(struct answer *a) {
     struct progress progress = progress_begin(
         job->comm.rank == 0, job->documents.items[a->task->document].name, "reading", n);
     enum status status = session_truncate(job->session, 0);
+    if (status == OK)
+        status = session_set_length(job->session, job_sequence_length(job, a->task->document));
     if (status == OK) status = append(a, token, n, &progress);
     free(token);
     TRY(status);
@@ -116,6 +118,9 @@ static json_t *describe(const struct answer *a, int question, double seconds) {
                         evidence_list(job, &a->evidence, &a->text, job->options->evidence));
     int64_t beyond = job_beyond_training(job, n_prompt + a->n_token);
     if (beyond > 0) json_object_set_new(object, "beyond_training", json_integer(beyond));
+    if (model_spec_reads_length(&job->checkpoint.spec))
+        json_object_set_new(object, "rope_length",
+                            json_integer(job_sequence_length(job, task->document)));
     json_object_set_new(object, "seconds", json_number(seconds));
     free(text);
     return object;

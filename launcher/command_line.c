@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "launcher/options.h"
+#include "launcher/extension.h"
 
 static const char *const later_verbs[] = {"serve", "evaluate", "distill"};
 
@@ -136,6 +136,7 @@ enum status options_check(const struct options *o) {
     if (o->questions.n > 0 && o->task != TASK_ANSWER) {
         FAIL(ERR_CONFIG, "questions are for task.kind = answer: add --task answer");
     }
+    TRY(extension_check(o));
     if (o->verb == VERB_VERIFY) return OK;
     if (!o->model_path) {
         FAIL(ERR_CONFIG, "no model: give --model PATH or model.path in the job file");

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "launcher/extension.h"
 #include "launcher/prompt.h"
 #include "model/indexer.h"
 
@@ -106,10 +107,16 @@ static enum status open_indexer(struct job *job) {
     return OK;
 }
 
+static enum status extend(struct job *job) {
+    struct extension extension = extension_from_options(job->options);
+    return extension_apply(&extension, job->options->model_path, &job->checkpoint.spec);
+}
+
 static enum status open_model(struct job *job) {
     const char *path = job->options->model_path;
     TRY(checkpoint_open(path, &job->checkpoint));
     TRY(open_indexer(job));
+    TRY(extend(job));
     TRY(tokenizer_open(job->checkpoint.folder, job->checkpoint.gguf, &job->tokenizer));
     if (job->tokenizer) {
         job->chat =
@@ -130,7 +137,8 @@ enum status job_open_model(struct job *job) {
 
 static enum status open_shapes(struct job *job) {
     TRY(checkpoint_open_shapes(job->options->model_path, &job->checkpoint));
-    return open_indexer(job);
+    TRY(open_indexer(job));
+    return extend(job);
 }
 
 enum status job_open_shapes(struct job *job) {
@@ -144,8 +152,8 @@ struct document_reader job_reader(const struct job *job) {
 }
 
 int64_t job_context(const struct job *job) {
-    int64_t wanted = job->options->model_context;
-    return wanted > 0 ? wanted : job->checkpoint.spec.context;
+    int64_t wanted = job->options->model_context, reach = job->checkpoint.spec.reach;
+    return wanted > 0 ? wanted : reach > 0 ? reach : job->checkpoint.spec.context;
 }
 
 int64_t job_beyond_training(const struct job *job, int64_t n_position) {
@@ -169,8 +177,8 @@ static enum status measure_document(const struct job *job, const struct document
     if (n > context) {
         const char *advice = o->task == TASK_SCORE
                                  ? "set document.window to read it in windows, or "
-                                   "model.context to lift the limit"
-                                 : "set model.context to lift the limit";
+                                   "extension.method or model.context to lift the limit"
+                                 : "set extension.method or model.context to lift the limit";
         FAIL(ERR_INPUT, "%s needs %lld tokens%s but the model's context is %lld: %s",
              document->name, (long long)n, around ? " with prompt and answer" : "",
              (long long)context, advice);
@@ -181,13 +189,12 @@ static enum status measure_document(const struct job *job, const struct document
 
 static enum status measure_documents(struct job *job, int64_t *longest) {
     struct document_reader reader = job_reader(job);
-    int64_t around = 0;
     *longest = 1;
     TRY(document_set_open(job->options, &reader, &job->documents));
-    if (job->options->task == TASK_ANSWER) TRY(prompt_tokens_around(job, &around));
+    if (job->options->task == TASK_ANSWER) TRY(prompt_tokens_around(job, &job->around));
     for (int i = 0; i < job->documents.n; i++) {
         int64_t n;
-        TRY(measure_document(job, &job->documents.items[i], around, &n));
+        TRY(measure_document(job, &job->documents.items[i], job->around, &n));
         if (n > *longest) *longest = n;
     }
     return OK;
@@ -267,6 +274,12 @@ void job_set_session_options(struct job *job, int64_t max_tokens) {
     };
 }
 
+int64_t job_sequence_length(const struct job *job, int document) {
+    const struct options *o = job->options;
+    int64_t n = job->documents.items[document].n_token + job->around;
+    return o->window > 0 && o->window < n ? o->window : n;
+}
+
 enum status job_plan(struct job *job) {
     int64_t longest = 0, device_share;
     double begun = profile_begin(&job->profile, PHASE_TOKENIZE);
@@ -275,6 +288,7 @@ enum status job_plan(struct job *job) {
     TRY(comm_agree(&job->comm, document_set_share(&job->documents, comm_host(&job->comm))));
     struct comm *host = comm_host(&job->comm);
     TRY(host->ops->broadcast(host, &longest, sizeof longest, 0));
+    TRY(host->ops->broadcast(host, &job->around, sizeof job->around, 0));
     profile_end(&job->profile, PHASE_TOKENIZE, begun);
     job_set_session_options(job, longest);
     TRY(measure_device(job, &device_share));

@@ -20,6 +20,7 @@ struct job {
     struct tokenizer *tokenizer;      // NULL: the checkpoint has none
     const struct chat_template *chat; // NULL without tokenizer
     struct document_set documents;
+    int64_t around; // tokens of a sequence besides its document: prompt and longest answer
     struct session_options session_options;
     struct memory_plan plan;
     struct session *session;
@@ -43,6 +44,9 @@ void job_close(struct job *job); // accepts a zeroed struct
 
 struct document_reader job_reader(const struct job *job);
 int64_t job_context(const struct job *job); // longest sequence allowed
+// Tokens that a sequence with this document (or a window of it) may come to hold: what methods of
+// extension that depend on the length are told, whatever else the job reads.
+int64_t job_sequence_length(const struct job *job, int document);
 // How many of n positions lie beyond those the checkpoint was trained for.
 int64_t job_beyond_training(const struct job *job, int64_t n_position);
 

@@ -69,14 +69,18 @@ struct options {
     int index_precision; // enum index_precision
     int exchange;        // enum exchange
     bool study;
-    int layout;    // enum layout_wish
-    int weights;   // enum weights_wish
-    int64_t chunk; // tokens; 0: the whole prompt
+    int extension;                             // enum extension_method
+    double extension_factor, original_context; // 0: not given, as in what follows
+    double beta_fast, beta_slow, attention_factor, low_freq_factor, high_freq_factor;
+    char *extension_factors; // NULL: the checkpoint's
+    int layout;              // enum layout_wish
+    int weights;             // enum weights_wish
+    int64_t chunk;           // tokens; 0: the whole prompt
 
     int64_t plan_tokens, plan_ranks; // 0: the documents', this job's
     double plan_memory;              // GB of a rank; 0: not said
 
-    unsigned char source[64]; // enum option_source, by row of the table
+    unsigned char source[128]; // enum option_source, by row of the table
 };
 
 enum option_source { SOURCE_DEFAULT, SOURCE_JOB_FILE, SOURCE_COMMAND_LINE };

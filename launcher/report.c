@@ -83,6 +83,21 @@ static json_t *describe_selection(const struct job *job, const struct session_fa
     return object;
 }
 
+// How positions are turned into rotations, where that is scaled; NULL otherwise.
+static json_t *describe_rope(const struct job *job) {
+    const struct rope_spec *rope = &job->checkpoint.spec.ropes[0];
+    double inv_freq[ROPE_MAX_FACTORS], attention_factor;
+    if (rope->method == ROPE_DEFAULT) return NULL;
+    rope_frequencies(rope, 1, inv_freq, &attention_factor);
+    json_t *object = json_object();
+    json_object_set_new(object, "method", json_string(rope_method_name(rope->method)));
+    json_object_set_new(object, "factor", json_number(rope->factor));
+    json_object_set_new(object, "original_context", json_number(rope->original_context));
+    json_object_set_new(object, "attention_factor", json_number(attention_factor));
+    json_object_set_new(object, "context", json_integer(job_context(job)));
+    return object;
+}
+
 static void print_selection(FILE *out, const struct job *job, const struct session_facts *facts,
                             const struct selection_means *means) {
     const struct model_spec *spec = &job->checkpoint.spec;
@@ -157,6 +172,8 @@ static enum status write_json(const struct job *job, const struct rank_record *r
     json_object_set_new(object, "layout", json_string(layout));
     json_object_set_new(object, "last_pass", json_string(facts.last_pass == PASS_Q ? "Q" : "KV"));
     if (facts.indexed) json_object_set_new(object, "dsa", describe_selection(job, &facts, means));
+    json_t *rope = describe_rope(job);
+    if (rope) json_object_set_new(object, "rope", rope);
     json_object_set_new(object, "backend", json_string(job->backend.ops->name));
     json_object_set_new(object, "transport", json_string(job->comm.ops->name));
     json_object_set_new(object, "ranks", ranks);
@@ -244,6 +261,10 @@ static enum status write_text(const struct job *job, const struct rank_record *r
         fprintf(out, "  up to %lld positions lie beyond the %lld that the model was trained for\n",
                 (long long)beyond, (long long)job->checkpoint.spec.context);
     }
+    const struct rope_spec *rope = &job->checkpoint.spec.ropes[0];
+    if (rope->method != ROPE_DEFAULT)
+        fprintf(out, "  positions by %s, factor %g, for contexts of %lld tokens\n",
+                rope_method_name(rope->method), rope->factor, (long long)job_context(job));
     if (facts.indexed) print_selection(out, job, &facts, means);
     print_phases(out, records, job->comm.size, totals.wall);
     print_loads(out, records, job->comm.size);

@@ -28,6 +28,10 @@ void result_id(const struct job *job, int document, int question, char out[RESUL
     hash_text(hash, question >= 0 ? o->questions.items[question] : "");
     hash_text(hash, job->checkpoint.digest);
     hash_text(hash, job->tokenizer ? tokenizer_digest(job->tokenizer) : "");
+    if (model_spec_reads_length(&job->checkpoint.spec)) {
+        snprintf(value, sizeof value, "%" PRId64, job_sequence_length(job, document));
+        hash_text(hash, value);
+    }
     for (int i = 0; i < n_option; i++) {
         if (!option_table[i].changes_result) continue;
         option_format(o, &option_table[i], value, sizeof value);

@@ -22,6 +22,8 @@ static enum status score_tokens(struct job *job, const int32_t *token, int64_t n
     if (!own) FAIL(ERR_MEMORY, "no memory for %lld log-probabilities", (long long)window);
     logprob[0] = NAN;
     int64_t scored = 1; // entries of logprob that are final
+    status = session_truncate(job->session, 0);
+    if (status == OK) status = session_set_length(job->session, window);
     for (int64_t begin = 0; status == OK; begin += stride) {
         int64_t end = begin + window < n ? begin + window : n;
         progress->base = begin;
@@ -62,6 +64,8 @@ static json_t *describe(const struct job *job, int document, const float *logpro
     int64_t window = window_of(o, n), beyond = job_beyond_training(job, window);
     if (window < n) json_object_set_new(object, "window", json_integer(window));
     if (beyond > 0) json_object_set_new(object, "beyond_training", json_integer(beyond));
+    if (model_spec_reads_length(&job->checkpoint.spec))
+        json_object_set_new(object, "rope_length", json_integer(window));
     json_object_set_new(object, "seconds", json_number(seconds));
     if (o->token_logprobs) {
         json_object_set_new(object, "token_logprobs", logprob_list(logprob, n));

@@ -68,7 +68,10 @@ static enum status read_rope_scaling(const struct source *in, struct rope_spec *
     static const struct {
         const char *name;
         enum rope_method method;
-    } methods[] = {{"none", ROPE_DEFAULT}, {"linear", ROPE_LINEAR}, {"yarn", ROPE_YARN}};
+    } methods[] = {{"none", ROPE_DEFAULT},
+                   {"linear", ROPE_LINEAR},
+                   {"yarn", ROPE_YARN},
+                   {"longrope", ROPE_LONGROPE}};
     char key[128];
     struct gguf_string type = {"none", 4};
     double multiplier = 1;
@@ -78,8 +81,8 @@ static enum status read_rope_scaling(const struct source *in, struct rope_spec *
                      memcmp(methods[i].name, type.data, type.bytes) != 0))
         ++i;
     if (i == n)
-        FAIL(ERR_INPUT, "%s: %s %.*s is not supported; none, linear and yarn are", in->path, key,
-             type.bytes < 32 ? (int)type.bytes : 32, type.data);
+        FAIL(ERR_INPUT, "%s: %s %.*s is not supported; none, linear, yarn and longrope are",
+             in->path, key, type.bytes < 32 ? (int)type.bytes : 32, type.data);
     rope->method = methods[i].method;
     TRY(read_float(in, "rope.scale_linear", &rope->factor));
     if (rope->factor != 1 && rope->method == ROPE_DEFAULT) rope->method = ROPE_LINEAR;
@@ -94,23 +97,41 @@ static enum status read_rope_scaling(const struct source *in, struct rope_spec *
     return OK;
 }
 
-// Llama 3.1's bands, stored as one divisor per frequency.
-static enum status read_divisors(const struct source *in, struct rope_spec *rope) {
-    const struct gguf_tensor *tensor = find_tensor(in->gguf, "rope_freqs.weight");
+// One divisor per frequency, where the file has such a tensor.
+static enum status read_divisors(const struct source *in, const char *name, int *dim, float *out,
+                                 bool *found) {
+    const struct gguf_tensor *tensor = find_tensor(in->gguf, name);
+    *found = tensor != NULL;
     if (!tensor) return OK;
     if (tensor->type != 0 || tensor->n_dim != 1 || tensor->ne[0] > ROPE_MAX_FACTORS)
-        FAIL(ERR_INPUT, "%s: rope_freqs.weight is no F32 vector of up to %d elements", in->path,
+        FAIL(ERR_INPUT, "%s: %s is no F32 vector of up to %d elements", in->path, name,
              ROPE_MAX_FACTORS);
-    if (rope->dim == 0) rope->dim = (int)(2 * tensor->ne[0]);
-    if (tensor->ne[0] != rope->dim / 2)
-        FAIL(ERR_INPUT, "%s: rope_freqs.weight has %" PRId64 " elements for %d rotated ones",
-             in->path, tensor->ne[0], rope->dim);
-    memcpy(rope->divisor, tensor->data, (size_t)tensor->bytes);
-    for (int i = 0; i < rope->dim / 2; ++i)
-        if (!(rope->divisor[i] > 0 && isfinite(rope->divisor[i])))
-            FAIL(ERR_INPUT, "%s: rope_freqs.weight[%d] is %g", in->path, i,
-                 (double)rope->divisor[i]);
-    rope->has_divisors = true;
+    if (*dim == 0) *dim = (int)(2 * tensor->ne[0]);
+    if (tensor->ne[0] != *dim / 2)
+        FAIL(ERR_INPUT, "%s: %s has %" PRId64 " elements for %d rotated ones", in->path, name,
+             tensor->ne[0], *dim);
+    memcpy(out, tensor->data, (size_t)tensor->bytes);
+    for (int i = 0; i < *dim / 2; ++i)
+        if (!(out[i] > 0 && isfinite(out[i])))
+            FAIL(ERR_INPUT, "%s: %s[%d] is %g", in->path, name, i, (double)out[i]);
+    return OK;
+}
+
+// Llama 3.1's bands, or LongRoPE's two lists, which no other key announces.
+static enum status read_lists(const struct source *in, struct rope_spec *rope) {
+    bool has_short, has_long;
+    double attention_factor = 0;
+    TRY(read_divisors(in, "rope_freqs.weight", &rope->dim, rope->divisor, &rope->has_divisors));
+    TRY(read_divisors(in, "rope_factors_short.weight", &rope->dim, rope->short_factor, &has_short));
+    TRY(read_divisors(in, "rope_factors_long.weight", &rope->dim, rope->long_factor, &has_long));
+    if (has_short != has_long || (rope->method == ROPE_LONGROPE && !has_long))
+        FAIL(ERR_INPUT, "%s: LongRoPE needs both rope_factors_short and rope_factors_long",
+             in->path);
+    if (!has_long) return OK;
+    rope->method = ROPE_LONGROPE;
+    rope->n_factor = rope->dim / 2;
+    TRY(read_float(in, "rope.scaling.attn_factor", &attention_factor));
+    rope->attention_factor = attention_factor > 0 ? attention_factor : 1;
     return OK;
 }
 
@@ -125,7 +146,7 @@ static enum status read_rope(const struct source *in, struct spec_draft *draft) 
     draft->rope.interleaved = draft->architecture->gguf_interleaved;
     draft->rope.original_context = (double)draft->context;
     TRY(read_rope_scaling(in, &draft->rope));
-    return read_divisors(in, &draft->rope);
+    return read_lists(in, &draft->rope);
 }
 
 static enum status read_stops(const struct source *in, struct spec_draft *draft) {

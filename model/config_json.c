@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "model/config_deepseek.h"
+#include "model/config_rope.h"
 #include "model/json_util.h"
 #include "model/spec_draft.h"
 
@@ -107,10 +108,9 @@ static enum status read_rope_method(struct json_object in, struct rope_spec *rop
     static const struct {
         const char *name;
         enum rope_method method;
-    } methods[] = {{"default", ROPE_DEFAULT},
-                   {"linear", ROPE_LINEAR},
-                   {"yarn", ROPE_YARN},
-                   {"llama3", ROPE_LLAMA3}};
+    } methods[] = {{"default", ROPE_DEFAULT}, {"linear", ROPE_LINEAR}, {"dynamic", ROPE_DYNAMIC},
+                   {"yarn", ROPE_YARN},       {"llama3", ROPE_LLAMA3}, {"longrope", ROPE_LONGROPE},
+                   {"su", ROPE_LONGROPE}}; // as it was called at first
     const char *name = "default";
     TRY(json_read_string(in, "type", &name));
     TRY(json_read_string(in, "rope_type", &name));
@@ -119,7 +119,9 @@ static enum status read_rope_method(struct json_object in, struct rope_spec *rop
         rope->method = methods[i].method;
         return OK;
     }
-    FAIL(ERR_INPUT, "%s: rope type %s is not supported; default, linear, yarn and llama3 are",
+    FAIL(ERR_INPUT,
+         "%s: rope type %s is not supported; default, linear, dynamic, yarn, llama3 and longrope "
+         "are",
          in.path, name);
 }
 
@@ -161,7 +163,8 @@ static enum status read_rope(struct json_object in, struct spec_draft *draft) {
     TRY(json_read_float(sub, "original_max_position_embeddings", 1, 1e15, &rope->original_context));
     TRY(json_read_float(in, "original_max_position_embeddings", 1, 1e15, &rope->original_context));
     TRY(json_read_float(sub, "factor", 0, 1e9, &factor));
-    if (factor == 0 && rope->method == ROPE_YARN)
+    if (rope->method == ROPE_DYNAMIC) rope->original_context = (double)draft->context;
+    if (factor == 0 && (rope->method == ROPE_YARN || rope->method == ROPE_LONGROPE))
         factor = (double)draft->context / rope->original_context;
     if (factor == 0 && rope->method != ROPE_DEFAULT)
         FAIL(ERR_INPUT, "%s: the rope scaling has no factor", in.path);
@@ -169,6 +172,7 @@ static enum status read_rope(struct json_object in, struct spec_draft *draft) {
     TRY(json_read_float(sub, "low_freq_factor", 0, 1e6, &rope->low_freq_factor));
     TRY(json_read_float(sub, "high_freq_factor", 0, 1e6, &rope->high_freq_factor));
     if (rope->method == ROPE_YARN) TRY(read_yarn(sub, rope));
+    if (rope->method == ROPE_LONGROPE) TRY(config_read_longrope(sub, rope));
     return OK;
 }
 

@@ -95,7 +95,7 @@ static enum status set_rope(struct forward *f, int rope, const int64_t *position
     int half = spec->dim / 2;
     int64_t bytes = n * half * (int64_t)sizeof(float);
     double inv_freq[ROPE_MAX_FACTORS], factor;
-    rope_frequencies(spec, inv_freq, &factor);
+    rope_frequencies(spec, f->rope_length, inv_freq, &factor);
     float *table = malloc(2 * (size_t)bytes + 1);
     if (!table) FAIL(ERR_MEMORY, "no memory for the rope angles of %lld tokens", (long long)n);
     float *cosine = table, *sine = table + n * half;

@@ -104,6 +104,7 @@ struct forward {
     enum dtype activation, query_dtype;
     bool indexed;
     enum dtype index_dtype;
+    int64_t rope_length;            // tokens that the sequence may come to hold: rope_frequencies
     enum pass pass;                 // of the last prefill chunk, for the report
     enum exchange exchange;         // likewise, where layers select
     struct expert_exchange experts; // zeroed in networks without

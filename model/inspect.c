@@ -5,15 +5,11 @@
 #include <string.h>
 
 static void describe_rope(const struct rope_spec *rope, FILE *out) {
-    static const char *const names[] = {[ROPE_DEFAULT] = "unscaled",
-                                        [ROPE_LINEAR] = "linear",
-                                        [ROPE_YARN] = "yarn",
-                                        [ROPE_LLAMA3] = "llama3"};
     fprintf(out, "rope          base %.0f, %d elements, %s, %s", rope->base, rope->dim,
-            rope->interleaved ? "adjacent pairs" : "halves", names[rope->method]);
+            rope->interleaved ? "adjacent pairs" : "halves",
+            rope->method == ROPE_DEFAULT ? "unscaled" : rope_method_name(rope->method));
     if (rope->method != ROPE_DEFAULT) fprintf(out, " by %g", rope->factor);
-    if (rope->method == ROPE_YARN || rope->method == ROPE_LLAMA3)
-        fprintf(out, " from %.0f tokens", rope->original_context);
+    if (rope->method >= ROPE_DYNAMIC) fprintf(out, " from %.0f tokens", rope->original_context);
     fprintf(out, "%s\n", rope->has_divisors ? ", divisors by frequency" : "");
 }
 

@@ -1,5 +1,6 @@
 // Rotary frequencies. Formulas: Hugging Face modeling_rope_utils; Su et al. 2021 (RoPE), Chen et
-// al. 2023 (linear), Peng et al. 2023 (YaRN, eqs. 17-25), Llama 3.1's wavelength bands.
+// al. 2023 (linear), Peng et al. 2023 (NTK-aware, eq. 16; YaRN, eqs. 17-25), Ding et al. 2024
+// (LongRoPE), Llama 3.1's wavelength bands.
 #include <math.h>
 
 #include "model/spec.h"
@@ -39,25 +40,89 @@ static void scale_llama3(const struct rope_spec *spec, double *inv_freq) {
     }
 }
 
-void rope_frequencies(const struct rope_spec *spec, double *inv_freq, double *attention_factor) {
-    *attention_factor = 1;
-    for (int i = 0; i < spec->dim / 2; ++i) inv_freq[i] = pow(spec->base, -2.0 * i / spec->dim);
-    switch (spec->method) {
-    case ROPE_DEFAULT:
-        break;
-    case ROPE_LINEAR:
-        for (int i = 0; i < spec->dim / 2; ++i) inv_freq[i] /= spec->factor;
-        break;
-    case ROPE_YARN:
-        scale_yarn(spec, inv_freq);
-        *attention_factor = spec->attention_factor;
-        if (spec->attention_factor == 0)
-            *attention_factor = spec->factor > 1 ? 0.1 * log(spec->factor) + 1 : 1;
-        break;
-    case ROPE_LLAMA3:
-        scale_llama3(spec, inv_freq);
-        break;
+// The base that stretches the slowest pair by `stretch` and leaves the fastest as it is.
+static double ntk_base(const struct rope_spec *spec, double stretch) {
+    return spec->base * pow(stretch, spec->dim / (spec->dim - 2.0));
+}
+
+static double base_of(const struct rope_spec *spec, double length) {
+    double context = spec->original_context;
+    if (spec->method == ROPE_NTK) return ntk_base(spec, spec->factor);
+    if (spec->method != ROPE_DYNAMIC || length <= context) return spec->base;
+    return ntk_base(spec, spec->factor * length / context - (spec->factor - 1));
+}
+
+static double attention_factor_of(const struct rope_spec *spec) {
+    bool used = spec->method == ROPE_YARN || spec->method == ROPE_LONGROPE;
+    if (!used) return 1;
+    if (spec->attention_factor != 0) return spec->attention_factor;
+    if (spec->factor <= 1) return 1;
+    return spec->method == ROPE_YARN ? 0.1 * log(spec->factor) + 1
+                                     : sqrt(1 + log(spec->factor) / log(spec->original_context));
+}
+
+const char *rope_method_name(enum rope_method method) {
+    static const char *const names[N_ROPE_METHOD] = {"default", "linear", "ntk",     "dynamic",
+                                                     "yarn",    "llama3", "longrope"};
+    return names[method];
+}
+
+static enum status check_lists(const struct rope_spec *spec, const char *path) {
+    if (spec->n_factor != spec->dim / 2)
+        FAIL(ERR_INPUT, "%s: LongRoPE has %d factors for %d rotated elements", path, spec->n_factor,
+             spec->dim);
+    for (int i = 0; i < spec->n_factor; ++i)
+        if (!(spec->short_factor[i] > 0 && isfinite(spec->short_factor[i]) &&
+              spec->long_factor[i] > 0 && isfinite(spec->long_factor[i])))
+            FAIL(ERR_INPUT, "%s: LongRoPE's factor %d is %g or %g", path, i,
+                 (double)spec->short_factor[i], (double)spec->long_factor[i]);
+    return OK;
+}
+
+enum status rope_check(const struct rope_spec *rope, const char *path) {
+    enum rope_method method = rope->method;
+    bool has_original = method == ROPE_DYNAMIC || method == ROPE_YARN || method == ROPE_LLAMA3 ||
+                        method == ROPE_LONGROPE;
+    if (!(rope->base > 1 && rope->base < 1e15))
+        FAIL(ERR_INPUT, "%s: a rope base of %g is impossible", path, rope->base);
+    if (method != ROPE_DEFAULT && !(rope->factor > 0 && rope->factor < 1e9))
+        FAIL(ERR_INPUT, "%s: a rope factor of %g is impossible", path, rope->factor);
+    if (has_original && !(rope->original_context >= (method == ROPE_LONGROPE ? 2 : 1) &&
+                          rope->original_context < 1e15))
+        FAIL(ERR_INPUT, "%s: an original context of %g is impossible", path,
+             rope->original_context);
+    if (method == ROPE_LLAMA3 &&
+        !(rope->low_freq_factor > 0 && rope->high_freq_factor > rope->low_freq_factor))
+        FAIL(ERR_INPUT, "%s: rope's high_freq_factor %g must exceed its low_freq_factor %g", path,
+             rope->high_freq_factor, rope->low_freq_factor);
+    if (method == ROPE_YARN && !(rope->beta_slow > 0 && rope->beta_fast >= rope->beta_slow))
+        FAIL(ERR_INPUT, "%s: rope's beta_fast %g must not be below its beta_slow %g", path,
+             rope->beta_fast, rope->beta_slow);
+    if (!(rope->attention_factor >= 0 && rope->attention_factor < 1e3))
+        FAIL(ERR_INPUT, "%s: a rope attention_factor of %g is impossible", path,
+             rope->attention_factor);
+    if ((method == ROPE_NTK || method == ROPE_DYNAMIC) && rope->dim < 4)
+        FAIL(ERR_INPUT, "%s: NTK scaling needs more than %d rotated elements", path, rope->dim);
+    return method == ROPE_LONGROPE ? check_lists(rope, path) : OK;
+}
+
+bool rope_reads_length(const struct rope_spec *spec) {
+    return spec->method == ROPE_DYNAMIC || spec->method == ROPE_LONGROPE;
+}
+
+void rope_frequencies(const struct rope_spec *spec, int64_t length, double *inv_freq,
+                      double *attention_factor) {
+    double base = base_of(spec, (double)length);
+    bool is_long = (double)length > spec->original_context;
+    const float *list = is_long ? spec->long_factor : spec->short_factor;
+    *attention_factor = attention_factor_of(spec);
+    for (int i = 0; i < spec->dim / 2; ++i) {
+        inv_freq[i] = pow(base, -2.0 * i / spec->dim);
+        if (spec->method == ROPE_LINEAR) inv_freq[i] /= spec->factor;
+        if (spec->method == ROPE_LONGROPE) inv_freq[i] /= list[i];
     }
+    if (spec->method == ROPE_YARN) scale_yarn(spec, inv_freq);
+    if (spec->method == ROPE_LLAMA3) scale_llama3(spec, inv_freq);
     if (spec->has_divisors)
         for (int i = 0; i < spec->dim / 2; ++i) inv_freq[i] /= spec->divisor[i];
 }

@@ -21,6 +21,7 @@ enum status session_open(const struct checkpoint *checkpoint, struct backend *ba
                           .backend = backend,
                           .comm = comm,
                           .profile = profile,
+                          .rope_length = options->max_tokens,
                           .activation = sizes->forward.activation,
                           .query_dtype = sizes->forward.query,
                           .indexed = sizes->forward.indexed,
@@ -335,6 +336,14 @@ enum status session_sample(struct session *s, const struct sample_args *how, int
     if (*out < 0)
         FAIL(ERR_INTERNAL, "no logit of %lld is finite after %lld tokens", (long long)args.n,
              (long long)s->sequence.length);
+    return OK;
+}
+
+enum status session_set_length(struct session *s, int64_t length) {
+    if (s->sequence.length > 0 && s->forward.rope_length != length)
+        FAIL(ERR_INTERNAL, "%lld tokens were read as part of %lld, not of %lld",
+             (long long)s->sequence.length, (long long)s->forward.rope_length, (long long)length);
+    s->forward.rope_length = length;
     return OK;
 }
 

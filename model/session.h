@@ -87,6 +87,9 @@ enum status session_encode(struct session *session, const struct encode_args *ar
 // Chooses the next token (model/sampler.h) by the logits of the last append that asked for them.
 // Only the id leaves the device. Ranks' choices may differ where their devices round differently.
 enum status session_sample(struct session *session, const struct sample_args *how, int32_t *out);
+// Tells an empty session how many tokens its sequence may come to hold, by which dynamic NTK and
+// LongRoPE choose the rotations of all of them; max_tokens until said otherwise.
+enum status session_set_length(struct session *session, int64_t length);
 int64_t session_length(const struct session *session);
 // Forgets the tokens from `length` on; ERR_INTERNAL, and nothing is forgotten, where a layer no
 // longer holds what the next token would see (options.max_forget).

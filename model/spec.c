@@ -68,29 +68,10 @@ static enum status check_sizes(const struct spec_draft *draft, const char *path)
 
 static enum status check_rope(const struct rope_spec *rope, const struct spec_draft *draft,
                               const char *path) {
-    bool scaled = rope->method != ROPE_DEFAULT;
-    bool has_original = rope->method == ROPE_YARN || rope->method == ROPE_LLAMA3;
     if (rope->dim < 2 || rope->dim % 2 || rope->dim > draft->head_dim)
         FAIL(ERR_INPUT, "%s: %d rotated elements of heads of %" PRId64 " are impossible", path,
              rope->dim, draft->head_dim);
-    if (!(rope->base > 1 && rope->base < 1e15))
-        FAIL(ERR_INPUT, "%s: a rope base of %g is impossible", path, rope->base);
-    if (scaled && !(rope->factor > 0 && rope->factor < 1e9))
-        FAIL(ERR_INPUT, "%s: a rope factor of %g is impossible", path, rope->factor);
-    if (has_original && !(rope->original_context >= 1 && rope->original_context < 1e15))
-        FAIL(ERR_INPUT, "%s: an original context of %g is impossible", path,
-             rope->original_context);
-    if (rope->method == ROPE_LLAMA3 &&
-        !(rope->low_freq_factor > 0 && rope->high_freq_factor > rope->low_freq_factor))
-        FAIL(ERR_INPUT, "%s: rope's high_freq_factor %g must exceed its low_freq_factor %g", path,
-             rope->high_freq_factor, rope->low_freq_factor);
-    if (rope->method == ROPE_YARN && !(rope->beta_slow > 0 && rope->beta_fast >= rope->beta_slow))
-        FAIL(ERR_INPUT, "%s: rope's beta_fast %g must not be below its beta_slow %g", path,
-             rope->beta_fast, rope->beta_slow);
-    if (!(rope->attention_factor >= 0 && rope->attention_factor < 1e3))
-        FAIL(ERR_INPUT, "%s: a rope attention_factor of %g is impossible", path,
-             rope->attention_factor);
-    return OK;
+    return rope_check(rope, path);
 }
 
 static void fill_latent(const struct spec_draft *draft, int layer, struct layer_spec *out) {
@@ -214,6 +195,12 @@ int64_t model_spec_window(const struct model_spec *spec) {
     for (int i = 0; i < spec->n_layer; ++i)
         if (spec->layers[i].window > window) window = spec->layers[i].window;
     return window;
+}
+
+bool model_spec_reads_length(const struct model_spec *spec) {
+    for (int i = 0; i < spec->n_rope; ++i)
+        if (rope_reads_length(&spec->ropes[i])) return true;
+    return false;
 }
 
 void model_spec_close(struct model_spec *spec) {

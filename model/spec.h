@@ -10,18 +10,31 @@
 
 enum { MODEL_MAX_STOP = 16, MODEL_MAX_ROPE = 4, ROPE_MAX_FACTORS = 256 };
 
-enum rope_method { ROPE_DEFAULT, ROPE_LINEAR, ROPE_YARN, ROPE_LLAMA3 };
+enum rope_method {
+    ROPE_DEFAULT,
+    ROPE_LINEAR,
+    ROPE_NTK,
+    ROPE_DYNAMIC,
+    ROPE_YARN,
+    ROPE_LLAMA3,
+    ROPE_LONGROPE,
+    N_ROPE_METHOD
+};
 struct rope_spec {
     enum rope_method method;
     double base;             // rope_theta
     int dim;                 // rotated elements of a head; 0: none
     bool interleaved;        // pairs (2i, 2i+1) as GGUF's llama stores them; else halves
-    double factor;           // linear, yarn, llama3
-    double original_context; // yarn, llama3
-    double low_freq_factor, high_freq_factor;      // llama3
-    double beta_fast, beta_slow, attention_factor; // yarn; attention_factor 0: by formula
-    bool truncate;                                 // yarn: floor/ceil of the ramp's ends
-    bool has_divisors; // GGUF rope_freqs.weight: inv_freq[i] /= divisor[i]
+    double factor;           // all but default
+    double original_context; // dynamic, yarn, llama3, longrope
+    double low_freq_factor, high_freq_factor; // llama3
+    double beta_fast, beta_slow;              // yarn
+    double attention_factor;                  // yarn, longrope; 0: by formula
+    bool truncate;                            // yarn: floor/ceil of the ramp's ends
+    int n_factor;                             // longrope: of each list; dim / 2
+    float short_factor[ROPE_MAX_FACTORS];     // longrope: up to original_context ...
+    float long_factor[ROPE_MAX_FACTORS];      // ... and for longer sequences: inv_freq[i] /= x[i]
+    bool has_divisors;                        // GGUF rope_freqs.weight: inv_freq[i] /= divisor[i]
     float divisor[ROPE_MAX_FACTORS];
 };
 
@@ -112,6 +125,7 @@ struct model_spec {
     int64_t n_position, first_position; // n_position 0: there are none
     bool tied_head;                     // output matrix is the embedding table
     int64_t context;                    // positions the checkpoint was trained for
+    int64_t reach;  // positions that a method set by extension.h makes usable; 0: context
     int64_t window; // some layer attends to this many tokens only, which is not computed
                     // yet: longer sequences are to be refused; 0: no layer does
     int n_stop;
@@ -130,8 +144,14 @@ int64_t model_spec_window(const struct model_spec *spec);
 
 void model_spec_close(struct model_spec *spec); // accepts a zeroed struct
 
-// inv_freq[dim/2] in radians per position, and the factor on cos and sin. Formulas: Hugging Face
-// modeling_rope_utils; Su et al. (RoPE), Peng et al. (YaRN), Llama 3.1's wavelength bands.
-void rope_frequencies(const struct rope_spec *spec, double *inv_freq, double *attention_factor);
+// inv_freq[dim/2] in radians per position, and the factor on cos and sin. length: positions that
+// the whole sequence will hold, by which dynamic and longrope choose once for all of them.
+void rope_frequencies(const struct rope_spec *spec, int64_t length, double *inv_freq,
+                      double *attention_factor);
+bool rope_reads_length(const struct rope_spec *spec);
+const char *rope_method_name(enum rope_method method); // "yarn", as configurations call it
+// ERR_INPUT unless the frequencies of any length are finite. `path` is for messages.
+enum status rope_check(const struct rope_spec *spec, const char *path);
+bool model_spec_reads_length(const struct model_spec *spec); // some rotation does
 
 #endif

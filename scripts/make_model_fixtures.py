@@ -12,6 +12,7 @@ import sys
 
 import torch
 from safetensors.torch import save_file
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers import (LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM,
                           Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM)
 
@@ -52,10 +53,23 @@ def log_probabilities(model, ids):
     return rounded([None] + picked.tolist()), rounded(logits[-1].tolist())
 
 
+def fix_rotation(model, length):
+    """The rotations of a sequence of this length from now on: transformers would change them as a
+    sequence grows and leave the keys that it keeps as they were."""
+    rotary = model.model.rotary_emb
+    kind = model.config.rope_parameters["rope_type"]
+    if kind not in ("dynamic", "longrope"):
+        return
+    frequencies, rotary.attention_scaling = ROPE_INIT_FUNCTIONS[kind](model.config, "cpu", length)
+    rotary.inv_freq = frequencies
+    rotary.rope_type = "default"
+
+
 def greedy(model, prompt, n):
     """n greedy tokens after a prompt, and by how much the best logit led the second each time."""
     ids, margins, cache = list(prompt), [], None
     step = torch.tensor([ids])
+    fix_rotation(model, len(prompt) + n)
     for _ in range(n):
         with torch.no_grad():
             result = model(step, past_key_values=cache, use_cache=True)
@@ -148,6 +162,21 @@ def main():
                                    "low_freq_factor": 1.0, "high_freq_factor": 4.0,
                                    "original_max_position_embeddings": 64})
     make("tiny-llama3", LlamaForCausalLM(LlamaConfig(**llama3)), 2, torch.float16, "float16", 3)
+    # A trained context of 64 tokens: the case of 37 lies within, that of 151 beyond. One seed, so
+    # that the models differ by their rotations alone.
+    scalings = {
+        "linear": {"factor": 4.0},
+        "dynamic": {"factor": 2.0},
+        "yarn": {"factor": 4.0, "original_max_position_embeddings": 64},
+        "longrope": {"factor": 4.0, "original_max_position_embeddings": 64,
+                     "short_factor": [1.0 + i / 16 for i in range(8)],
+                     "long_factor": [1.0 + 0.5 * i for i in range(8)]}}
+    for kind, parameters in scalings.items():
+        context = 64 if kind == "dynamic" else 256
+        config = dict(LLAMA, num_hidden_layers=2, vocab_size=200, max_position_embeddings=context,
+                      rope_parameters={"rope_type": kind, "rope_theta": 10000.0, **parameters})
+        make(f"tiny-{kind}", LlamaForCausalLM(LlamaConfig(**config)), 6, torch.bfloat16,
+             "bfloat16")
     qwen = dict(LLAMA, rms_norm_eps=1e-6,
                 rope_parameters={"rope_type": "default", "rope_theta": 1000000.0})
     qwen2 = {k: v for k, v in qwen.items() if k != "head_dim"}

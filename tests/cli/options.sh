@@ -30,6 +30,20 @@ expect "no output" 78 "no output" run --model x --document y
 expect "window of an answer" 78 "document.window is for" run --task answer --set document.window=9
 expect "stride above window" 78 "must be less" run --set document.window=9 --set document.stride=9
 expect "question without answer" 78 "task answer" run --question "Why?"
+extend() { # NAME TEXT KEY=VALUE...: refused
+    local name=$1 text=$2 sets=()
+    shift 2
+    for assignment in "$@"; do sets+=(--set "extension.$assignment"); done
+    expect "$name" 78 "$text" run --model m --document x --output y "${sets[@]}"
+}
+extend "factor of none" "is for extension.method = linear, ntk" method=none factor=2
+extend "parameter without a method" "and it is auto" factor=2
+extend "factor below 1" "at least 1" method=linear factor=0.5
+extend "betas of ntk" "is for extension.method = yarn" method=ntk factor=2 beta_fast=16
+extend "betas" "must not be below" method=yarn factor=2 beta_fast=1 beta_slow=2
+extend "bands" "must exceed" method=llama3 factor=2 low_freq_factor=5
+extend "factor lists of yarn" "longrope, and it is yarn" method=yarn factor=2 factors=x
+expect "method of later" 78 "not in this version" run --set extension.method=dca
 expect "inspect nothing" 64 "needs a PATH" inspect
 expect "missing job file" 66 "cannot read the job file" run "$work/none.cfg"
 expect "folder as job file" 66 "is a folder" run "$work"

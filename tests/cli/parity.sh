@@ -39,7 +39,7 @@ check() { # MODEL RANKS
 for ranks in 1 2 3 4; do
     check tiny-llama $ranks || n_failed=$((n_failed + 1))
 done
-for model in tiny-llama-old tiny-llama3 tiny-qwen2 tiny-qwen3 tiny-mistral deepseek_v3_tiny \
+for model in tiny-llama-old tiny-llama3 tiny-dynamic tiny-longrope tiny-qwen2 tiny-qwen3 tiny-mistral deepseek_v3_tiny \
     deepseek_v32_tiny deepseek_v32_fp8_tiny glm_moe_dsa_tiny; do
     check $model 2 || n_failed=$((n_failed + 1))
 done

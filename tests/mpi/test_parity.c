@@ -11,8 +11,9 @@
 #include "tests/common/mpi_test.h"
 #include "tests/common/parity.h"
 
-static const char *const models[] = {"tiny-llama", "tiny-llama-old", "tiny-llama3",
-                                     "tiny-qwen2", "tiny-qwen3",     "tiny-mistral"};
+static const char *const models[] = {"tiny-llama", "tiny-llama-old", "tiny-llama3", "tiny-qwen2",
+                                     "tiny-qwen3", "tiny-mistral",   "tiny-linear", "tiny-dynamic",
+                                     "tiny-yarn",  "tiny-longrope"};
 enum { N_MODEL = sizeof models / sizeof *models };
 
 static void test_whole(void **state) {

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "model/extension.h"
 #include "model/spec.h"
 #include "model/spec_draft.h"
 #include "tests/common/tolerance.h"
@@ -36,7 +37,7 @@ static void test_equals_transformers(void **state) {
     json_error_t error;
     json_t *cases = json_load_file("tests/fixtures/rope.json", 0, &error);
     assert_non_null(cases);
-    assert_int_equal(json_array_size(cases), 10);
+    assert_int_equal(json_array_size(cases), 17);
     for (size_t k = 0; k < json_array_size(cases); ++k) {
         const json_t *one = json_array_get(cases, k);
         const char *name = json_string_value(json_object_get(one, "name"));
@@ -44,7 +45,8 @@ static void test_equals_transformers(void **state) {
         struct model_spec spec = spec_from_config(json_object_get(one, "config"));
         double inv_freq[ROPE_MAX_FACTORS], factor = NAN;
         for (int i = 0; i < ROPE_MAX_FACTORS; ++i) inv_freq[i] = NAN;
-        rope_frequencies(&spec.ropes[0], inv_freq, &factor);
+        rope_frequencies(&spec.ropes[0], json_integer_value(json_object_get(one, "length")),
+                         inv_freq, &factor);
         assert_int_equal(json_array_size(expected), spec.ropes[0].dim / 2);
         for (size_t i = 0; i < json_array_size(expected); ++i)
             assert_close(inv_freq[i], json_number_value(json_array_get(expected, i)), name, i);
@@ -67,19 +69,99 @@ static void test_divisors(void **state) {
                                .high_freq_factor = 4};
     struct rope_spec plain = {.method = ROPE_DEFAULT, .base = 500000, .dim = 64};
     double expected[32], base[32], inv_freq[32], factor;
-    rope_frequencies(&banded, expected, &factor);
-    rope_frequencies(&plain, base, &factor);
+    rope_frequencies(&banded, 1, expected, &factor);
+    rope_frequencies(&plain, 1, base, &factor);
     plain.has_divisors = true;
     for (int i = 0; i < 32; ++i) plain.divisor[i] = (float)(base[i] / expected[i]);
-    rope_frequencies(&plain, inv_freq, &factor);
+    rope_frequencies(&plain, 1, inv_freq, &factor);
     for (int i = 0; i < 32; ++i) assert_close(inv_freq[i], expected[i], "divisors", (size_t)i);
     assert_true(plain.divisor[0] == 1 && plain.divisor[31] == 32);
+}
+
+// A network of two layers: the first attends to all, the second to a window with its own rotation.
+static struct layer_spec two_layers[] = {{.rope = 0}, {.rope = 1, .window = 16}};
+static struct model_spec two_ropes(void) {
+    return (struct model_spec){
+        .n_layer = 2,
+        .layers = two_layers,
+        .n_rope = 2,
+        .context = 4096,
+        .ropes = {{.base = 1e4, .dim = 64, .interleaved = true, .has_divisors = true},
+                  {.base = 1e3, .dim = 64}}};
+}
+
+static void test_extension(void **state) {
+    (void)state;
+    struct model_spec spec = two_ropes();
+    assert_int_equal(extension_apply(&(struct extension){0}, "m", &spec), OK);
+    assert_true(spec.ropes[0].has_divisors && spec.reach == 0); // as the checkpoint says
+    struct extension yarn = {.method = EXTENSION_YARN, .factor = 4};
+    assert_int_equal(extension_apply(&yarn, "m", &spec), OK);
+    assert_true(spec.ropes[0].method == ROPE_YARN && spec.ropes[0].factor == 4);
+    assert_true(spec.ropes[0].original_context == 4096 && spec.ropes[0].interleaved);
+    assert_false(spec.ropes[0].has_divisors);
+    assert_true(spec.ropes[1].method == ROPE_DEFAULT); // windows need no extension
+    assert_int_equal(spec.reach, 16384);
+    // The scaling that a checkpoint has is replaced, and tells the original context.
+    spec.ropes[0].original_context = 1024;
+    struct extension ntk = {.method = EXTENSION_NTK, .context = 8192};
+    assert_int_equal(extension_apply(&ntk, "m", &spec), OK);
+    assert_true(spec.ropes[0].method == ROPE_NTK && spec.ropes[0].factor == 8);
+    spec = two_ropes();
+    struct extension dynamic = {.method = EXTENSION_DYNAMIC};
+    assert_int_equal(extension_apply(&dynamic, "m", &spec), OK);
+    assert_true(spec.ropes[0].factor == 1 && spec.reach > 100000000);
+    assert_true(model_spec_reads_length(&spec));
+}
+
+static void test_extension_refusals(void **state) {
+    (void)state;
+    static const struct {
+        struct extension extension;
+        const char *fragment;
+    } cases[] = {
+        {{.method = EXTENSION_YARN}, "needs extension.factor"},
+        {{.method = EXTENSION_NTK, .context = 100}, "needs extension.factor"},
+        {{.method = EXTENSION_LONGROPE, .factor = 2}, "needs lists of factors"},
+        {{.method = EXTENSION_LINEAR, .factor = 2, .original_context = 1e16}, NULL},
+        {{.method = EXTENSION_YARN, .factor = 2, .original_context = 1e16}, "original context"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct model_spec spec = two_ropes();
+        enum status status = extension_apply(&cases[i].extension, "m", &spec);
+        const char *fragment = cases[i].fragment;
+        if (fragment ? status != ERR_CONFIG || !strstr(status_message(), fragment) : status != OK)
+            fail_msg("case %zu: status %d, message \"%s\"", i, status, status_message());
+    }
+    struct layer_spec latent = {.attention = ATTENTION_LATENT};
+    struct model_spec spec = two_ropes();
+    spec.layers = &latent;
+    spec.n_layer = 1;
+    struct extension linear = {.method = EXTENSION_LINEAR, .factor = 2};
+    assert_int_equal(extension_apply(&linear, "m", &spec), ERR_CONFIG);
+    assert_non_null(strstr(status_message(), "latent attention"));
+}
+
+// The formula of bloc97: the slowest pair is interpolated by the factor, the fastest is left.
+static void test_ntk(void **state) {
+    (void)state;
+    struct rope_spec plain = {.method = ROPE_DEFAULT, .base = 1e5, .dim = 64};
+    struct rope_spec ntk = {.method = ROPE_NTK, .base = 1e5, .dim = 64, .factor = 4};
+    double a[32], b[32], factor;
+    rope_frequencies(&plain, 1, a, &factor);
+    rope_frequencies(&ntk, 1, b, &factor);
+    assert_close(b[0], a[0], "fastest", 0);
+    assert_close(b[31], a[31] / 4, "slowest", 31);
+    assert_close(b[1], pow(1e5 * pow(4, 64.0 / 62), -2.0 / 64), "base", 1);
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_equals_transformers),
         cmocka_unit_test(test_divisors),
+        cmocka_unit_test(test_ntk),
+        cmocka_unit_test(test_extension),
+        cmocka_unit_test(test_extension_refusals),
     };
     return cmocka_run_group_tests_name("rope", tests, NULL, NULL);
 }

@@ -137,6 +137,15 @@ static void test_rope_dialects(void **state) {
     assert_true(spec.ropes[0].method == ROPE_YARN && spec.ropes[0].factor == 4);
     assert_true(!spec.ropes[0].truncate && spec.ropes[0].beta_fast == 32);
     model_spec_close(&spec);
+    // LongRoPE likewise, and the original context may stand outside of rope_scaling (Phi-3).
+    spec = expect_json(
+        "{\"original_max_position_embeddings\": 512, \"rope_scaling\": {\"type\": \"su\","
+        "\"short_factor\": [1,1,1,1,1,1,1,1.5], \"long_factor\": [1,2,3,4,5,6,7,8]}}");
+    assert_true(spec.ropes[0].method == ROPE_LONGROPE && spec.ropes[0].factor == 4);
+    assert_true(spec.ropes[0].original_context == 512 && spec.ropes[0].n_factor == 8);
+    assert_true(spec.ropes[0].short_factor[7] == 1.5f && spec.ropes[0].long_factor[7] == 8);
+    assert_true(model_spec_reads_length(&spec));
+    model_spec_close(&spec);
     spec = expect_json("{\"rope_theta\": null, \"partial_rotary_factor\": 0.5}");
     assert_true(spec.ropes[0].base == 10000 && spec.ropes[0].dim == 8);
     model_spec_close(&spec);
@@ -172,7 +181,20 @@ static void test_refusals(void **state) {
         {"{\"tie_word_embeddings\": 1}", "not true or false"},
         {"{\"quantization_config\": {\"quant_method\": \"gptq\"}}",
          "quantization_config is not supported"},
-        {"{\"rope_scaling\": {\"type\": \"dynamic\", \"factor\": 2}}", "rope type dynamic"},
+        {"{\"rope_scaling\": {\"type\": \"axial\", \"factor\": 2}}", "rope type axial"},
+        {"{\"rope_scaling\": {\"type\": \"longrope\", \"factor\": 2}}", "without short_factor"},
+        {"{\"rope_scaling\": {\"type\": \"su\", \"factor\": 2, \"short_factor\": [1, 1],"
+         "\"long_factor\": [1, 2, 3]}}",
+         "differ in length"},
+        {"{\"rope_scaling\": {\"type\": \"su\", \"factor\": 2, \"short_factor\": [1, 1],"
+         "\"long_factor\": [1, 2]}}",
+         "2 factors for 16"},
+        {"{\"rope_scaling\": {\"type\": \"su\", \"factor\": 2, \"short_factor\": [1,1,1,1,1,1,1,0],"
+         "\"long_factor\": [1,1,1,1,1,1,1,1]}}",
+         "factor 7 is 0"},
+        {"{\"rope_scaling\": {\"type\": \"su\", \"factor\": 2, \"short_factor\": [true],"
+         "\"long_factor\": [1]}}",
+         "is not a number"},
         {"{\"rope_scaling\": {\"type\": \"linear\"}}", "no factor"},
         {"{\"rope_scaling\": {\"type\": \"linear\", \"factor\": -2}}", "factor is -2"},
         {"{\"rope_scaling\": []}", "not an object"},
@@ -310,7 +332,7 @@ static void test_gguf_refusals(void **state) {
     expect_gguf_refusal(&maker, "values of 24 elements");
     add_gguf_base(&maker, "llama");
     gguf_maker_string(&maker, "llama.rope.scaling.type", "longrope");
-    expect_gguf_refusal(&maker, "longrope is not supported");
+    expect_gguf_refusal(&maker, "LongRoPE needs both");
     add_gguf_base(&maker, "llama");
     gguf_maker_string(&maker, "llama.rope.freq_base", "1e4");
     expect_gguf_refusal(&maker, "not a finite number");
