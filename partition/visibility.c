@@ -37,7 +37,7 @@ static int64_t document_end(const struct visibility *v, int document) {
     return document < v->n_document ? v->document_end[document] : VISIBLE_ALL;
 }
 
-static int64_t sinks_of(const struct visibility *v) {
+int64_t visibility_sinks(const struct visibility *v) {
     return v->n_document > 0 || v->back == VISIBLE_ALL ? 0 : v->sinks;
 }
 
@@ -64,8 +64,8 @@ struct span visibility_keys(const struct visibility *v, int64_t position) {
     return (struct span){begin, max64(0, end - begin)};
 }
 
-static int64_t held_sinks(const struct visible_range *r) {
-    return min64(sinks_of(&r->visibility), r->key_begin);
+int64_t visible_sinks(const struct visible_range *r) {
+    return min64(visibility_sinks(&r->visibility), r->key_begin);
 }
 
 bool visible_is_held(const struct visible_range *r) {
@@ -74,7 +74,7 @@ bool visible_is_held(const struct visible_range *r) {
 }
 
 int64_t visible_held_before(const struct visible_range *r, int rank, int64_t end) {
-    int64_t sinks = sequence_count(r->sequence, rank, 0, min64(end, held_sinks(r)));
+    int64_t sinks = sequence_count(r->sequence, rank, 0, min64(end, visible_sinks(r)));
     return sinks + sequence_count(r->sequence, rank, r->key_begin, min64(end, r->query_end));
 }
 
@@ -94,7 +94,7 @@ static int64_t band_pairs(const struct visibility *v, struct run query, struct r
     int64_t pairs = pairs_up_to(query, &key, v->ahead);
     if (v->back == VISIBLE_ALL) return pairs;
     int64_t hidden = -v->back - 1; // keys up to there are before the window
-    struct run sinks = run_clip(key, 0, sinks_of(v));
+    struct run sinks = run_clip(key, 0, visibility_sinks(v));
     return pairs - pairs_up_to(query, &key, hidden) + pairs_up_to(query, &sinks, hidden);
 }
 
@@ -178,7 +178,7 @@ int visible_spans(const struct visible_range *r, int rank, struct span *out) {
     int64_t last = last_query(r, rank);
     if (last < 0) return 0;
     int64_t end = min64(visibility_end(&r->visibility, last), r->query_end);
-    int n = add_span(out, 0, 0, min64(sinks_of(&r->visibility), end));
+    int n = add_span(out, 0, 0, min64(visibility_sinks(&r->visibility), end));
     for (int e = 0; e < r->sequence->n_extent; e++)
         n = add_extent_spans(r, &r->sequence->extents[e], rank, out, n);
     return n;

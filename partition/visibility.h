@@ -28,6 +28,8 @@ static inline bool visibility_bounds_end(const struct visibility *v) {
     return v->ahead != VISIBLE_ALL || v->n_document > 0;
 }
 
+// Positions below this are seen from beyond the window, too: 0 where there is none to look beyond.
+int64_t visibility_sinks(const struct visibility *visibility);
 // Keys at [begin, end) are seen, without the sinks; none where end <= begin. No bound above:
 // VISIBLE_ALL.
 int64_t visibility_begin(const struct visibility *visibility, int64_t position);
@@ -45,6 +47,8 @@ struct visible_range {
     int64_t key_begin, query_begin, query_end;
 };
 
+// Sinks held before key_begin.
+int64_t visible_sinks(const struct visible_range *range);
 // Whether what the queries see is held.
 bool visible_is_held(const struct visible_range *range);
 
