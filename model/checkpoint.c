@@ -131,11 +131,24 @@ static enum status require_weight(const struct checkpoint *checkpoint, const cha
 }
 
 enum status checkpoint_require(const struct checkpoint *checkpoint, enum tensor_role role,
-                               int layer, int64_t n_row, int64_t n_col, const struct tensor **out) {
+                               int layer, int64_t n_row, int64_t n_col, struct tensor *out) {
     char name[TENSOR_NAME_BYTES];
+    const struct tensor *stored;
     if (role == TENSOR_HEAD && checkpoint->spec.tied_head) role = TENSOR_EMBEDDING;
-    tensor_name(role, layer, checkpoint->gguf != NULL, name);
-    return require_weight(checkpoint, name, n_row, n_col, out);
+    struct tensor_rows rows =
+        tensor_stored_rows(&checkpoint->spec, checkpoint->naming.scheme, role, layer);
+    tensor_name(checkpoint->naming, role, layer, name);
+    TRY(require_weight(checkpoint, name, rows.n_stored ? rows.n_stored : n_row, n_col, &stored));
+    *out = *stored;
+    if (rows.n_stored == 0) return OK;
+    if (stored->dtype == DTYPE_F8_E4M3)
+        FAIL(ERR_INPUT, "%s: tensor %s holds several matrices, whose fp8 blocks cannot be cut",
+             checkpoint->path, name);
+    int64_t row_bytes = stored->bytes / rows.n_stored;
+    out->shape[0] = n_row;
+    out->bytes = n_row * row_bytes;
+    if (stored->data) out->data = (const char *)stored->data + rows.first * row_bytes;
+    return OK;
 }
 
 enum status checkpoint_require_expert(const struct checkpoint *checkpoint,
@@ -150,13 +163,20 @@ enum status checkpoint_require_expert(const struct checkpoint *checkpoint,
 }
 
 // The whole list of what the forward pass will ask for, so that a bad file fails at once.
+static enum status check_needs(const struct checkpoint *checkpoint, int layer,
+                               const struct tensor_need *needs, int n) {
+    struct tensor tensor;
+    for (int i = 0; i < n; ++i)
+        TRY(checkpoint_require(checkpoint, needs[i].role, layer, needs[i].n_row, needs[i].n_col,
+                               &tensor));
+    return OK;
+}
+
 static enum status check_layer(const struct checkpoint *checkpoint, int layer) {
     struct tensor_need needs[LAYER_TENSORS];
     int n = tensor_layer_needs(&checkpoint->spec, layer, needs);
     const struct tensor *tensor;
-    for (int i = 0; i < n; ++i)
-        TRY(checkpoint_require(checkpoint, needs[i].role, layer, needs[i].n_row, needs[i].n_col,
-                               &tensor));
+    TRY(check_needs(checkpoint, layer, needs, n));
     const struct layer_spec *l = &checkpoint->spec.layers[layer];
     int n_expert = l->feed_forward == FEED_FORWARD_EXPERTS ? l->experts.n_expert : 0;
     for (int e = 0; e < n_expert; ++e)
@@ -167,23 +187,27 @@ static enum status check_layer(const struct checkpoint *checkpoint, int layer) {
 
 enum status checkpoint_check_tensors(const struct checkpoint *checkpoint) {
     const struct model_spec *spec = &checkpoint->spec;
-    const struct tensor *tensor;
-    TRY(checkpoint_require(checkpoint, TENSOR_EMBEDDING, 0, spec->n_vocab, spec->n_hidden,
-                           &tensor));
-    TRY(checkpoint_require(checkpoint, TENSOR_FINAL_NORM, 0, spec->n_hidden, 0, &tensor));
-    TRY(checkpoint_require(checkpoint, TENSOR_HEAD, 0, spec->n_vocab, spec->n_hidden, &tensor));
+    struct tensor_need needs[LAYER_TENSORS];
+    TRY(check_needs(checkpoint, 0, needs, tensor_outer_needs(spec, needs)));
     for (int i = 0; i < spec->n_layer; ++i) TRY(check_layer(checkpoint, i));
     return OK;
 }
 
-// What the tensors themselves say: the vocabulary, and whether there is a head of its own.
-static void complete_draft(const struct checkpoint *checkpoint, struct spec_draft *draft) {
+// What the tensors themselves say: what comes before their names, the vocabulary, and whether
+// there is a head of its own.
+static void complete_draft(struct checkpoint *checkpoint, struct spec_draft *draft) {
     char name[TENSOR_NAME_BYTES];
-    bool gguf = checkpoint->gguf != NULL;
-    const struct tensor *table =
-        checkpoint_find(checkpoint, tensor_name(TENSOR_EMBEDDING, 0, gguf, name));
+    struct tensor_naming naming = {checkpoint->gguf ? TENSORS_GGUF : draft->architecture->scheme,
+                                   NULL};
+    const struct tensor *table = NULL;
+    for (int i = 0; !table && tensor_prefix(naming.scheme, i); ++i) {
+        naming.prefix = tensor_prefix(naming.scheme, i);
+        table = checkpoint_find(checkpoint, tensor_name(naming, TENSOR_EMBEDDING, 0, name));
+    }
+    if (!table) naming.prefix = NULL;
+    checkpoint->naming = naming;
     if (draft->n_vocab == 0 && table) draft->n_vocab = table->shape[0];
-    if (!checkpoint_find(checkpoint, tensor_name(TENSOR_HEAD, 0, gguf, name)))
+    if (!checkpoint_find(checkpoint, tensor_name(naming, TENSOR_HEAD, 0, name)))
         draft->tied_head = true;
 }
 

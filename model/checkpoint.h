@@ -8,11 +8,17 @@
 #include "model/spec.h"
 #include "model/tensor.h"
 
+struct tensor_naming {
+    enum tensor_scheme scheme;
+    const char *prefix; // of every name but the output matrix's; NULL: the scheme's usual one
+};
+
 struct checkpoint {
     char *path;
     struct gguf *gguf; // NULL for a folder
     char *folder;      // NULL for a GGUF file
     bool shapes_only;  // no tensor has data
+    struct tensor_naming naming;
     int64_t n_tensor;
     struct tensor *tensors;   // sorted by name, owned
     struct mapping *mappings; // mapped files, owned
@@ -34,9 +40,16 @@ void checkpoint_close(struct checkpoint *checkpoint); // accepts a zeroed struct
 // What a tensor is for; names differ by format and are kept in one table in tensor_names.c.
 enum tensor_role {
     TENSOR_EMBEDDING,
+    TENSOR_POSITION, // learned absolute positions
+    TENSOR_TOKEN_TYPE,
+    TENSOR_EMBEDDING_NORM,
+    TENSOR_EMBEDDING_NORM_BIAS,
     TENSOR_FINAL_NORM,
-    TENSOR_HEAD,
+    TENSOR_FINAL_NORM_BIAS,
+    TENSOR_HEAD, // the last outside layers
     TENSOR_ATTENTION_NORM,
+    TENSOR_ATTENTION_NORM_BIAS,
+    TENSOR_ATTENTION_OUT_NORM, // the second of NORM_SANDWICH
     TENSOR_QUERY,
     TENSOR_KEY,
     TENSOR_VALUE,
@@ -48,9 +61,14 @@ enum tensor_role {
     TENSOR_QUERY_NORM,
     TENSOR_KEY_NORM,
     TENSOR_FEED_FORWARD_NORM,
+    TENSOR_FEED_FORWARD_NORM_BIAS,
+    TENSOR_FEED_FORWARD_OUT_NORM,
     TENSOR_GATE,
     TENSOR_UP,
     TENSOR_DOWN,
+    TENSOR_GATE_BIAS,
+    TENSOR_UP_BIAS,
+    TENSOR_DOWN_BIAS,
     TENSOR_QUERY_DOWN, // latent attention
     TENSOR_QUERY_DOWN_NORM,
     TENSOR_QUERY_UP,
@@ -74,9 +92,10 @@ enum tensor_role {
 const struct tensor *checkpoint_find(const struct checkpoint *checkpoint, const char *name);
 // Demands a tensor by role, layer (ignored for roles outside layers) and shape; n_col 0: a vector.
 // ERR_INPUT naming the tensor when it is missing, differs or has a format that Halka cannot use.
-// TENSOR_HEAD of a checkpoint with a tied head is its embedding table.
+// TENSOR_HEAD of a checkpoint with a tied head is its embedding table. Of several roles that are
+// stored as one tensor *out is the role's rows; its name stays the checkpoint's.
 enum status checkpoint_require(const struct checkpoint *checkpoint, enum tensor_role role,
-                               int layer, int64_t n_row, int64_t n_col, const struct tensor **out);
+                               int layer, int64_t n_row, int64_t n_col, struct tensor *out);
 // The fp32 factors of an F8_E4M3 matrix, one for each 128 x 128 block: NAME_scale_inv.
 enum status checkpoint_require_scale(const struct checkpoint *checkpoint,
                                      const struct tensor *tensor, const struct tensor **out);

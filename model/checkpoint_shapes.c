@@ -62,14 +62,22 @@ static void fill_tensor(struct checkpoint *checkpoint, const char *name, int64_t
                   (n_col + WEIGHT_SCALE_BLOCK - 1) / WEIGHT_SCALE_BLOCK);
 }
 
+static void fill_needs(struct checkpoint *checkpoint, int layer, const struct tensor_need *needs,
+                       int n) {
+    char name[TENSOR_NAME_BYTES];
+    for (int i = 0; i < n; i++) {
+        struct tensor_rows rows =
+            tensor_stored_rows(&checkpoint->spec, checkpoint->naming.scheme, needs[i].role, layer);
+        fill_tensor(checkpoint, tensor_name(checkpoint->naming, needs[i].role, layer, name),
+                    rows.n_stored ? rows.n_stored : needs[i].n_row, needs[i].n_col);
+    }
+}
+
 static void fill_layer(struct checkpoint *checkpoint, int layer) {
     const struct layer_spec *l = &checkpoint->spec.layers[layer];
     struct tensor_need needs[LAYER_TENSORS];
     char name[TENSOR_NAME_BYTES];
-    int n = tensor_layer_needs(&checkpoint->spec, layer, needs);
-    for (int i = 0; i < n; i++)
-        fill_tensor(checkpoint, tensor_name(needs[i].role, layer, false, name), needs[i].n_row,
-                    needs[i].n_col);
+    fill_needs(checkpoint, layer, needs, tensor_layer_needs(&checkpoint->spec, layer, needs));
     int64_t hidden = checkpoint->spec.n_hidden, width = l->experts.n_feed_forward;
     for (int e = 0; l->feed_forward == FEED_FORWARD_EXPERTS && e < l->experts.n_expert; e++)
         for (int m = 0; m < N_EXPERT_MATRIX; m++) {
@@ -81,11 +89,7 @@ static void fill_layer(struct checkpoint *checkpoint, int layer) {
 
 void checkpoint_fill_shapes(struct checkpoint *checkpoint) {
     const struct model_spec *spec = &checkpoint->spec;
-    char name[TENSOR_NAME_BYTES];
-    fill_tensor(checkpoint, tensor_name(TENSOR_EMBEDDING, 0, false, name), spec->n_vocab,
-                spec->n_hidden);
-    fill_tensor(checkpoint, tensor_name(TENSOR_HEAD, 0, false, name), spec->n_vocab,
-                spec->n_hidden);
-    fill_tensor(checkpoint, tensor_name(TENSOR_FINAL_NORM, 0, false, name), spec->n_hidden, 0);
+    struct tensor_need needs[LAYER_TENSORS];
+    fill_needs(checkpoint, 0, needs, tensor_outer_needs(spec, needs));
     for (int i = 0; i < spec->n_layer; i++) fill_layer(checkpoint, i);
 }

@@ -40,7 +40,7 @@ static const struct gguf_tensor *find_tensor(const struct gguf *gguf, const char
 }
 
 static enum status read_sizes(const struct source *in, struct spec_draft *draft) {
-    int64_t n_expert = 0, value_dim = 0, window = 0;
+    int64_t n_expert = 0, value_dim = 0;
     TRY(read_int(in, "block_count", &draft->n_layer));
     TRY(read_int(in, "embedding_length", &draft->n_hidden));
     TRY(read_int(in, "attention.head_count", &draft->n_head));
@@ -59,9 +59,46 @@ static enum status read_sizes(const struct source *in, struct spec_draft *draft)
              in->path, value_dim, key_dim);
     TRY(read_int(in, "expert_count", &n_expert));
     if (n_expert) FAIL(ERR_INPUT, "%s: mixtures of experts are not supported", in->path);
-    TRY(read_int(in, "attention.sliding_window", &window));
-    draft->window = window;
     return OK;
+}
+
+// Which layers have windows: all of them, or those that an array of flags or a period names.
+static enum status read_windows(const struct source *in, struct spec_draft *draft) {
+    char key[128];
+    const struct gguf_value *pattern =
+        gguf_find(in->gguf, full_key(in, "attention.sliding_window_pattern", key));
+    int64_t period = draft->architecture->full_every;
+    bool flags = pattern && pattern->type == GGUF_ARRAY;
+    TRY(read_int(in, "attention.sliding_window", &draft->window));
+    if (!flags) TRY(read_int(in, "attention.sliding_window_pattern", &period));
+    if (flags && (int64_t)pattern->count != draft->n_layer)
+        FAIL(ERR_INPUT, "%s: %s has %" PRIu64 " entries for %" PRId64 " layers", in->path, key,
+             pattern->count, draft->n_layer);
+    for (int64_t i = 0; draft->window > 0 && i < draft->n_layer && i < SPEC_MAX_LAYER; ++i) {
+        int64_t flag = period == 0 || (i + 1) % period != 0;
+        if (flags && !gguf_array_int(pattern, (uint64_t)i, &flag))
+            FAIL(ERR_INPUT, "%s: %s holds no flags", in->path, key);
+        draft->windowed[i] = flag != 0;
+    }
+    return OK;
+}
+
+// What Gemma 3 has and other files do not say: the scale of the largest network, the second rope.
+static enum status read_gemma3(const struct source *in, struct spec_draft *draft) {
+    enum { LAYERS_27B = 62 };
+    double cap = 0;
+    if (draft->attention_scale == 0 && draft->n_layer == LAYERS_27B && draft->n_head > 0)
+        draft->attention_scale = 1 / sqrt((double)draft->n_hidden / (double)draft->n_head);
+    TRY(read_float(in, "attn_logit_softcapping", &cap));
+    TRY(read_float(in, "final_logit_softcapping", &cap));
+    if (cap > 0) FAIL(ERR_INPUT, "%s: soft caps of logits are not supported", in->path);
+    draft->has_window_rope = true;
+    draft->window_rope = draft->rope;
+    draft->window_rope.method = ROPE_DEFAULT;
+    draft->window_rope.factor = 1;
+    draft->window_rope.has_divisors = false;
+    draft->window_rope.base = draft->architecture->window_rope_base;
+    return read_float(in, "rope.freq_base_swa", &draft->window_rope.base);
 }
 
 static enum status read_rope_scaling(const struct source *in, struct rope_spec *rope) {
@@ -137,6 +174,7 @@ static enum status read_lists(const struct source *in, struct rope_spec *rope) {
 
 static enum status read_rope(const struct source *in, struct spec_draft *draft) {
     int64_t dim = 0;
+    if (draft->architecture->rope_base > 0) draft->rope.base = draft->architecture->rope_base;
     TRY(read_float(in, "rope.freq_base", &draft->rope.base));
     TRY(read_int(in, "rope.dimension_count", &dim));
     if (dim > 2 * ROPE_MAX_FACTORS)
@@ -163,7 +201,7 @@ static enum status read_stops(const struct source *in, struct spec_draft *draft)
 enum status spec_draft_read_gguf(const struct gguf *gguf, const char *path,
                                  struct spec_draft *draft) {
     struct gguf_string name;
-    char list[128];
+    char list[ARCHITECTURE_LIST_BYTES];
     if (!gguf_get_string(gguf, "general.architecture", &name))
         FAIL(ERR_INPUT, "%s names no general.architecture; it holds no language model", path);
     draft->architecture = architecture_find_gguf(name);
@@ -176,7 +214,10 @@ enum status spec_draft_read_gguf(const struct gguf *gguf, const char *path,
         draft->n_vocab = (int64_t)tokens->count;
     draft->attention_bias = find_tensor(gguf, "blk.0.attn_q.bias") != NULL;
     draft->output_bias = find_tensor(gguf, "blk.0.attn_output.bias") != NULL;
+    draft->activation = draft->architecture->activation;
     TRY(read_sizes(&in, draft));
+    TRY(read_windows(&in, draft));
     TRY(read_rope(&in, draft));
+    if (draft->architecture->window_rope_base > 0) TRY(read_gemma3(&in, draft));
     return read_stops(&in, draft);
 }

@@ -35,11 +35,10 @@ enum status forward_matmul(struct forward *f, const struct matmul_args *args) {
     return OK;
 }
 
-// out += x W^T, where the columns of W may have come from the ranks in n groups.
+// out = x W^T, or += as args say, where the columns of W may have come from the ranks in n groups.
 static enum status add_product(struct forward *f, struct matmul_args args,
                                const struct weight *columns, int n) {
     const char *x = args.x;
-    args.accumulate = true;
     if (!columns) return forward_matmul(f, &args);
     for (int i = 0; i < n; i++) {
         if (columns[i].n_col == 0) continue;
@@ -47,6 +46,7 @@ static enum status add_product(struct forward *f, struct matmul_args args,
         args.weight = columns[i];
         TRY(forward_matmul(f, &args));
         args.bias = NULL;
+        args.accumulate = true;
     }
     return OK;
 }
@@ -113,9 +113,32 @@ static enum status set_rope(struct forward *f, int rope, const int64_t *position
     return status;
 }
 
+// Rows of the table of learned positions.
+static enum status set_learned(struct forward *f, const int64_t *position, int64_t n) {
+    const struct model_spec *spec = f->spec;
+    int64_t n_usable = spec->n_position - spec->first_position;
+    enum status status = OK;
+    int32_t *rows = malloc((size_t)n * sizeof *rows + 1);
+    if (!rows) FAIL(ERR_MEMORY, "no memory for the positions of %lld tokens", (long long)n);
+    for (int64_t i = 0; i < n; i++) {
+        if (position[i] >= n_usable)
+            FAIL_OR(done, ERR_CONFIG,
+                    "the network has learned %lld positions and reads no further: shorten the "
+                    "document or set document.window",
+                    (long long)n_usable);
+        rows[i] = (int32_t)(spec->first_position + position[i]);
+    }
+    status = OPS(f)->upload(f->backend, f->buffers.position, rows, n * (int64_t)sizeof *rows);
+done:
+    free(rows);
+    return status;
+}
+
 enum status forward_set_positions(struct forward *f, const int64_t *position, int64_t n) {
     double begun = profile_begin(f->profile, PHASE_OTHER);
-    for (int i = 0; i < f->spec->n_rope; i++) TRY(set_rope(f, i, position, n));
+    for (int i = 0; i < f->spec->n_rope; i++)
+        if (f->spec->ropes[i].dim > 0) TRY(set_rope(f, i, position, n));
+    if (f->spec->n_position) TRY(set_learned(f, position, n));
     profile_end(f->profile, PHASE_OTHER, begun);
     return OK;
 }
@@ -168,9 +191,7 @@ static enum status project_full(struct forward *f, int layer, int64_t row, int64
 
 static enum status project_tile(struct forward *f, int layer, const struct forward_chunk *chunk,
                                 int64_t row, int64_t n) {
-    int64_t hidden = f->spec->n_hidden;
-    TRY(forward_norm(f, f->buffers.x + row * hidden, n, hidden,
-                     forward_weights(f, layer)->attention_norm, f->buffers.normed, f->activation));
+    TRY(forward_branch_begin(f, layer, BRANCH_ATTENTION, row, n));
     if (f->spec->layers[layer].attention == ATTENTION_LATENT)
         TRY(forward_latent_tile(f, layer, row, n));
     else
@@ -189,7 +210,7 @@ struct ring_attention_args forward_attention_args(const struct forward *f, int l
                                         .head_dim = l->head_dim,
                                         .value_dim = l->value_dim,
                                         .scale = l->attention_scale,
-                                        .visibility = VISIBILITY_CAUSAL,
+                                        .causal = true,
                                         .query = f->buffers.query,
                                         .query_dtype = f->query_dtype,
                                         .key = f->kv.layers[layer].block.key,
@@ -212,7 +233,7 @@ static enum status attend(struct forward *f, int layer, const struct forward_chu
     return selection_study_add(f->study, layer, &sparse, first);
 }
 
-// x += output(attended) for tokens [row, row + n).
+// x += output(attended) for tokens [row, row + n), normed as the layer has it.
 static enum status project_back(struct forward *f, int layer, int64_t row, int64_t n) {
     struct forward_buffers *b = &f->buffers;
     const struct layer_spec *l = &f->spec->layers[layer];
@@ -244,10 +265,11 @@ static enum status project_back(struct forward *f, int layer, int64_t row, int64
                                .n_token = n,
                                .weight = w->output,
                                .bias = w->output_bias,
-                               .out = b->x + row * hidden,
                                .out_dtype = DTYPE_F32,
                                .out_stride = hidden};
-    return add_product(f, back, w->output_columns, w->n_columns);
+    back.out = forward_branch_out(f, layer, row, &back.accumulate);
+    TRY(add_product(f, back, w->output_columns, w->n_columns));
+    return forward_branch_end(f, layer, BRANCH_ATTENTION, row, n);
 }
 
 enum status forward_gated(struct forward *f, int layer, int64_t row, int64_t n) {
@@ -260,18 +282,21 @@ enum status forward_gated(struct forward *f, int layer, int64_t row, int64_t n) 
                                .x_stride = hidden,
                                .n_token = n,
                                .weight = w->gate,
+                               .bias = w->gate_bias,
                                .out = b->gate,
                                .out_dtype = DTYPE_F32,
                                .out_stride = width};
     struct matmul_args up = gate;
+    bool plain = l->feed_forward == FEED_FORWARD_PLAIN;
     up.weight = w->up;
+    up.bias = w->up_bias;
     up.out = b->up;
-    TRY(forward_matmul(f, &gate));
+    if (!plain) TRY(forward_matmul(f, &gate));
     TRY(forward_matmul(f, &up));
     double begun = profile_begin(f->profile, PHASE_OTHER);
     TRY(OPS(f)->gate(f->backend, &(struct gate_args){.activation = l->activation,
-                                                     .gate = b->gate,
-                                                     .up = b->up,
+                                                     .gate = plain ? b->up : b->gate,
+                                                     .up = plain ? NULL : b->up,
                                                      .gate_stride = width,
                                                      .up_stride = width,
                                                      .n_token = n,
@@ -284,14 +309,15 @@ enum status forward_gated(struct forward *f, int layer, int64_t row, int64_t n) 
                                .x_stride = width,
                                .n_token = n,
                                .weight = w->down,
-                               .out = b->x + row * hidden,
+                               .bias = w->down_bias,
                                .out_dtype = DTYPE_F32,
                                .out_stride = hidden};
+    down.out = forward_branch_out(f, layer, row, &down.accumulate);
     return add_product(f, down, w->down_columns, w->n_columns);
 }
 
 static enum status prefill_layer(struct forward *f, int layer, const struct forward_chunk *chunk) {
-    int64_t tile = f->buffers.tile, n = chunk->n_token, hidden = f->spec->n_hidden;
+    int64_t tile = f->buffers.tile, n = chunk->n_token;
     bool experts = f->spec->layers[layer].feed_forward == FEED_FORWARD_EXPERTS;
     TRY(kv_store_enter(&f->kv, layer));
     for (int64_t row = 0; row < n; row += tile) {
@@ -303,10 +329,9 @@ static enum status prefill_layer(struct forward *f, int layer, const struct forw
         int64_t count = n - row < tile ? n - row : tile;
         TRY(project_back(f, layer, row, count));
         if (experts) continue;
-        TRY(forward_norm(f, f->buffers.x + row * hidden, count, hidden,
-                         forward_weights(f, layer)->feed_forward_norm, f->buffers.normed,
-                         f->activation));
+        TRY(forward_branch_begin(f, layer, BRANCH_FEED_FORWARD, row, count));
         TRY(forward_gated(f, layer, row, count));
+        TRY(forward_branch_end(f, layer, BRANCH_FEED_FORWARD, row, count));
     }
     return experts ? forward_experts(f, layer, chunk) : OK;
 }
@@ -340,7 +365,6 @@ enum status forward_whole_head(struct forward *f, struct weight *out) {
 
 enum status forward_final_norm(struct forward *f, int64_t row, int64_t n, void *out,
                                enum dtype out_dtype) {
-    int64_t hidden = f->spec->n_hidden;
-    return forward_norm(f, f->buffers.x + row * hidden, n, hidden, f->weights.final_norm, out,
-                        out_dtype);
+    return forward_hidden_norm(f, f->spec->n_layer - 1, f->buffers.x + row * f->spec->n_hidden, n,
+                               f->weights.final_norm, f->weights.final_norm_bias, out, out_dtype);
 }

@@ -2,7 +2,8 @@
 //   prefill  each rank computes its own tokens with all weights; attention goes round the ring
 //   decode   one token, the same on all ranks: rows and columns of the weights are split over the
 //            ranks, attention over sharded K/V meets in one exchange (forward_decode.c)
-// Pre-norm blocks: x += attention(norm(x)); x += feed_forward(norm(x)). The residual x is fp32.
+// Attention and feed-forward are the two branches of a layer: each reads the residual x, which is
+// fp32, and adds to it. Where norms stand the layer's norm_place says.
 #ifndef HALKA_MODEL_FORWARD_H
 #define HALKA_MODEL_FORWARD_H
 
@@ -34,6 +35,8 @@ struct forward_buffers {
     float *cos[MODEL_MAX_ROPE]; // [n_token, rope dim / 2] for each rope of the spec
     float *sin[MODEL_MAX_ROPE];
     int32_t *token;      // [n_token] ids, or targets of the log-probabilities
+    int32_t *position;   // [n_token] rows of the table of learned positions
+    float *branch;       // [tile, n_hidden] what is normed or scaled before it is added to x
     float *logprob;      // [n_token]
     void *normed;        // [tile, n_hidden] activation dtype
     float *projected;    // [tile, n_head * head_dim]
@@ -133,7 +136,7 @@ enum status forward_whole_head(struct forward *forward, struct weight *out);
 // forward_embed.c. x of n tokens whose ids are in buffers.token and, on the host, in `token`.
 enum status forward_embed(struct forward *forward, const int32_t *token, int64_t n);
 
-// Fills buffers.cos and sin for n host positions (at most shape.n_token).
+// Fills buffers.cos and sin, or .position, for n host positions (at most shape.n_token).
 enum status forward_set_positions(struct forward *forward, const int64_t *position, int64_t n);
 
 // Runs all layers; afterwards buffers.x holds the residual of this rank's tokens.
@@ -166,7 +169,23 @@ bool forward_selects(const struct forward *forward, int layer, const struct forw
 struct ring_attention_args forward_attention_args(const struct forward *forward, int layer,
                                                   const struct forward_chunk *chunk);
 
-// Operations timed into the profile, shared by prefill and decode.
+// forward_branch.c. What a branch (attention, or the feed-forward) reads of n rows of buffers.x
+// from `row` on: buffers.normed. Where it writes: `accumulate` says whether to add. And what
+// remains to do with that, on every rank alike.
+enum branch { BRANCH_ATTENTION, BRANCH_FEED_FORWARD };
+enum status forward_branch_begin(struct forward *forward, int layer, enum branch branch,
+                                 int64_t row, int64_t n);
+float *forward_branch_out(const struct forward *forward, int layer, int64_t row, bool *accumulate);
+enum status forward_branch_end(struct forward *forward, int layer, enum branch branch, int64_t row,
+                               int64_t n);
+// Norm of hidden states, of the kind that layer has. weight NULL: only converts.
+enum status forward_hidden_norm(struct forward *forward, int layer, const float *x, int64_t n,
+                                const float *weight, const float *bias, void *out,
+                                enum dtype out_dtype);
+enum status forward_add(struct forward *forward, float *x, const float *by, int64_t n);
+
+// Operations timed into the profile, shared by prefill and decode. The norm is that of heads and
+// latents, RMS.
 enum status forward_norm(struct forward *forward, const float *x, int64_t n, int64_t n_col,
                          const float *weight, void *out, enum dtype out_dtype);
 enum status forward_matmul(struct forward *forward, const struct matmul_args *args);
@@ -202,8 +221,9 @@ enum status forward_index_queries(struct forward *forward, int layer, int64_t ro
 struct sparse_ring_args forward_sparse_args(const struct forward *forward, int layer,
                                             const struct ring_attention_args *attention);
 
-// x += down(activation(gate(normed)) * up(normed)) for tokens [row, row + n), whose normed states
-// are in buffers.normed: the dense feed-forward, or the experts that every token passes.
+// down(activation(gate(normed)) * up(normed)), or down(activation(up(normed))), to where the branch
+// writes, for tokens [row, row + n), whose normed states are in buffers.normed: the dense
+// feed-forward, or the experts that every token passes.
 enum status forward_gated(struct forward *forward, int layer, int64_t row, int64_t n);
 
 // forward_experts.c. x += experts(norm(x)) for this rank's tokens; every rank calls it.

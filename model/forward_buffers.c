@@ -117,6 +117,10 @@ static void carve_experts(struct carver *c, const struct model_spec *spec, const
     b->expert_count = carve(c, 2, DTYPE_F32); // one int64
 }
 
+static bool needs_branch(const struct model_spec *spec) {
+    return spec->n_position > 0 || spec->layers[0].norm_place == NORM_SANDWICH;
+}
+
 int64_t forward_buffers_carve(const struct model_spec *spec, const struct forward_shape *shape,
                               char *base, struct forward_buffers *out) {
     struct carver c = {.base = base};
@@ -133,6 +137,8 @@ int64_t forward_buffers_carve(const struct model_spec *spec, const struct forwar
         b.sin[i] = carve(&c, n * spec->ropes[i].dim / 2, DTYPE_F32);
     }
     b.token = carve(&c, n, DTYPE_F32); // int32 has the width of F32
+    b.position = carve(&c, spec->n_position ? n : 0, DTYPE_F32);
+    b.branch = carve(&c, needs_branch(spec) ? tile * spec->n_hidden : 0, DTYPE_F32);
     b.logprob = carve(&c, n, DTYPE_F32);
     b.normed = carve(&c, tile * spec->n_hidden, activation);
     b.projected = carve(&c, tile * w.query, DTYPE_F32);

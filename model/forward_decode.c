@@ -279,12 +279,13 @@ static enum status attend_token(struct forward *f, int layer, const struct forwa
     return OK;
 }
 
-// x = (rank 0: x +) columns [start, start + length) of the weight times `input`: this rank's part
-// of a sum over the ranks. input holds the columns from `start` on.
-static enum status add_columns(struct forward *f, struct weight weight, const float *bias,
-                               struct span columns, const void *input) {
-    struct forward_buffers *b = &f->buffers;
-    bool first = f->comm->rank == 0;
+// Columns [start, start + length) of the weight times `input`, which holds the columns from `start`
+// on: this rank's part of a sum over the ranks, to where the branch writes. What is there already
+// rank 0 adds.
+static enum status add_columns(struct forward *f, int layer, struct weight weight,
+                               const float *bias, struct span columns, const void *input) {
+    bool first = f->comm->rank == 0, accumulate;
+    float *out = forward_branch_out(f, layer, 0, &accumulate);
     if (columns.length > 0) {
         TRY(forward_matmul(f, &(struct matmul_args){
                                   .x = input,
@@ -293,22 +294,25 @@ static enum status add_columns(struct forward *f, struct weight weight, const fl
                                   .n_token = 1,
                                   .weight = weight_columns(weight, columns.start, columns.length),
                                   .bias = first ? bias : NULL,
-                                  .accumulate = first,
-                                  .out = b->x,
+                                  .accumulate = first && accumulate,
+                                  .out = out,
                                   .out_dtype = DTYPE_F32,
                                   .out_stride = weight.n_row}));
-    } else if (!first) {
-        TRY(OPS(f)->upload(f->backend, b->x, f->zeros, weight.n_row * 4));
+    } else if (!first || !accumulate) {
+        TRY(OPS(f)->upload(f->backend, out, f->zeros, weight.n_row * 4));
     }
     return OK;
 }
 
-static enum status sum_over_ranks(struct forward *f) {
-    if (f->comm->size == 1) return OK;
-    double begun = profile_begin(f->profile, PHASE_RING_WAIT);
-    TRY(f->comm->ops->all_reduce(f->comm, f->buffers.x, f->spec->n_hidden, REDUCE_SUM_F32));
-    profile_end(f->profile, PHASE_RING_WAIT, begun);
-    return OK;
+static enum status end_branch(struct forward *f, int layer, enum branch branch) {
+    bool accumulate;
+    float *out = forward_branch_out(f, layer, 0, &accumulate);
+    if (f->comm->size > 1) {
+        double begun = profile_begin(f->profile, PHASE_RING_WAIT);
+        TRY(f->comm->ops->all_reduce(f->comm, out, f->spec->n_hidden, REDUCE_SUM_F32));
+        profile_end(f->profile, PHASE_RING_WAIT, begun);
+    }
+    return forward_branch_end(f, layer, branch, 0, 1);
 }
 
 // Quantised rows can be cut only at blocks: the columns of this rank's heads are widened to whole
@@ -332,8 +336,9 @@ static enum status project_heads_back(struct forward *f, int layer) {
         void *input = (char *)b->product_input + dtype_bytes(f->activation, begin - columns.start);
         TRY(convert_rows(f, attended, DTYPE_F32, input, f->activation, n));
     }
-    TRY(add_columns(f, output, f->weights.layers[layer].output_bias, columns, b->product_input));
-    return sum_over_ranks(f);
+    TRY(add_columns(f, layer, output, f->weights.layers[layer].output_bias, columns,
+                    b->product_input));
+    return end_branch(f, layer, BRANCH_ATTENTION);
 }
 
 // Rows of gate and up and columns of down are shared; this rank's part of the sum is left in x.
@@ -344,12 +349,13 @@ static enum status gated_token(struct forward *f, int layer) {
     int64_t block = dtype_info[w->down.dtype].block_elements;
     struct span units = my_piece(f, l->n_feed_forward / block);
     struct span piece = {units.start * block, units.length * block};
-    TRY(project_piece(f, b->normed, w->gate, NULL, piece, b->gate));
-    TRY(project_piece(f, b->normed, w->up, NULL, piece, b->up));
+    bool plain = l->feed_forward == FEED_FORWARD_PLAIN;
+    if (!plain) TRY(project_piece(f, b->normed, w->gate, w->gate_bias, piece, b->gate));
+    TRY(project_piece(f, b->normed, w->up, w->up_bias, piece, b->up));
     double begun = profile_begin(f->profile, PHASE_OTHER);
     TRY(OPS(f)->gate(f->backend, &(struct gate_args){.activation = l->activation,
-                                                     .gate = b->gate,
-                                                     .up = b->up,
+                                                     .gate = plain ? b->up : b->gate,
+                                                     .up = plain ? NULL : b->up,
                                                      .gate_stride = piece.length,
                                                      .up_stride = piece.length,
                                                      .n_token = piece.length ? 1 : 0,
@@ -357,7 +363,7 @@ static enum status gated_token(struct forward *f, int layer) {
                                                      .out = b->gated,
                                                      .out_dtype = f->activation}));
     profile_end(f->profile, PHASE_OTHER, begun);
-    return add_columns(f, w->down, NULL, piece, b->gated);
+    return add_columns(f, layer, w->down, w->down_bias, piece, b->gated);
 }
 
 static enum status experts_token(struct forward *f, int layer) {
@@ -374,19 +380,16 @@ static enum status experts_token(struct forward *f, int layer) {
 
 static enum status feed_forward_token(struct forward *f, int layer) {
     bool experts = f->spec->layers[layer].feed_forward == FEED_FORWARD_EXPERTS;
-    TRY(forward_norm(f, f->buffers.x, 1, f->spec->n_hidden,
-                     f->weights.layers[layer].feed_forward_norm, f->buffers.normed, f->activation));
+    TRY(forward_branch_begin(f, layer, BRANCH_FEED_FORWARD, 0, 1));
     TRY(experts ? experts_token(f, layer) : gated_token(f, layer));
-    return sum_over_ranks(f);
+    return end_branch(f, layer, BRANCH_FEED_FORWARD);
 }
 
 // Everything but the embedding: the same for any token at this place of the sequence.
 static enum status decode_layers(struct forward *f, const struct forward_chunk *chunk,
                                  bool add_mass) {
-    struct forward_buffers *b = &f->buffers;
     for (int layer = 0; layer < f->spec->n_layer; layer++) {
-        TRY(forward_norm(f, b->x, 1, f->spec->n_hidden, f->weights.layers[layer].attention_norm,
-                         b->normed, f->activation));
+        TRY(forward_branch_begin(f, layer, BRANCH_ATTENTION, 0, 1));
         TRY(project_token(f, layer, chunk));
         TRY(attend_token(f, layer, chunk, add_mass));
         TRY(project_heads_back(f, layer));

@@ -29,6 +29,27 @@ static enum status embed_from_host(struct forward *f, const int32_t *token, int6
     return status;
 }
 
+// x += the tokens' learned positions, a tile at a time.
+static enum status add_positions(struct forward *f, int64_t n) {
+    const struct forward_buffers *b = &f->buffers;
+    int64_t hidden = f->spec->n_hidden;
+    const struct weight table = {.data = f->weights.position,
+                                 .dtype = DTYPE_F32,
+                                 .n_row = f->spec->n_position,
+                                 .n_col = hidden,
+                                 .row_bytes = hidden * (int64_t)sizeof(float)};
+    for (int64_t row = 0; row < n; row += b->tile) {
+        int64_t count = n - row < b->tile ? n - row : b->tile;
+        TRY(OPS(f)->embed(f->backend, &(struct embed_args){.table = table,
+                                                           .token = b->position + row,
+                                                           .n_token = count,
+                                                           .scale = 1,
+                                                           .out = b->branch}));
+        TRY(forward_add(f, b->x + row * hidden, b->branch, count * hidden));
+    }
+    return OK;
+}
+
 enum status forward_embed(struct forward *f, const int32_t *token, int64_t n) {
     double begun = profile_begin(f->profile, PHASE_OTHER);
     if (f->weights.embedding_on_host)
@@ -39,6 +60,8 @@ enum status forward_embed(struct forward *f, const int32_t *token, int64_t n) {
                                                            .n_token = n,
                                                            .scale = f->spec->embedding_scale,
                                                            .out = f->buffers.x}));
+    if (f->spec->n_position) TRY(add_positions(f, n));
     profile_end(f->profile, PHASE_OTHER, begun);
-    return OK;
+    return forward_hidden_norm(f, 0, f->buffers.x, n, f->weights.embedding_norm,
+                               f->weights.embedding_norm_bias, f->buffers.x, DTYPE_F32);
 }

@@ -94,6 +94,9 @@ static enum status check_base(const struct checkpoint *checkpoint, const char *p
 
 static enum status check_network(const struct checkpoint *checkpoint, const char *path) {
     const struct model_spec *spec = &checkpoint->spec;
+    if (!spec->causal)
+        FAIL(ERR_CONFIG, "model.indexer is for causal networks; %s is an encoder",
+             checkpoint->path);
     for (int i = 0; i < spec->n_layer; i++) {
         if (spec->layers[i].index.layout != INDEX_NONE)
             FAIL(ERR_CONFIG, "%s has an indexer of its own: leave out model.indexer (%s)",
@@ -136,7 +139,7 @@ static enum status add_tensor(struct checkpoint *checkpoint, const struct tensor
     if (!found)
         FAIL(ERR_INPUT, "%s lacks %s: it is no indexer for %s", path, name, checkpoint->path);
     struct tensor tensor = *found;
-    tensor_name(role, layer, checkpoint->gguf != NULL, name);
+    tensor_name(checkpoint->naming, role, layer, name);
     tensor.name = strdup(name);
     if (!tensor.name) FAIL(ERR_MEMORY, "no memory for the tensors of %s", path);
     struct tensor_list list = {.n = checkpoint->n_tensor,

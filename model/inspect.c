@@ -5,6 +5,7 @@
 #include <string.h>
 
 static void describe_rope(const struct rope_spec *rope, FILE *out) {
+    if (rope->dim == 0) return; // positions are learned
     fprintf(out, "rope          base %.0f, %d elements, %s, %s", rope->base, rope->dim,
             rope->interleaved ? "adjacent pairs" : "halves",
             rope->method == ROPE_DEFAULT ? "unscaled" : rope_method_name(rope->method));
@@ -15,15 +16,18 @@ static void describe_rope(const struct rope_spec *rope, FILE *out) {
 
 static void describe_network(const struct model_spec *spec, FILE *out) {
     const struct layer_spec *layer = &spec->layers[0];
-    fprintf(out, "architecture  %s\n", spec->architecture);
+    fprintf(out, "architecture  %s%s\n", spec->architecture, spec->causal ? "" : ", an encoder");
     fprintf(out, "layers        %d of width %d, feed-forward %d\n", spec->n_layer, spec->n_hidden,
             layer->n_feed_forward);
     fprintf(out, "attention     %d heads of %d, %d key/value heads%s%s\n", layer->n_head,
             layer->head_dim, layer->n_kv_head, layer->attention_bias ? ", biases" : "",
             layer->query_key_norm ? ", query and key norms" : "");
-    describe_rope(&spec->ropes[layer->rope], out);
+    for (int i = 0; i < spec->n_rope; ++i) describe_rope(&spec->ropes[i], out);
     fprintf(out, "context       %" PRId64 " tokens", spec->context);
-    if (spec->window) fprintf(out, ", some layers see %" PRId64 " only", spec->window);
+    int n_windowed = 0;
+    for (int i = 0; i < spec->n_layer; ++i) n_windowed += spec->layers[i].window > 0;
+    if (n_windowed)
+        fprintf(out, ", %d layers see a window of %" PRId64, n_windowed, model_spec_window(spec));
     fprintf(out, "\nvocabulary    %" PRId64 "%s\n", spec->n_vocab,
             spec->tied_head ? ", output tied to the embedding" : "");
     fprintf(out, "stops at     ");

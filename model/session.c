@@ -317,6 +317,9 @@ static enum status decode_ahead(struct session *s) {
 }
 
 enum status session_append(struct session *s, const struct append_args *args) {
+    if (!s->forward.spec->causal)
+        FAIL(ERR_CONFIG, "%s is an encoder: use --task embed or locate",
+             s->forward.spec->architecture);
     TRY(session_check_tokens(s, args->token, args->n));
     if (args->logprob) TRY(first_logprob(s, args));
     TRY(args->n == 1 ? decode(s, args) : prefill(s, args));

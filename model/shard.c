@@ -50,9 +50,10 @@ static struct shard_part absorbed_part(const struct layer_spec *l) {
 
 static enum status describe_head(const struct checkpoint *checkpoint, struct layer_shards *out) {
     const struct model_spec *spec = &checkpoint->spec;
-    const struct tensor *tensor = NULL;
+    struct tensor tensor;
+    if (!spec->causal) return OK;
     TRY(checkpoint_require(checkpoint, TENSOR_HEAD, 0, spec->n_vocab, spec->n_hidden, &tensor));
-    out->parts[out->n++] = make_part(TENSOR_HEAD, tensor, spec->n_vocab, false);
+    out->parts[out->n++] = make_part(TENSOR_HEAD, &tensor, spec->n_vocab, false);
     return OK;
 }
 
@@ -77,7 +78,7 @@ enum status shards_describe(const struct checkpoint *checkpoint, int layer,
     if (layer == checkpoint->spec.n_layer) return describe_head(checkpoint, out);
     const struct layer_spec *l = &checkpoint->spec.layers[layer];
     bool latent = l->attention == ATTENTION_LATENT;
-    const struct tensor *tensors[LAYER_TENSORS] = {0};
+    struct tensor tensors[LAYER_TENSORS] = {0};
     struct tensor_need needs[LAYER_TENSORS];
     int64_t down_block = 1;
     int n = tensor_layer_needs(&checkpoint->spec, layer, needs);
@@ -86,15 +87,15 @@ enum status shards_describe(const struct checkpoint *checkpoint, int layer,
         TRY(checkpoint_require(checkpoint, needs[i].role, layer, needs[i].n_row, needs[i].n_col,
                                &tensors[i]));
         if (needs[i].role == TENSOR_DOWN || needs[i].role == TENSOR_SHARED_DOWN)
-            down_block = dtype_info[tensors[i]->dtype].block_elements;
+            down_block = dtype_info[tensors[i].dtype].block_elements;
     }
     for (int i = 0; i < n; i++) {
         struct rule rule = rules[needs[i].role];
-        if (!tensors[i]) continue;
+        if (!tensors[i].name) continue;
         if (latent && needs[i].role == TENSOR_QUERY) rule.unit = UNIT_HEAD;
         out->parts[out->n++] =
-            make_part(needs[i].role, tensors[i], count_units(l, rule.unit, tensors[i], down_block),
-                      rule.columns);
+            make_part(needs[i].role, &tensors[i],
+                      count_units(l, rule.unit, &tensors[i], down_block), rule.columns);
     }
     if (latent) out->parts[out->n++] = absorbed_part(l);
     return OK;

@@ -53,6 +53,9 @@ static enum status check_sizes(const struct spec_draft *draft, const char *path)
     TRY(check_range(path, "the feed-forward size", draft->n_feed_forward, 1, MAX_FEED_FORWARD));
     TRY(check_range(path, "the vocabulary", draft->n_vocab, 1, MAX_VOCAB));
     TRY(check_range(path, "the trained context", draft->context, 1, INT64_C(1) << 40));
+    TRY(check_range(path, "the window", draft->window, 0, INT64_C(1) << 40));
+    TRY(check_range(path, "the number of positions", draft->n_position, 0, MAX_VOCAB));
+    TRY(check_range(path, "the number of token types", draft->n_token_type, 0, MAX_VOCAB));
     int64_t widest = draft->latent.rank ? 576 : 256;
     TRY(check_range(path, "the size of a head", draft->head_dim, 16, widest));
     if (draft->head_dim % 8)
@@ -68,6 +71,7 @@ static enum status check_sizes(const struct spec_draft *draft, const char *path)
 
 static enum status check_rope(const struct rope_spec *rope, const struct spec_draft *draft,
                               const char *path) {
+    if (draft->architecture->positions) return OK;
     if (rope->dim < 2 || rope->dim % 2 || rope->dim > draft->head_dim)
         FAIL(ERR_INPUT, "%s: %d rotated elements of heads of %" PRId64 " are impossible", path,
              rope->dim, draft->head_dim);
@@ -100,10 +104,12 @@ static enum status fill_layers(const struct spec_draft *draft, const char *path,
     for (int i = 0; i < out->n_layer; ++i) {
         out->layers[i] = (struct layer_spec){
             .attention = ATTENTION_FULL,
-            .feed_forward = FEED_FORWARD_GATED,
-            .norm = NORM_RMS,
-            .norm_place = NORM_PRE,
-            .attention_norm = true,
+            .feed_forward = architecture->no_gate ? FEED_FORWARD_PLAIN : FEED_FORWARD_GATED,
+            .norm = architecture->norm,
+            .norm_place = architecture->norm_place,
+            .norm_bias = draft->norm_bias,
+            // ModernBERT's first layer reads the embeddings, which were normed just before.
+            .attention_norm = i > 0 || architecture->scheme != TENSORS_MODERNBERT,
             .activation = draft->activation,
             .n_head = (int)draft->n_head,
             .n_kv_head = (int)draft->n_kv_head,
@@ -112,9 +118,11 @@ static enum status fill_layers(const struct spec_draft *draft, const char *path,
             .n_feed_forward = (int)draft->n_feed_forward,
             .attention_bias = draft->attention_bias || architecture->query_key_value_bias,
             .output_bias = draft->output_bias,
+            .feed_forward_bias = draft->feed_forward_bias,
             .query_key_norm = architecture->query_key_norm,
             .attention_scale = (float)scale,
-            .rope = 0,
+            .rope = draft->windowed[i] && draft->has_window_rope ? 1 : 0,
+            .window = draft->windowed[i] ? draft->window : 0,
         };
         if (draft->latent.rank) fill_latent(draft, i, &out->layers[i]);
     }
@@ -132,11 +140,15 @@ enum status spec_build(const struct spec_draft *given, const char *path, struct 
         draft.head_dim = draft.n_hidden / draft.n_head;
     }
     TRY(check_sizes(&draft, path));
-    if (draft.rope.dim == 0) draft.rope.dim = (int)((double)draft.head_dim * draft.rotary_part);
+    int rotated = (int)((double)draft.head_dim * draft.rotary_part);
+    if (draft.rope.dim == 0 && !draft.architecture->positions) draft.rope.dim = rotated;
+    draft.window_rope.dim = draft.rope.dim;
     TRY(check_rope(&draft.rope, &draft, path));
+    if (draft.has_window_rope) TRY(check_rope(&draft.window_rope, &draft, path));
     snprintf(out->architecture, sizeof out->architecture, "%s", draft.architecture->name);
-    out->n_rope = 1;
+    out->n_rope = draft.has_window_rope ? 2 : 1;
     out->ropes[0] = draft.rope;
+    out->ropes[1] = draft.window_rope;
     if (draft.index.n_head) { // the same angles, other pairs
         out->n_rope = 2;
         out->ropes[1] = draft.rope;
@@ -145,15 +157,22 @@ enum status spec_build(const struct spec_draft *given, const char *path, struct 
     out->n_vocab = draft.n_vocab;
     out->n_hidden = (int)draft.n_hidden;
     out->norm_eps = (float)draft.norm_eps;
-    out->causal = true;
+    out->causal = !draft.encoder;
+    out->norm_offset = draft.norm_offset;
     out->embedding_scale = 1;
-    out->final_norm = true;
+    if (draft.architecture->scaled_embedding) out->embedding_scale = sqrtf((float)draft.n_hidden);
+    out->embedding_norm = draft.architecture->embedding_norm;
+    out->final_norm = draft.architecture->norm_place != NORM_POST;
+    out->n_position = draft.n_position;
+    out->first_position = draft.first_position;
+    out->n_token_type = draft.n_token_type;
     out->tied_head = draft.tied_head;
     out->context = draft.context;
-    out->window = draft.window;
     for (int i = 0; i < draft.n_stop; ++i)
         if (draft.stop[i] < draft.n_vocab) out->stop[out->n_stop++] = draft.stop[i];
-    return fill_layers(&draft, path, out);
+    TRY(fill_layers(&draft, path, out));
+    out->window = model_spec_window(out);
+    return OK;
 }
 
 int model_spec_top_k(const struct model_spec *spec) {

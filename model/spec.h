@@ -122,9 +122,10 @@ struct model_spec {
     bool embedding_norm;   // embeddings are normed as the layers are
     bool final_norm;       // false: the last layer ends with a norm of its own
     // Learned absolute positions (BERT): that of token i is row first_position + i of n_position.
-    int64_t n_position, first_position; // n_position 0: there are none
-    bool tied_head;                     // output matrix is the embedding table
-    int64_t context;                    // positions the checkpoint was trained for
+    // Row 0 of n_token_type is added to every token.
+    int64_t n_position, first_position, n_token_type; // n_position 0: there are none
+    bool tied_head;                                   // output matrix is the embedding table
+    int64_t context;                                  // positions the checkpoint was trained for
     int64_t reach;  // positions that a method set by extension.h makes usable; 0: context
     int64_t window; // some layer attends to this many tokens only, which is not computed
                     // yet: longer sequences are to be refused; 0: no layer does

@@ -5,6 +5,16 @@
 #include "kernels/dtype.h"
 #include "kernels/status.h"
 
+// How a kind of checkpoint calls its tensors, and which of them it stores as one: tensor_names.c.
+enum tensor_scheme {
+    TENSORS_LLAMA, // and what follows it in all but experts and indexers
+    TENSORS_GEMMA3,
+    TENSORS_MODERNBERT,
+    TENSORS_BERT,
+    TENSORS_GGUF,
+    N_TENSOR_SCHEME,
+};
+
 struct tensor {
     char *name;       // owned
     enum dtype dtype; // N_DTYPE: a format Halka does not compute with (see format)

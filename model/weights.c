@@ -14,6 +14,8 @@ struct field {
 #define MATRIX(role, field) [TENSOR_##role] = {offsetof(struct layer_weights, field), false}
 static const struct field fields[N_TENSOR_ROLE] = {
     VECTOR(ATTENTION_NORM, attention_norm),
+    VECTOR(ATTENTION_NORM_BIAS, attention_norm_bias),
+    VECTOR(ATTENTION_OUT_NORM, attention_out_norm),
     MATRIX(QUERY, query),
     MATRIX(KEY, key),
     MATRIX(VALUE, value),
@@ -25,6 +27,11 @@ static const struct field fields[N_TENSOR_ROLE] = {
     VECTOR(QUERY_NORM, query_norm),
     VECTOR(KEY_NORM, key_norm),
     VECTOR(FEED_FORWARD_NORM, feed_forward_norm),
+    VECTOR(FEED_FORWARD_NORM_BIAS, feed_forward_norm_bias),
+    VECTOR(FEED_FORWARD_OUT_NORM, feed_forward_out_norm),
+    VECTOR(GATE_BIAS, gate_bias),
+    VECTOR(UP_BIAS, up_bias),
+    VECTOR(DOWN_BIAS, down_bias),
     MATRIX(GATE, gate),
     MATRIX(UP, up),
     MATRIX(DOWN, down),
@@ -46,16 +53,42 @@ static const struct field fields[N_TENSOR_ROLE] = {
     MATRIX(SHARED_DOWN, down),
 };
 
-static enum status load_vector(struct backend *backend, const struct tensor *tensor, float **out) {
-    int64_t n = tensor->shape[0];
-    float *host = malloc((size_t)n * sizeof *host);
-    if (!host) FAIL(ERR_MEMORY, "no memory for %s", tensor->name);
-    dtype_to_float(tensor->dtype, tensor->data, n, host);
+static bool is_norm(enum tensor_role role) {
+    switch (role) {
+    case TENSOR_EMBEDDING_NORM:
+    case TENSOR_FINAL_NORM:
+    case TENSOR_ATTENTION_NORM:
+    case TENSOR_ATTENTION_OUT_NORM:
+    case TENSOR_QUERY_NORM:
+    case TENSOR_KEY_NORM:
+    case TENSOR_FEED_FORWARD_NORM:
+    case TENSOR_FEED_FORWARD_OUT_NORM:
+        return true;
+    default:
+        return false;
+    }
+}
+
+static enum status upload_floats(struct backend *backend, const float *host, int64_t n,
+                                 float **out) {
     void *data = NULL;
-    int64_t bytes = n * (int64_t)sizeof(float);
+    int64_t bytes = n * (int64_t)sizeof *host;
     enum status status = backend->ops->alloc(backend, bytes, &data);
     *out = data;
-    if (status == OK) status = backend->ops->upload(backend, data, host, bytes);
+    return status == OK ? backend->ops->upload(backend, data, host, bytes) : status;
+}
+
+static enum status load_vector(const struct checkpoint *checkpoint, struct backend *backend,
+                               int layer, const struct tensor_need *need, float **out) {
+    struct tensor tensor;
+    TRY(checkpoint_require(checkpoint, need->role, layer, need->n_row, 0, &tensor));
+    int64_t n = need->n_row;
+    float offset = is_norm(need->role) ? checkpoint->spec.norm_offset : 0;
+    float *host = malloc((size_t)n * sizeof *host);
+    if (!host) FAIL(ERR_MEMORY, "no memory for %s", tensor.name);
+    dtype_to_float(tensor.dtype, tensor.data, n, host);
+    for (int64_t i = 0; i < n; i++) host[i] += offset;
+    enum status status = upload_floats(backend, host, n, out);
     free(host);
     return status;
 }
@@ -87,12 +120,12 @@ static enum status load_tensor(const struct checkpoint *checkpoint, struct backe
 // Whole, or this rank's shard of it. layer: n_layer for the vocabulary's matrices.
 static enum status load_matrix(const struct checkpoint *checkpoint, struct weights *w, int layer,
                                const struct tensor_need *need, struct weight *out) {
-    const struct tensor *tensor = NULL;
+    struct tensor tensor;
     TRY(checkpoint_require(checkpoint, need->role, layer, need->n_row, need->n_col, &tensor));
     struct shard_part *part = w->shards ? shards_find(&w->shards[layer], (int)need->role) : NULL;
-    if (!part) return load_tensor(checkpoint, w->backend, tensor, out);
+    if (!part) return load_tensor(checkpoint, w->backend, &tensor, out);
     struct weight mapped;
-    TRY(map_tensor(checkpoint, tensor, &mapped));
+    TRY(map_tensor(checkpoint, &tensor, &mapped));
     return shard_load(w->backend, &mapped, shard_span(part, w->owner.size, w->owner.rank), part,
                       out);
 }
@@ -133,12 +166,12 @@ static enum status load_absorbed(const struct checkpoint *checkpoint, struct wei
     struct span heads = part ? shard_span(part, w->owner.size, w->owner.rank) : all;
     int64_t head_rows = latent->nope_dim + latent->value_dim;
     int64_t n = (int64_t)latent->rank * latent->nope_dim;
-    const struct tensor *tensor = NULL;
+    struct tensor tensor;
     struct weight up;
     void *memory = NULL;
     TRY(checkpoint_require(checkpoint, TENSOR_LATENT_UP, layer, l->n_head * head_rows, latent->rank,
                            &tensor));
-    TRY(map_tensor(checkpoint, tensor, &up));
+    TRY(map_tensor(checkpoint, &tensor, &up));
     out->absorb_key = calloc((size_t)l->n_head, sizeof *out->absorb_key);
     out->absorb_value = calloc((size_t)l->n_head, sizeof *out->absorb_value);
     if (!out->absorb_key || !out->absorb_value)
@@ -187,13 +220,10 @@ static enum status load_layer(const struct checkpoint *checkpoint, struct weight
     for (int i = 0; i < n; i++) {
         const struct tensor_need *need = &needs[i];
         void *field = (char *)out + fields[need->role].offset;
-        if (need->n_col) {
+        if (need->n_col)
             TRY(load_matrix(checkpoint, w, layer, need, field));
-        } else {
-            const struct tensor *tensor = NULL;
-            TRY(checkpoint_require(checkpoint, need->role, layer, need->n_row, 0, &tensor));
-            TRY(load_vector(w->backend, tensor, field));
-        }
+        else
+            TRY(load_vector(checkpoint, w->backend, layer, need, field));
     }
     if (l->attention == ATTENTION_LATENT) TRY(load_absorbed(checkpoint, w, layer, out));
     if (l->feed_forward != FEED_FORWARD_EXPERTS) return OK;
@@ -201,24 +231,62 @@ static enum status load_layer(const struct checkpoint *checkpoint, struct weight
     return load_experts(checkpoint, w->backend, layer, owned, out);
 }
 
-static enum status load_vocabulary(const struct checkpoint *checkpoint, struct weights *w) {
+static enum status load_embedding(const struct checkpoint *checkpoint, struct weights *w) {
     const struct model_spec *spec = &checkpoint->spec;
-    struct tensor_need need = {TENSOR_EMBEDDING, spec->n_vocab, spec->n_hidden};
-    const struct tensor *tensor = NULL;
+    struct tensor tensor;
     w->embedding_on_host = w->shards && w->backend->memory == MEMORY_DEVICE;
-    TRY(checkpoint_require(checkpoint, need.role, 0, need.n_row, need.n_col, &tensor));
-    if (w->embedding_on_host)
-        TRY(map_tensor(checkpoint, tensor, &w->embedding));
-    else
-        TRY(load_tensor(checkpoint, w->backend, tensor, &w->embedding));
-    w->tied = spec->tied_head;
-    need.role = TENSOR_HEAD;
-    if (w->tied && !w->shards)
+    TRY(checkpoint_require(checkpoint, TENSOR_EMBEDDING, 0, spec->n_vocab, spec->n_hidden,
+                           &tensor));
+    if (w->embedding_on_host) return map_tensor(checkpoint, &tensor, &w->embedding);
+    return load_tensor(checkpoint, w->backend, &tensor, &w->embedding);
+}
+
+// Every token is of type 0: its row goes with each position's.
+static enum status load_positions(const struct checkpoint *checkpoint, struct weights *w) {
+    const struct model_spec *spec = &checkpoint->spec;
+    int64_t hidden = spec->n_hidden, n = spec->n_position * hidden;
+    struct tensor position, type;
+    struct weight rows, types;
+    TRY(checkpoint_require(checkpoint, TENSOR_POSITION, 0, spec->n_position, hidden, &position));
+    TRY(checkpoint_require(checkpoint, TENSOR_TOKEN_TYPE, 0, spec->n_token_type, hidden, &type));
+    TRY(map_tensor(checkpoint, &position, &rows));
+    TRY(map_tensor(checkpoint, &type, &types));
+    float *host = malloc((size_t)(n + hidden) * sizeof *host);
+    if (!host) FAIL(ERR_MEMORY, "no memory for %lld positions", (long long)spec->n_position);
+    weight_row_to_float(&types, 0, host + n);
+    for (int64_t i = 0; i < spec->n_position; i++) {
+        float *row = host + i * hidden;
+        weight_row_to_float(&rows, i, row);
+        for (int64_t j = 0; j < hidden; j++) row[j] += host[n + j];
+    }
+    enum status status = upload_floats(w->backend, host, n, &w->position);
+    free(host);
+    return status;
+}
+
+static enum status load_outer(const struct checkpoint *checkpoint, struct weights *w,
+                              const struct tensor_need *need) {
+    switch (need->role) {
+    case TENSOR_EMBEDDING:
+        return load_embedding(checkpoint, w);
+    case TENSOR_POSITION:
+        return load_positions(checkpoint, w);
+    case TENSOR_EMBEDDING_NORM:
+        return load_vector(checkpoint, w->backend, 0, need, &w->embedding_norm);
+    case TENSOR_EMBEDDING_NORM_BIAS:
+        return load_vector(checkpoint, w->backend, 0, need, &w->embedding_norm_bias);
+    case TENSOR_FINAL_NORM:
+        return load_vector(checkpoint, w->backend, 0, need, &w->final_norm);
+    case TENSOR_FINAL_NORM_BIAS:
+        return load_vector(checkpoint, w->backend, 0, need, &w->final_norm_bias);
+    case TENSOR_HEAD:
+        w->tied = checkpoint->spec.tied_head;
+        if (!w->tied || w->shards) return load_matrix(checkpoint, w, w->n_layer, need, &w->head);
         w->head = w->embedding;
-    else
-        TRY(load_matrix(checkpoint, w, spec->n_layer, &need, &w->head));
-    TRY(checkpoint_require(checkpoint, TENSOR_FINAL_NORM, 0, spec->n_hidden, 0, &tensor));
-    return load_vector(w->backend, tensor, &w->final_norm);
+        return OK;
+    default: // the token types went with the positions
+        return OK;
+    }
 }
 
 static enum status load_all(const struct checkpoint *checkpoint, struct weights *w) {
@@ -228,7 +296,9 @@ static enum status load_all(const struct checkpoint *checkpoint, struct weights 
         FAIL(ERR_MEMORY, "no memory for the weights of %d layers", w->n_layer);
     for (int i = 0; w->shards && i <= w->n_layer; i++)
         TRY(shards_describe(checkpoint, i, &w->shards[i]));
-    TRY(load_vocabulary(checkpoint, w));
+    struct tensor_need needs[LAYER_TENSORS];
+    int n = tensor_outer_needs(&checkpoint->spec, needs);
+    for (int i = 0; i < n; i++) TRY(load_outer(checkpoint, w, &needs[i]));
     for (int i = 0; i < w->n_layer; i++) TRY(load_layer(checkpoint, w, i));
     return OK;
 }
@@ -290,7 +360,10 @@ void weights_close(struct weights *w) {
     for (int i = 0; w->layers && i < w->n_layer; i++) close_layer(w->backend, &w->layers[i]);
     if (w->head.data && !w->tied) ops->unload_weight(w->backend, &w->head);
     if (w->embedding.data && !w->embedding_on_host) ops->unload_weight(w->backend, &w->embedding);
-    if (w->final_norm) ops->free(w->backend, w->final_norm);
+    float *vectors[] = {w->position, w->embedding_norm, w->embedding_norm_bias, w->final_norm,
+                        w->final_norm_bias};
+    for (size_t i = 0; i < sizeof vectors / sizeof *vectors; i++)
+        if (vectors[i]) ops->free(w->backend, vectors[i]);
     free(w->shards);
     free(w->layers);
     *w = (struct weights){0};
@@ -326,7 +399,7 @@ static int64_t measure_shards(const struct layer_shards *shards, int size) {
 static enum status measure_layer(const struct checkpoint *checkpoint, int layer, int size,
                                  bool sharded, struct weights_extent *out) {
     const struct layer_spec *l = &checkpoint->spec.layers[layer];
-    const struct tensor *tensor = NULL;
+    struct tensor tensor;
     struct tensor_need needs[LAYER_TENSORS];
     struct layer_shards shards = {0};
     if (sharded) TRY(shards_describe(checkpoint, layer, &shards));
@@ -335,9 +408,9 @@ static enum status measure_layer(const struct checkpoint *checkpoint, int layer,
         int64_t bytes = 0;
         TRY(checkpoint_require(checkpoint, needs[i].role, layer, needs[i].n_row, needs[i].n_col,
                                &tensor));
-        TRY(measure_tensor(checkpoint, tensor, &bytes, out));
+        TRY(measure_tensor(checkpoint, &tensor, &bytes, out));
         // Of a sharded matrix every rank has the block scales.
-        out->bytes += shards_find(&shards, (int)needs[i].role) ? bytes - tensor->bytes : bytes;
+        out->bytes += shards_find(&shards, (int)needs[i].role) ? bytes - tensor.bytes : bytes;
     }
     out->shard_bytes += measure_shards(&shards, size);
     if (l->attention == ATTENTION_LATENT && !sharded)
@@ -346,8 +419,9 @@ static enum status measure_layer(const struct checkpoint *checkpoint, int layer,
     if (l->feed_forward != FEED_FORWARD_EXPERTS) return OK;
     int64_t expert = 0; // all experts of a layer are alike
     for (int m = 0; m < N_EXPERT_MATRIX; m++) {
-        TRY(checkpoint_require_expert(checkpoint, (enum expert_matrix)m, layer, 0, &tensor));
-        TRY(measure_tensor(checkpoint, tensor, &expert, out));
+        const struct tensor *matrix;
+        TRY(checkpoint_require_expert(checkpoint, (enum expert_matrix)m, layer, 0, &matrix));
+        TRY(measure_tensor(checkpoint, matrix, &expert, out));
     }
     out->expert_bytes += expert * partition_piece(l->experts.n_expert, size, 0).length;
     return OK;
@@ -357,21 +431,22 @@ static enum status measure_layer(const struct checkpoint *checkpoint, int layer,
 static enum status measure_vocabulary(const struct checkpoint *checkpoint, int size, bool sharded,
                                       struct weights_extent *out) {
     const struct model_spec *spec = &checkpoint->spec;
-    const struct tensor *tensor = NULL;
+    struct tensor tensor;
     TRY(checkpoint_require(checkpoint, TENSOR_EMBEDDING, 0, spec->n_vocab, spec->n_hidden,
                            &tensor));
+    out->own_bytes += spec->n_position * spec->n_hidden * (int64_t)sizeof(float);
     if (sharded) {
         struct layer_shards shards;
         TRY(shards_describe(checkpoint, spec->n_layer, &shards));
         out->shard_bytes += measure_shards(&shards, size);
-        out->embedding_bytes = tensor->bytes;
-        out->embedding_row_bytes = tensor->bytes / spec->n_vocab;
+        out->embedding_bytes = tensor.bytes;
+        out->embedding_row_bytes = tensor.bytes / spec->n_vocab;
         return OK;
     }
-    out->bytes += tensor->bytes;
-    if (spec->tied_head) return OK;
+    out->bytes += tensor.bytes;
+    if (spec->tied_head || !spec->causal) return OK;
     TRY(checkpoint_require(checkpoint, TENSOR_HEAD, 0, spec->n_vocab, spec->n_hidden, &tensor));
-    out->bytes += tensor->bytes;
+    out->bytes += tensor.bytes;
     return OK;
 }
 

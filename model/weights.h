@@ -6,12 +6,15 @@
 #include "model/shard.h"
 
 struct layer_weights {
-    float *attention_norm, *feed_forward_norm; // [n_hidden]
-    float *query_bias, *key_bias, *value_bias; // [rows] or NULL
-    float *output_bias;                        // [n_hidden] or NULL
-    float *query_norm, *key_norm;              // [head_dim] or NULL
-    struct weight query, key, value, output;   // [rows, n_hidden]; [n_hidden, heads]
-    struct weight gate, up, down;              // [n_feed_forward, n_hidden]; transposed
+    float *attention_norm, *feed_forward_norm;           // [n_hidden]; no attention_norm: NULL
+    float *attention_norm_bias, *feed_forward_norm_bias; // [n_hidden] or NULL
+    float *attention_out_norm, *feed_forward_out_norm;   // [n_hidden] of NORM_SANDWICH
+    float *query_bias, *key_bias, *value_bias;           // [rows] or NULL
+    float *output_bias, *down_bias;                      // [n_hidden] or NULL
+    float *gate_bias, *up_bias;                          // [n_feed_forward] or NULL
+    float *query_norm, *key_norm;                        // [head_dim] or NULL
+    struct weight query, key, value, output;             // [rows, n_hidden]; [n_hidden, heads]
+    struct weight gate, up, down;                        // [n_feed_forward, n_hidden]; transposed
     // Where they were gathered from the ranks: output and down as n_column groups of their columns,
     // each beginning at its first_col. NULL: output and down are whole.
     const struct weight *output_columns, *down_columns;
@@ -46,11 +49,14 @@ struct weights {
     struct backend *backend;
     struct weights_owner owner;
     int n_layer;
-    struct layer_weights *layers;  // [n_layer] owned
-    struct weight embedding, head; // [n_vocab, n_hidden]; the same matrix when tied
+    struct layer_weights *layers; // [n_layer] owned
+    // [n_vocab, n_hidden]; the same matrix when tied. Encoders have no head.
+    struct weight embedding, head;
     bool tied;
-    bool embedding_on_host;      // sharded, on a device: rows are read in the mapping
-    float *final_norm;           // [n_hidden]
+    bool embedding_on_host; // sharded, on a device: rows are read in the mapping
+    float *position;        // [n_position, n_hidden] with the token type's row; NULL: none
+    float *embedding_norm, *embedding_norm_bias; // [n_hidden] or NULL
+    float *final_norm, *final_norm_bias;
     struct layer_shards *shards; // [n_layer + 1] owned, the last of the head; NULL: not sharded
 };
 

@@ -16,7 +16,7 @@ const struct network_shape network_smollm2_135m = {30, 576, 9, 3, 64, 1536, 4915
 static enum status add_tensor(const struct random_network *network, struct tensor_list *list,
                               enum tensor_role role, int layer, int64_t n_row, int64_t n_col) {
     char name[TENSOR_NAME_BYTES];
-    struct tensor t = {.name = strdup(tensor_name(role, layer, false, name)),
+    struct tensor t = {.name = strdup(tensor_name((struct tensor_naming){0}, role, layer, name)),
                        .dtype = n_col ? DTYPE_BF16 : DTYPE_F32,
                        .n_dim = n_col ? 2 : 1,
                        .shape = {n_row, n_col},
@@ -36,6 +36,8 @@ static enum status fill_spec(const struct network_shape *n, int64_t divisor,
     int n_head = n_kv_head * (n->n_head / n->n_kv_head);
     *spec = (struct model_spec){
         .architecture = "llama",
+        .causal = true,
+        .final_norm = true,
         .n_layer = scaled(n->n_layer, divisor),
         .n_rope = 1,
         .ropes = {{.method = ROPE_LLAMA3,
@@ -57,6 +59,7 @@ static enum status fill_spec(const struct network_shape *n, int64_t divisor,
         spec->layers[i] = (struct layer_spec){.attention = ATTENTION_FULL,
                                               .feed_forward = FEED_FORWARD_GATED,
                                               .norm = NORM_RMS,
+                                              .attention_norm = true,
                                               .activation = ACTIVATION_SILU,
                                               .n_head = n_head,
                                               .n_kv_head = n_kv_head,

@@ -1,5 +1,5 @@
 // sources: model/config_json.c model/config_deepseek.c model/json_util.c model/architecture.c
-// sources: model/spec.c model/rope.c model/config_rope.c kernels/status.c
+// sources: model/spec.c model/rope.c model/config_rope.c model/config_layers.c kernels/status.c
 
 // config.json and generation_config.json: whatever passes the checks must give finite frequencies.
 #include <math.h>
@@ -20,12 +20,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes) {
     spec_draft_init(&draft);
     if (spec_draft_read_json((const char *)data, bytes, "fuzz.json", &draft) == OK &&
         spec_build(&draft, "fuzz.json", &spec) == OK) {
-        for (int64_t length = 1; length < (int64_t)1 << 40; length <<= 13) {
-            rope_frequencies(&spec.ropes[0], length, inv_freq, &factor);
-            if (!isfinite(factor)) abort();
-            for (int i = 0; i < spec.ropes[0].dim / 2; ++i)
-                if (!isfinite(inv_freq[i])) abort();
-        }
+        for (int r = 0; r < spec.n_rope; ++r)
+            for (int64_t length = 1; length < (int64_t)1 << 40; length <<= 13) {
+                rope_frequencies(&spec.ropes[r], length, inv_freq, &factor);
+                if (!isfinite(factor)) abort();
+                for (int i = 0; i < spec.ropes[r].dim / 2; ++i)
+                    if (!isfinite(inv_freq[i])) abort();
+            }
     }
     model_spec_close(&spec);
     return 0;

@@ -1,5 +1,5 @@
 // sources: model/gguf.c model/gguf_get.c model/utf8.c model/unicode.c model/tokenizer_text.c
-// sources: model/config_gguf.c model/architecture.c model/spec.c kernels/status.c
+// sources: model/config_gguf.c model/architecture.c model/spec.c model/rope.c kernels/status.c
 
 // GGUF container and its metadata: parse, look up, build the spec, touch every tensor.
 #include <stddef.h>

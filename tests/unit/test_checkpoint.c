@@ -110,7 +110,7 @@ static struct checkpoint expect_success(const char *path) {
 static void test_folder(void **state) {
     (void)state;
     char *folder = good_folder();
-    const struct tensor *tensor = NULL, *head = NULL;
+    struct tensor tensor, head;
     write_text(folder, "generation_config.json", "{\"eos_token_id\": [1, 3]}");
     struct checkpoint checkpoint = expect_success(folder);
     assert_null(checkpoint.gguf);
@@ -119,10 +119,10 @@ static void test_folder(void **state) {
     assert_true(checkpoint.spec.tied_head && checkpoint.spec.n_stop == 2);
     assert_int_equal(strlen(checkpoint.digest), 32);
     assert_int_equal(checkpoint_require(&checkpoint, TENSOR_DOWN, 0, 16, 8, &tensor), OK);
-    assert_string_equal(tensor->name, "model.layers.0.mlp.down_proj.weight");
-    assert_int_equal(tensor->dtype, DTYPE_BF16);
+    assert_string_equal(tensor.name, "model.layers.0.mlp.down_proj.weight");
+    assert_int_equal(tensor.dtype, DTYPE_BF16);
     assert_int_equal(checkpoint_require(&checkpoint, TENSOR_HEAD, 0, 4, 16, &head), OK);
-    assert_string_equal(head->name, "model.embed_tokens.weight"); // tied
+    assert_string_equal(head.name, "model.embed_tokens.weight"); // tied
     assert_int_equal(checkpoint_require(&checkpoint, TENSOR_DOWN, 0, 8, 16, &tensor), ERR_INPUT);
     assert_non_null(strstr(status_message(), "is [16, 8]; the configuration needs [8, 16]"));
     assert_int_equal(checkpoint_require(&checkpoint, TENSOR_FINAL_NORM, 0, 8, 0, &tensor),
@@ -274,15 +274,15 @@ static void test_gguf(void **state) {
     struct buffer file = gguf_file(0);
     char *path = folder_write(folder, "m.gguf", file.data, file.n);
     struct checkpoint checkpoint = expect_success(path);
-    const struct tensor *tensor;
+    struct tensor tensor;
     assert_non_null(checkpoint.gguf);
     assert_null(checkpoint.folder);
     assert_true(checkpoint.spec.tied_head && checkpoint.spec.ropes[0].interleaved);
     assert_int_equal(checkpoint.spec.n_vocab, 4);
     assert_int_equal(checkpoint_require(&checkpoint, TENSOR_DOWN, 0, 16, 8, &tensor), OK);
-    assert_string_equal(tensor->name, "blk.0.ffn_down.weight");
-    assert_true(tensor->n_dim == 2 && tensor->shape[0] == 16 && tensor->shape[1] == 8);
-    assert_int_equal(tensor->bytes, 16 * 8 * 4);
+    assert_string_equal(tensor.name, "blk.0.ffn_down.weight");
+    assert_true(tensor.n_dim == 2 && tensor.shape[0] == 16 && tensor.shape[1] == 8);
+    assert_int_equal(tensor.bytes, 16 * 8 * 4);
     memcpy(first, checkpoint.digest, sizeof first);
     checkpoint_close(&checkpoint);
     // The digest is of the contents: the same elsewhere, another when a weight differs.
@@ -374,15 +374,15 @@ static void test_smollm2(void **state) {
     if (access(path, R_OK) != 0) skip();
     struct checkpoint checkpoint = expect_success(path);
     const struct model_spec *spec = &checkpoint.spec;
-    const struct tensor *tensor;
+    struct tensor tensor;
     assert_true(spec->n_layer == 30 && spec->n_hidden == 576 && spec->n_vocab == 49152);
     assert_true(spec->layers[29].n_head == 9 && spec->layers[29].n_kv_head == 3);
     assert_true(spec->tied_head && spec->context == 8192 && spec->ropes[0].base == 1e5);
     assert_true(spec->n_stop == 1 && spec->stop[0] == 2);
     assert_int_equal(checkpoint_require(&checkpoint, TENSOR_HEAD, 0, 49152, 576, &tensor), OK);
-    assert_int_equal(tensor->dtype, DTYPE_Q8_0);
+    assert_int_equal(tensor.dtype, DTYPE_Q8_0);
     assert_int_equal(checkpoint_require(&checkpoint, TENSOR_KEY, 29, 192, 576, &tensor), OK);
-    assert_int_equal(tensor->dtype, DTYPE_Q4_1);
+    assert_int_equal(tensor.dtype, DTYPE_Q4_1);
     checkpoint_close(&checkpoint);
 }
 

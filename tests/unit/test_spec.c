@@ -83,8 +83,9 @@ static void test_qwen(void **state) {
     assert_true(spec.layers[0].attention_bias && !spec.layers[0].output_bias);
     assert_true(!spec.layers[0].query_key_norm && spec.window == 0);
     model_spec_close(&spec);
-    spec = expect_json("{\"model_type\": \"qwen3\", \"architectures\": [\"Qwen3ForCausalLM\"],"
-                       "\"layer_types\": [\"full_attention\", \"full_attention\"]}");
+    spec = expect_json(
+        "{\"model_type\": \"qwen3\", \"architectures\": [\"Qwen3ForCausalLM\"],"
+        "\"layer_types\": [\"full_attention\", \"full_attention\", \"full_attention\"]}");
     assert_true(!spec.layers[0].attention_bias && spec.layers[0].query_key_norm);
     assert_int_equal(spec.layers[0].head_dim, 128); // the class's default
     model_spec_close(&spec);
@@ -177,7 +178,6 @@ static void test_refusals(void **state) {
         {"{\"rms_norm_eps\": 0}", "epsilon"},
         {"{\"rms_norm_eps\": -1}", "rms_norm_eps is -1"},
         {"{\"hidden_act\": \"relu\"}", "hidden_act relu"},
-        {"{\"mlp_bias\": true}", "mlp_bias"},
         {"{\"tie_word_embeddings\": 1}", "not true or false"},
         {"{\"quantization_config\": {\"quant_method\": \"gptq\"}}",
          "quantization_config is not supported"},
