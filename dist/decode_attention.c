@@ -9,6 +9,7 @@ struct decode_room {
     float *receive;   // per rank the same for this rank's heads
     float *head_lse;  // [n_query, own heads] merged
     float *gathered;  // per rank [n_query, its heads]
+    struct ring_partial sinks; // what the queries see of them
 };
 
 static int64_t heads_of(int n_head, int size, int rank) {
@@ -20,6 +21,8 @@ static struct decode_room carve(struct ring_room *room, const struct attention_s
     const int64_t f32 = sizeof(float), most_heads = heads_of(shape->n_head, size, 0);
     struct decode_room out = {0};
     out.lse = ring_take(room, n_query * shape->n_head * f32);
+    out.sinks.out = ring_take(room, n_query * shape->n_head * shape->value_dim * f32);
+    out.sinks.lse = ring_take(room, n_query * shape->n_head * f32);
     if (size == 1) return out;
     out.out = ring_take(room, n_query * shape->n_head * shape->value_dim * f32);
     out.send = ring_take(room, ring_partial_bytes(shape, n_query));
@@ -49,24 +52,64 @@ static enum status copy_columns(struct backend *backend, const float *x, int64_t
     return n_row && n_col ? backend->ops->convert(backend, &convert) : OK;
 }
 
+// Rows of the own shard at positions [begin, end).
+static struct ring_block own_block(const struct ring_attention_args *args, int rank, int64_t begin,
+                                   int64_t end) {
+    struct attention_shape shape = ring_shape(args);
+    struct visible_range range = ring_range(args);
+    int64_t row = visible_held_before(&range, rank, begin);
+    struct ring_block block = {.n_key = visible_held_before(&range, rank, end) - row,
+                               .key = (const char *)args->key + row * ring_key_row_bytes(&shape)};
+    if (args->value) block.value = (const char *)args->value + row * ring_value_row_bytes(&shape);
+    return block;
+}
+
+static int64_t held_between(const struct visible_range *range, int rank, int64_t begin,
+                            int64_t end) {
+    if (end <= begin) return 0;
+    return visible_held_before(range, rank, end) - visible_held_before(range, rank, begin);
+}
+
+// Pairs of the few queries, which all ranks have, and the own keys among the positions.
+static int64_t pairs_among(const struct ring_attention_args *args, int rank, struct span keys) {
+    struct visible_range range = ring_range(args);
+    int64_t sinks = visibility_sinks(&args->visibility), pairs = 0;
+    for (int64_t p = args->query_begin; p < args->query_end; p++) {
+        int64_t begin = visibility_begin(&args->visibility, p);
+        int64_t end = visibility_end(&args->visibility, p);
+        if (begin < sinks) begin = sinks;
+        if (begin < keys.start) begin = keys.start;
+        if (end > keys.start + keys.length) end = keys.start + keys.length;
+        pairs += held_between(&range, rank, keys.start, end < sinks ? end : sinks) +
+                 held_between(&range, rank, begin, end);
+    }
+    return pairs;
+}
+
+static enum status attend_positions(struct ring_attention *ring,
+                                    const struct ring_attention_args *args,
+                                    const struct ring_queries *queries, struct span keys,
+                                    const struct ring_partial *partial) {
+    int rank = ring->comm->rank;
+    struct ring_block own = own_block(args, rank, keys.start, keys.start + keys.length);
+    if (partial && own.n_key == 0) return OK;
+    if (queries->selection.k) {
+        TRY(ring_list_keys(ring, args, rank, true, &own));
+    } else if (queries->first || queries->end) {
+        TRY(ring_list_positions(&ring->key_position, args->sequence, rank, keys.start,
+                                keys.start + keys.length));
+        own.position = ring->key_position.at;
+    }
+    return ring_attend(ring, args, queries, &own, partial, pairs_among(args, rank, keys));
+}
+
+// The rows that the queries see, and the sinks before them.
 static enum status attend_shard(struct ring_attention *ring, const struct ring_attention_args *args,
-                                const struct ring_selection *selection, float *out, float *lse) {
-    const struct comm *comm = ring->comm;
+                                const struct ring_selection *selection,
+                                const struct ring_partial *sink_partial, float *out, float *lse) {
+    const struct visibility *visibility = &args->visibility;
     int64_t n_query = args->query_end - args->query_begin;
-    // One query at the end sees every key: then no positions of a long shard need be listed.
-    struct ring_attention_args masked = *args;
-    masked.causal = args->causal && n_query > 1 && !selection;
-    if (masked.causal)
-        TRY(ring_list_positions(&ring->key_position, args->sequence, comm->rank, 0,
-                                args->query_end));
-    struct ring_block own = {.n_key =
-                                 sequence_count(args->sequence, comm->rank, 0, args->query_end),
-                             .key = args->key,
-                             .value = args->value,
-                             .position = ring->key_position.at};
-    if (selection) TRY(ring_list_runs(ring, args->sequence, comm->rank, args->query_end, &own));
-    int64_t pairs = 0; // every rank's queries against the own keys
-    for (int rank = 0; rank < comm->size; rank++) pairs += ring_pairs(args, rank, comm->rank);
+    TRY(ring_check_visible(args));
     TRY(ring_reserve_positions(&ring->query_position, n_query));
     for (int64_t i = 0; i < n_query; i++) ring->query_position.at[i] = args->query_begin + i;
     struct ring_queries queries = {.n = n_query,
@@ -75,7 +118,17 @@ static enum status attend_shard(struct ring_attention *ring, const struct ring_a
                                    .out = out,
                                    .lse = lse};
     if (selection) queries.selection = *selection;
-    return ring_attend(ring, &masked, &queries, &own, NULL, pairs);
+    // One query sees all of the rows: no positions of a long shard need be listed.
+    if (n_query > 1 && !selection) TRY(ring_list_bounds(ring, args, &queries));
+    int64_t begin = visibility_begin(visibility, args->query_begin);
+    int64_t end = visibility_end(visibility, args->query_end - 1);
+    if (end > args->query_end) end = args->query_end;
+    struct span window = {begin, end > begin ? end - begin : 0};
+    TRY(attend_positions(ring, args, &queries, window, NULL));
+    int64_t sinks = visibility_sinks(visibility);
+    if (sinks > begin) sinks = begin;
+    if (sinks > end) sinks = end;
+    return attend_positions(ring, args, &queries, (struct span){0, sinks}, sink_partial);
 }
 
 static enum status exchange_heads(struct ring_attention *ring,
@@ -163,8 +216,9 @@ enum status ring_decode_run(struct ring_attention *ring, const struct ring_atten
         carve(&space, &shape, ring->comm->size, args->query_end - args->query_begin);
     TRY(ring_check_room(ring, &space));
     if (ring->comm->size == 1)
-        return attend_shard(ring, args, selection, head_out, all_lse ? all_lse : room.lse);
-    TRY(attend_shard(ring, args, selection, room.out, room.lse));
+        return attend_shard(ring, args, selection, &room.sinks, head_out,
+                            all_lse ? all_lse : room.lse);
+    TRY(attend_shard(ring, args, selection, &room.sinks, room.out, room.lse));
     TRY(exchange_heads(ring, args, &room));
     TRY(merge_heads(ring, args, &room, head_out));
     return all_lse ? gather_lse(ring, args, &room, all_lse) : OK;

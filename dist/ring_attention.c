@@ -68,8 +68,53 @@ enum status ring_list_positions(struct position_list *list, const struct sequenc
     return OK;
 }
 
-enum status ring_list_runs(struct ring_attention *ring, const struct sequence *sequence, int rank,
-                           int64_t end, struct ring_block *block) {
+struct visible_range ring_range(const struct ring_attention_args *args) {
+    return (struct visible_range){.sequence = args->sequence,
+                                  .visibility = args->visibility,
+                                  .key_begin = args->key_begin,
+                                  .query_begin = args->query_begin,
+                                  .query_end = args->query_end};
+}
+
+enum status ring_check_visible(const struct ring_attention_args *args) {
+    struct visible_range range = ring_range(args);
+    if (!visible_is_held(&range))
+        FAIL(ERR_INTERNAL, "query %lld sees keys from position %lld, which are held from %lld on",
+             (long long)args->query_begin,
+             (long long)visibility_begin(&args->visibility, args->query_begin),
+             (long long)args->key_begin);
+    return OK;
+}
+
+enum status ring_list_bounds(struct ring_attention *ring, const struct ring_attention_args *args,
+                             struct ring_queries *queries) {
+    const struct visibility *visibility = &args->visibility;
+    queries->first = queries->end = NULL;
+    if (visibility_bounds_begin(visibility)) {
+        TRY(ring_reserve_positions(&ring->query_first, queries->n));
+        queries->first = ring->query_first.at;
+    }
+    if (visibility_bounds_end(visibility)) {
+        TRY(ring_reserve_positions(&ring->query_end, queries->n));
+        queries->end = ring->query_end.at;
+    }
+    visibility_bounds(visibility, queries->position, queries->n,
+                      queries->first ? ring->query_first.at : NULL,
+                      queries->end ? ring->query_end.at : NULL);
+    return OK;
+}
+
+enum status ring_list_queries(struct ring_attention *ring, const struct ring_attention_args *args,
+                              int rank, struct ring_queries *queries) {
+    TRY(ring_list_positions(&ring->query_position, args->sequence, rank, args->query_begin,
+                            args->query_end));
+    queries->position = ring->query_position.at;
+    return ring_list_bounds(ring, args, queries);
+}
+
+// The runs of a rank's positions in [0, end), for queries that select.
+static enum status list_runs(struct ring_attention *ring, const struct sequence *sequence, int rank,
+                             int64_t end, struct ring_block *block) {
     int most = sequence_max_runs(sequence);
     if (most > ring->runs_capacity) {
         struct position_run *runs = realloc(ring->runs, (size_t)most * sizeof *runs);
@@ -88,12 +133,26 @@ enum status ring_list_runs(struct ring_attention *ring, const struct sequence *s
     return OK;
 }
 
+enum status ring_list_keys(struct ring_attention *ring, const struct ring_attention_args *args,
+                           int rank, bool selected, struct ring_block *block) {
+    const struct visibility *visibility = &args->visibility;
+    if (selected) return list_runs(ring, args->sequence, rank, args->query_end, block);
+    block->position = NULL;
+    if (!visibility_bounds_begin(visibility) && !visibility_bounds_end(visibility)) return OK;
+    struct visible_range range = ring_range(args);
+    int64_t n = visible_held(&range, rank),
+            n_sink = visible_held_before(&range, rank, range.key_begin);
+    TRY(ring_reserve_positions(&ring->key_position, n));
+    sequence_positions(args->sequence, rank, 0, visible_sinks(&range), ring->key_position.at);
+    sequence_positions(args->sequence, rank, args->key_begin, args->query_end,
+                       ring->key_position.at + n_sink);
+    block->position = ring->key_position.at;
+    return OK;
+}
+
 int64_t ring_pairs(const struct ring_attention_args *args, int query_rank, int key_rank) {
-    if (args->causal)
-        return sequence_causal_pairs(args->sequence, query_rank, key_rank, args->query_begin,
-                                     args->query_end);
-    return sequence_count(args->sequence, query_rank, args->query_begin, args->query_end) *
-           sequence_count(args->sequence, key_rank, 0, args->query_end);
+    struct visible_range range = ring_range(args);
+    return visible_pairs(&range, query_rank, key_rank);
 }
 
 static enum status attend_selected(struct ring_attention *ring, const struct ring_queries *slice,
@@ -138,7 +197,9 @@ static enum status attend_slice(struct ring_attention *ring, const struct ring_a
         .key_stride = (int64_t)shape.n_kv_head * shape.head_dim,
         .value_stride =
             (int64_t)shape.n_kv_head * (block->value ? shape.value_dim : shape.head_dim),
-        .end_visible = slice->end_visible,
+        .first_visible = slice->selection.k ? NULL : slice->first,
+        .sinks = visibility_sinks(&args->visibility),
+        .end_visible = slice->selection.k ? NULL : slice->end,
         .key_position = block->position,
         .out = slice->out,
         .lse = slice->lse,
@@ -166,13 +227,12 @@ static enum status merge_slice(struct ring_attention *ring, const struct ring_at
     return OK;
 }
 
-// How many of the queries, whose positions ascend, come before all keys of the block.
-static int64_t count_blind(const struct ring_queries *queries, const struct ring_block *block) {
-    int64_t first = queries->selection.k ? block->run[0].start : block->position[0];
-    int64_t low = 0, high = queries->n;
+// The first of n ascending positions that is at least `bound`; n where none is.
+static int64_t lower_bound(const int64_t *position, int64_t n, int64_t bound) {
+    int64_t low = 0, high = n;
     while (low < high) {
         int64_t middle = low + (high - low) / 2;
-        if (queries->position[middle] < first)
+        if (position[middle] < bound)
             low = middle + 1;
         else
             high = middle;
@@ -180,12 +240,50 @@ static int64_t count_blind(const struct ring_queries *queries, const struct ring
     return low;
 }
 
-static enum status list_ends(struct ring_attention *ring, const struct ring_queries *queries,
-                             const int64_t **out) {
-    TRY(ring_reserve_positions(&ring->end_visible, queries->n));
-    for (int64_t i = 0; i < queries->n; i++) ring->end_visible.at[i] = queries->position[i] + 1;
-    *out = ring->end_visible.at;
-    return OK;
+// Of the queries from the first on, those that may see keys of the block: a later query's keys
+// begin and end later.
+static struct span seeing(const struct ring_attention_args *args,
+                          const struct ring_queries *queries, const struct ring_block *block) {
+    int64_t from = 0, to = queries->n;
+    if (queries->end) {
+        int64_t first = queries->selection.k ? block->run[0].start : block->position[0];
+        from = lower_bound(queries->end, queries->n, first + 1);
+    }
+    if (queries->first && !queries->selection.k &&
+        block->position[0] >= visibility_sinks(&args->visibility))
+        to = lower_bound(queries->first, queries->n, block->position[block->n_key - 1] + 1);
+    return (struct span){from, to > from ? to - from : 0};
+}
+
+// Whether no query of the slice sees a key of the block.
+static bool sees_nothing(const struct ring_attention_args *args, const struct ring_queries *slice,
+                         const struct ring_block *block) {
+    if (!slice->first || slice->selection.k) return false;
+    if (block->position[0] < visibility_sinks(&args->visibility)) return false;
+    int64_t next = lower_bound(block->position, block->n_key, slice->first[0]);
+    if (next == block->n_key) return true;
+    return slice->end && block->position[next] >= slice->end[slice->n - 1];
+}
+
+static struct ring_queries slice_of(const struct ring_attention_args *args,
+                                    const struct ring_queries *queries, int64_t first, int64_t n) {
+    struct attention_shape shape = ring_shape(args);
+    int64_t head_row = first * args->n_head;
+    struct ring_queries slice = {
+        .n = n,
+        .query = (const char *)queries->query + first * ring_query_row_bytes(&shape),
+        .position = queries->position + first,
+        .first = queries->first ? queries->first + first : NULL,
+        .end = queries->end ? queries->end + first : NULL,
+        .out = queries->out + head_row * args->value_dim,
+        .lse = queries->lse + head_row,
+        .selection = queries->selection,
+    };
+    if (slice.selection.k) {
+        slice.selection.candidate += first * slice.selection.k;
+        slice.selection.n_candidate += first;
+    }
+    return slice;
 }
 
 enum status ring_attend(struct ring_attention *ring, const struct ring_attention_args *args,
@@ -193,27 +291,15 @@ enum status ring_attend(struct ring_attention *ring, const struct ring_attention
                         const struct ring_partial *partial, int64_t pairs) {
     if (partial && pairs == 0) return OK;
     struct attention_shape shape = ring_shape(args);
-    int k = queries->selection.k;
-    const int64_t *end_visible = NULL;
-    if (args->causal && !k) TRY(list_ends(ring, queries, &end_visible));
-    bool sliced = partial || ring->comm->needs_progress || k;
+    bool sliced = partial || ring->comm->needs_progress || queries->selection.k;
     int64_t step = sliced ? ring_slice(ring->backend->memory, &shape) : queries->n;
-    int64_t first = partial && args->causal ? count_blind(queries, block) : 0;
-    for (; first < queries->n; first += step) {
-        int64_t head_row = first * args->n_head;
-        struct ring_queries slice = {
-            .n = queries->n - first < step ? queries->n - first : step,
-            .query = (const char *)queries->query + first * ring_query_row_bytes(&shape),
-            .position = queries->position + first,
-            .end_visible = end_visible ? end_visible + first : NULL,
-            .out = queries->out + head_row * args->value_dim,
-            .lse = queries->lse + head_row,
-            .selection = queries->selection,
-        };
-        if (k) {
-            slice.selection.candidate += first * k;
-            slice.selection.n_candidate += first;
-        }
+    struct span some = {0, queries->n};
+    if (partial) some = seeing(args, queries, block);
+    int64_t end = some.start + some.length;
+    for (int64_t first = some.start; first < end; first += step) {
+        struct ring_queries slice =
+            slice_of(args, queries, first, end - first < step ? end - first : step);
+        if (partial && sees_nothing(args, &slice, block)) continue;
         struct ring_queries target = slice;
         if (partial) target.out = partial->out, target.lse = partial->lse;
         TRY(attend_slice(ring, args, &target, block));
@@ -222,7 +308,7 @@ enum status ring_attend(struct ring_attention *ring, const struct ring_attention
         if (ring->comm->needs_progress) TRY(ring->comm->ops->progress(ring->comm));
         profile_end(ring->profile, PHASE_RING_WAIT, begun);
     }
-    if (!k)
+    if (!queries->selection.k)
         ring->profile->attention_flop +=
             2 * pairs * args->n_head * (args->head_dim + args->value_dim);
     return OK;
@@ -286,7 +372,8 @@ void ring_attention_close(struct ring_attention *ring) {
     free(ring->rank_bytes);
     free(ring->key_position.at);
     free(ring->query_position.at);
-    free(ring->end_visible.at);
+    free(ring->query_first.at);
+    free(ring->query_end.at);
     if (ring->workspace) ring->backend->ops->free(ring->backend, ring->workspace);
     *ring = (struct ring_attention){0};
 }

@@ -12,6 +12,7 @@
 #include "dist/comm.h"
 #include "dist/profile.h"
 #include "kernels/sparse.h"
+#include "partition/visibility.h"
 #include "partition/volume.h"
 
 struct ring_attention_args {
@@ -19,11 +20,13 @@ struct ring_attention_args {
     int64_t query_begin, query_end;  // global; this rank's queries are those it owns in there
     int n_head, n_kv_head, head_dim, value_dim;
     float scale;
-    bool causal;
+    struct visibility visibility; // what each query sees, by global positions
+    int64_t key_begin; // keys held by the ranks: positions [key_begin, query_end), and the sinks
+                       // before them. Nothing that is seen may be missing
     enum pass pass;
     const void *query; // [n_query of this rank, n_head, head_dim]
     enum dtype query_dtype;
-    const void *key;   // [n_key of this rank in [0, query_end), n_kv_head, head_dim]
+    const void *key;   // [n_key held by this rank, in the order of positions, n_kv_head, head_dim]
     const void *value; // [n_key, n_kv_head, value_dim]; NULL: the first value_dim elements of keys
     enum dtype kv_dtype;
     float *out; // [n_query, n_head, value_dim]
@@ -55,7 +58,8 @@ struct ring_attention {
     void *workspace;         // backend memory, owned
     int64_t workspace_bytes;
     int64_t reserved; // bytes of the workspace that sparse attention keeps while a pass runs
-    struct position_list query_position, key_position, end_visible;
+    struct position_list query_position, key_position;
+    struct position_list query_first, query_end; // bounds of what the queries see
     struct position_run *runs; // host, owned: of the block that queries select from
     struct key_run *key_runs;  // the same, as kernels take them
     int runs_capacity;

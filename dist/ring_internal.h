@@ -31,7 +31,7 @@ struct ring_queries {
     int64_t n;
     const void *query;               // [n, n_head, head_dim]
     const int64_t *position;         // [n]
-    const int64_t *end_visible;      // [n] position + 1 where causal; set by ring_attend
+    const int64_t *first, *end;      // [n] keys seen, besides the sinks; NULL: no such bound
     float *out;                      // [n, n_head, value_dim]
     float *lse;                      // [n, n_head]
     struct ring_selection selection; // k 0: every visible key
@@ -39,7 +39,7 @@ struct ring_queries {
 struct ring_block {
     int64_t n_key;
     const void *key, *value;   // value NULL: in the keys
-    const int64_t *position;   // [n_key]; not read where queries select
+    const int64_t *position;   // [n_key]; not read where queries select or have no bounds
     const struct key_run *run; // [n_run] the same positions; read only where queries select
     int n_run;
 };
@@ -59,15 +59,25 @@ enum status ring_reserve_positions(struct position_list *list, int64_t n);
 enum status ring_list_positions(struct position_list *list, const struct sequence *sequence,
                                 int rank, int64_t begin, int64_t end);
 
-// The runs of a rank's positions in [0, end), into ring->runs, for the block.
-enum status ring_list_runs(struct ring_attention *ring, const struct sequence *sequence, int rank,
-                           int64_t end, struct ring_block *block);
+struct visible_range ring_range(const struct ring_attention_args *args);
+// FAILs where a query sees keys that no rank holds.
+enum status ring_check_visible(const struct ring_attention_args *args);
+// The positions of a rank's queries and what they see, into the ring's lists.
+enum status ring_list_queries(struct ring_attention *ring, const struct ring_attention_args *args,
+                              int rank, struct ring_queries *queries);
+// The bounds of queries whose positions are known.
+enum status ring_list_bounds(struct ring_attention *ring, const struct ring_attention_args *args,
+                             struct ring_queries *queries);
+// Positions of the keys that a rank holds: as the kernels need them, where they need them.
+enum status ring_list_keys(struct ring_attention *ring, const struct ring_attention_args *args,
+                           int rank, bool selected, struct ring_block *block);
 
 // Visible pairs of one rank's queries and one rank's keys.
 int64_t ring_pairs(const struct ring_attention_args *args, int query_rank, int key_rank);
 // Attends and adds time and FLOP of `pairs` to the profile. partial NULL: the block's result is
 // written to queries->out and lse; otherwise it goes through the partial and is merged into them.
-// Queries that see nothing of the block are skipped when merging.
+// Queries that see nothing of the block are skipped when merging: those before, those behind, and
+// whole slices between.
 enum status ring_attend(struct ring_attention *ring, const struct ring_attention_args *args,
                         const struct ring_queries *queries, const struct ring_block *block,
                         const struct ring_partial *partial, int64_t pairs);

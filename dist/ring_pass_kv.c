@@ -30,9 +30,10 @@ int64_t ring_pass_kv_bytes(const struct attention_shape *shape, int size, int64_
 }
 
 static int64_t largest_shard(const struct ring_attention_args *args) {
+    struct visible_range range = ring_range(args);
     int64_t largest = 0;
     for (int rank = 0; rank < args->sequence->size; rank++) {
-        int64_t n = sequence_count(args->sequence, rank, 0, args->query_end);
+        int64_t n = visible_held(&range, rank);
         if (n > largest) largest = n;
     }
     return largest;
@@ -45,7 +46,8 @@ static enum status start_shift(struct ring_attention *ring, const struct ring_at
     const struct comm *comm = ring->comm;
     struct attention_shape shape = ring_shape(args);
     int64_t key_bytes = ring_key_row_bytes(&shape), value_bytes = ring_value_row_bytes(&shape);
-    int64_t n_next = sequence_count(args->sequence, next, 0, args->query_end);
+    struct visible_range range = ring_range(args);
+    int64_t n_next = visible_held(&range, next);
     struct shift_args shift = {
         .destination = (comm->rank + 1) % comm->size,
         .source = (comm->rank + comm->size - 1) % comm->size,
@@ -61,37 +63,32 @@ static enum status start_shift(struct ring_attention *ring, const struct ring_at
 enum status ring_pass_kv_run(struct ring_attention *ring, const struct ring_attention_args *args,
                              const struct ring_selection *selection) {
     const struct comm *comm = ring->comm;
-    const struct sequence *sequence = args->sequence;
     struct attention_shape shape = ring_shape(args);
-    int64_t n_query = sequence_count(sequence, comm->rank, args->query_begin, args->query_end);
+    struct visible_range range = ring_range(args);
+    int64_t n_query =
+        sequence_count(args->sequence, comm->rank, args->query_begin, args->query_end);
     struct ring_room space = {.base = ring->workspace, .used = ring->reserved};
     int64_t n_slice = ring_slice(ring->backend->memory, &shape);
     if (n_slice > n_query) n_slice = n_query;
     struct pass_kv_room room = carve(&space, &shape, comm->size, largest_shard(args), n_slice);
     TRY(ring_check_room(ring, &space));
-    TRY(ring_list_positions(&ring->query_position, sequence, comm->rank, args->query_begin,
-                            args->query_end));
-    struct ring_queries queries = {.n = n_query,
-                                   .query = args->query,
-                                   .position = ring->query_position.at,
-                                   .out = args->out,
-                                   .lse = args->lse};
+    TRY(ring_check_visible(args));
+    struct ring_queries queries = {
+        .n = n_query, .query = args->query, .out = args->out, .lse = args->lse};
+    TRY(ring_list_queries(ring, args, comm->rank, &queries));
     if (selection) queries.selection = *selection;
     struct ring_block held = {.key = args->key, .value = args->value};
     for (int step = 0; step < comm->size; step++) {
         int holder = (comm->rank - step + comm->size) % comm->size;
         int next = (holder - 1 + comm->size) % comm->size;
         bool last = step == comm->size - 1;
-        held.n_key = sequence_count(sequence, holder, 0, args->query_end);
+        held.n_key = visible_held(&range, holder);
         if (!last) TRY(start_shift(ring, args, &room, &held, step, next));
-        if (selection) {
-            TRY(ring_list_runs(ring, sequence, holder, args->query_end, &held));
-        } else {
-            TRY(ring_list_positions(&ring->key_position, sequence, holder, 0, args->query_end));
-            held.position = ring->key_position.at;
+        int64_t pairs = visible_pairs(&range, comm->rank, holder);
+        if (step == 0 || pairs > 0) {
+            TRY(ring_list_keys(ring, args, holder, selection != NULL, &held));
+            TRY(ring_attend(ring, args, &queries, &held, step ? &room.partial : NULL, pairs));
         }
-        TRY(ring_attend(ring, args, &queries, &held, step ? &room.partial : NULL,
-                        ring_pairs(args, comm->rank, holder)));
         if (last) break;
         TRY(ring_shift_wait(ring));
         held.key = room.key[step % 2];

@@ -71,17 +71,11 @@ static enum status attend_all(struct ring_attention *ring, const struct ring_att
                               const struct ring_selection *selection,
                               const struct pass_q_room *room) {
     const struct comm *comm = ring->comm;
-    struct ring_block own = {.n_key =
-                                 sequence_count(args->sequence, comm->rank, 0, args->query_end),
-                             .key = args->key,
-                             .value = args->value};
-    if (selection) {
-        TRY(ring_list_runs(ring, args->sequence, comm->rank, args->query_end, &own));
-    } else {
-        TRY(ring_list_positions(&ring->key_position, args->sequence, comm->rank, 0,
-                                args->query_end));
-        own.position = ring->key_position.at;
-    }
+    struct visible_range range = ring_range(args);
+    struct ring_block own = {
+        .n_key = visible_held(&range, comm->rank), .key = args->key, .value = args->value};
+    TRY(ring_check_visible(args));
+    TRY(ring_list_keys(ring, args, comm->rank, selection != NULL, &own));
     struct ring_queries held = {.query = args->query, .out = args->out, .lse = args->lse};
     for (int step = 0; step < comm->size; step++) {
         int holder = (comm->rank - step + comm->size) % comm->size;
@@ -94,9 +88,7 @@ static enum status attend_all(struct ring_attention *ring, const struct ring_att
             held.lse = held.out + held.n * args->n_head * args->value_dim;
         }
         if (!last) TRY(start_shift(ring, args, &held, room->query[step % 2], next));
-        TRY(ring_list_positions(&ring->query_position, args->sequence, holder, args->query_begin,
-                                args->query_end));
-        held.position = ring->query_position.at;
+        TRY(ring_list_queries(ring, args, holder, &held));
         TRY(ring_attend(ring, args, &held, &own, NULL, ring_pairs(args, holder, comm->rank)));
         if (last) break;
         TRY(ring_shift_wait(ring));

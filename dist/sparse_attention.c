@@ -371,9 +371,12 @@ static void count_flop(struct ring_attention *ring, const struct sparse_ring_arg
     int64_t full = begin > k ? begin : k; // queries from here on select k
     if (full < a->query_end)
         pairs += k * sequence_count(a->sequence, query_rank, full, a->query_end);
-    int64_t few_end = full < a->query_end ? full : a->query_end;
-    for (int rank = 0; begin < few_end && rank < a->sequence->size; rank++)
-        pairs += sequence_causal_pairs(a->sequence, query_rank, rank, begin, few_end);
+    const struct visible_range few = {.sequence = a->sequence,
+                                      .visibility = VISIBILITY_CAUSAL,
+                                      .query_begin = begin,
+                                      .query_end = full < a->query_end ? full : a->query_end};
+    for (int rank = 0; begin < few.query_end && rank < a->sequence->size; rank++)
+        pairs += visible_pairs(&few, query_rank, rank);
     ring->profile->attention_flop += 2 * pairs * a->n_head * (a->head_dim + a->value_dim);
 }
 

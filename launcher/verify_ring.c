@@ -109,7 +109,7 @@ static struct ring_attention_args arguments(const struct ring_case *c, int64_t b
                                         .head_dim = HEAD_DIM,
                                         .value_dim = HEAD_DIM,
                                         .scale = 0.5f,
-                                        .causal = true,
+                                        .visibility = VISIBILITY_CAUSAL,
                                         .query = verify_image(&c->memory, query),
                                         .query_dtype = DTYPE_F32,
                                         .key = verify_image(&c->memory, c->own_key),

@@ -174,7 +174,7 @@ static struct sparse_ring_args arguments(const struct sparse_case *c, int64_t be
                                                    .head_dim = DIM,
                                                    .value_dim = DIM,
                                                    .scale = 0.5f,
-                                                   .causal = true,
+                                                   .visibility = VISIBILITY_CAUSAL,
                                                    .query = verify_image(m, own->query),
                                                    .query_dtype = DTYPE_F32,
                                                    .key = verify_image(m, own->key),

@@ -210,7 +210,7 @@ struct ring_attention_args forward_attention_args(const struct forward *f, int l
                                         .head_dim = l->head_dim,
                                         .value_dim = l->value_dim,
                                         .scale = l->attention_scale,
-                                        .causal = true,
+                                        .visibility = VISIBILITY_CAUSAL,
                                         .query = f->buffers.query,
                                         .query_dtype = f->query_dtype,
                                         .key = f->kv.layers[layer].block.key,

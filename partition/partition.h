@@ -64,9 +64,4 @@ int sequence_runs(const struct sequence *sequence, int rank, int64_t begin, int6
                   struct position_run *out);
 int sequence_max_runs(const struct sequence *sequence);
 
-// Visible (query, key) pairs under a causal mask: queries of `query_rank` in [begin, end) against
-// keys of `key_rank` in [0, end). With size 1 this is the whole triangle.
-int64_t sequence_causal_pairs(const struct sequence *sequence, int query_rank, int key_rank,
-                              int64_t begin, int64_t end);
-
 #endif

@@ -12,7 +12,7 @@ static int64_t floor_div(int64_t a, int64_t b) {
     return a / b - (a % b < 0);
 }
 
-static struct run clip(struct run run, int64_t begin, int64_t end) {
+struct run run_clip(struct run run, int64_t begin, int64_t end) {
     int64_t first = max64(0, ceil_div(begin - run.start, run.stride));
     int64_t last = min64(run.count, ceil_div(end - run.start, run.stride));
     return (struct run){run.start + first * run.stride, run.stride, max64(0, last - first)};
@@ -42,7 +42,7 @@ void run_of_extent(const struct extent *extent, int size, int rank, int64_t begi
     }
     }
     end = min64(end, extent->start + extent->kept);
-    for (int i = 0; i < RUNS_PER_EXTENT; i++) runs[i] = clip(runs[i], begin, end);
+    for (int i = 0; i < RUNS_PER_EXTENT; i++) runs[i] = run_clip(runs[i], begin, end);
 }
 
 static int piece_index(int64_t length, int n_piece, int64_t offset) {

@@ -16,6 +16,9 @@ enum { RUNS_PER_EXTENT = 2 };
 void run_of_extent(const struct extent *extent, int size, int rank, int64_t begin, int64_t end,
                    struct run runs[RUNS_PER_EXTENT]);
 
+// What of a run lies in [begin, end).
+struct run run_clip(struct run run, int64_t begin, int64_t end);
+
 // Rank that owns a position of the extent.
 int run_owner(const struct extent *extent, int size, int64_t position);
 

@@ -99,21 +99,3 @@ int sequence_owner(const struct sequence *sequence, int64_t position, int64_t *o
     if (offset) *offset = sequence_count(sequence, rank, 0, position);
     return rank;
 }
-
-int64_t sequence_causal_pairs(const struct sequence *sequence, int query_rank, int key_rank,
-                              int64_t begin, int64_t end) {
-    int64_t pairs = 0;
-    for (int q = 0; q < sequence->n_extent; q++) {
-        const struct extent *queries = &sequence->extents[q];
-        if (queries->start >= end || queries->start + queries->kept <= begin) continue;
-        struct run query[RUNS_PER_EXTENT];
-        run_of_extent(queries, sequence->size, query_rank, begin, end, query);
-        for (int k = 0; k <= q; k++) { // later extents hold only future keys
-            struct run key[RUNS_PER_EXTENT];
-            run_of_extent(&sequence->extents[k], sequence->size, key_rank, 0, end, key);
-            for (int i = 0; i < RUNS_PER_EXTENT * RUNS_PER_EXTENT; i++)
-                pairs += run_causal_pairs(&query[i / 2], &key[i % 2]);
-        }
-    }
-    return pairs;
-}

@@ -1,13 +1,15 @@
 // Attention on the processor. A task is one kv head, one tile of rows (query, head of the group)
-// and one range of keys; it packs a key tile once and runs all its rows through it. Tasks go to
-// threads as they become free, longest first. Few rows (decode) split the keys into ranges whose
-// partials are merged; ranges follow from the shape alone, so results do not depend on the thread
-// count. Sparse attention is the same, one query after the other, with a list of rows for each.
+// and one range of the keys that they see; it packs a key tile once and runs all its rows through
+// it. Tasks go to threads as they become free, longest first. Few rows (decode) split their keys
+// into ranges whose partials are merged; ranges follow from the shape and the visibility alone, so
+// results do not depend on the thread count. Sparse attention is the same, one query after the
+// other, with a list of rows for each.
 #include <math.h>
 #include <omp.h>
 
 #include "kernels/cpu/attention_tile.h"
 #include "kernels/cpu/cpu.h"
+#include "kernels/key_search.h"
 
 enum {
     MIN_TASK = 64,       // tasks below which keys are split
@@ -25,10 +27,11 @@ struct shape {
     const struct attention_tile *tile;
     int group, n_task_row, n_task_head, n_split;
     int64_t n_row; // of one kv head: n_query * group; row r is query r / group, head r % group
-    int64_t n_row_tile, split_key;
+    int64_t n_row_tile;
     int unit_dim, unit_pad, value_width; // see struct tile_work
     // Offsets into one thread's scratch, and its size.
-    int64_t query_at, key_at, value_at, sum_at, max_at, total_at, visible_at, row_visible_at, bytes;
+    int64_t query_at, key_at, value_at, sum_at, max_at, total_at;
+    int64_t begin_at, end_at, row_begin_at, row_end_at, bytes;
 };
 
 static int64_t divide_up(int64_t n, int64_t by) {
@@ -51,9 +54,11 @@ static void shape_slices(struct shape *s) {
     s->sum_at = s->value_at + at_line((int64_t)ATTENTION_KEY_TILE * s->value_width * 4);
     s->max_at = s->sum_at + at_line(n_row * s->value_width * 4);
     s->total_at = s->max_at + at_line(n_row * 4);
-    s->visible_at = s->total_at + at_line(n_row * s->tile->vec_width * 4);
-    s->row_visible_at = s->visible_at + at_line(n_row * 4);
-    s->bytes = s->row_visible_at + at_line(n_row * 8);
+    s->begin_at = s->total_at + at_line(n_row * s->tile->vec_width * 4);
+    s->end_at = s->begin_at + at_line(n_row * 4);
+    s->row_begin_at = s->end_at + at_line(n_row * 4);
+    s->row_end_at = s->row_begin_at + at_line(n_row * 8);
+    s->bytes = s->row_end_at + at_line(n_row * 8);
 }
 
 static enum status shape_of(const struct cpu_state *state, const struct attention_args *a,
@@ -62,7 +67,6 @@ static enum status shape_of(const struct cpu_state *state, const struct attentio
         a->value_dim < 8 || a->value_dim > ATTENTION_MAX_DIM || a->n_head % a->n_kv_head)
         FAIL(ERR_INTERNAL, "attention of %d/%d heads, dimensions %d and %d is not supported",
              a->n_head, a->n_kv_head, a->head_dim, a->value_dim);
-    if (a->first_visible) FAIL(ERR_INTERNAL, "attention over windows is not supported");
     s->tile = a->query_dtype == DTYPE_BF16 ? state->tile : state->tile->fp32;
     int width = s->tile->vec_width;
     s->group = a->n_head / a->n_kv_head;
@@ -76,22 +80,75 @@ static enum status shape_of(const struct cpu_state *state, const struct attentio
     s->n_task_row = (int)min64(round_up64(n_task_row, ATTENTION_ROW_BLOCK), s->n_row);
     // Few rows are bound by memory: a task then takes all heads of a key, which lie side by side.
     s->n_task_head = s->n_row * a->n_kv_head <= MAX_HEADS_ROW ? a->n_kv_head : 1;
-    int64_t n_task = s->n_row_tile * a->n_kv_head / s->n_task_head;
     s->n_split = 1;
-    if (n_task > 0 && n_task < MIN_TASK) {
-        int64_t n = min64(divide_up(MIN_TASK, n_task), a->n_key / MIN_SPLIT_KEY);
-        s->n_split = n > 1 ? (int)n : 1;
-    }
-    s->split_key = round_up64(divide_up(a->n_key, s->n_split), ATTENTION_KEY_TILE);
     shape_slices(s);
     return OK;
 }
 
+// What queries see of the block, as indices of keys: of those before `end` the first n_sink and all
+// from `begin` on.
+struct intervals {
+    int64_t n_key, n_sink;
+    const int64_t *begin, *end; // [n_query] ascending, begin >= n_sink; NULL: 0, n_key
+};
+
+static int64_t interval_begin(const struct intervals *v, int64_t query) {
+    return v->begin ? v->begin[query] : 0;
+}
+static int64_t interval_end(const struct intervals *v, int64_t query) {
+    return v->end ? v->end[query] : v->n_key;
+}
+
+static int64_t find_begin(const struct attention_args *a, int64_t query, int64_t low) {
+    return a->first_visible ? key_search(a->key_position, a->n_key, a->first_visible[query], low)
+                            : 0;
+}
+static int64_t find_end(const struct attention_args *a, int64_t query, int64_t low) {
+    return a->end_visible ? key_search(a->key_position, a->n_key, a->end_visible[query], low)
+                          : a->n_key;
+}
+
+static int64_t intervals_bytes(int64_t n_query) {
+    return at_line(2 * n_query * 8);
+}
+
+// memory: intervals_bytes.
+static struct intervals find_intervals(const struct attention_args *a, void *memory) {
+    int64_t *begin = memory, *end = begin + a->n_query, last_begin = 0, last_end = 0;
+    struct intervals v = {.n_key = a->n_key, .begin = begin, .end = end};
+    if (a->first_visible) v.n_sink = key_search(a->key_position, a->n_key, a->sinks, 0);
+    for (int64_t i = 0; i < a->n_query; i++) {
+        last_begin = find_begin(a, i, last_begin);
+        last_end = find_end(a, i, last_end);
+        begin[i] = max64(last_begin, v.n_sink);
+        end[i] = last_end;
+    }
+    return v;
+}
+
+// Few tasks are made more by cutting their keys, of which the longest has so many, into ranges.
+static void shape_split(struct shape *s, const struct attention_args *a) {
+    int64_t n_task = s->n_row_tile * a->n_kv_head / s->n_task_head, most_key = 0;
+    if (n_task == 0 || n_task >= MIN_TASK) return;
+    for (int64_t row = 0; row < s->n_row; row += s->n_task_row) {
+        int64_t last = min64(row + s->n_task_row, s->n_row) - 1;
+        int64_t n = find_end(a, last / s->group, 0) - find_begin(a, row / s->group, 0);
+        most_key = max64(most_key, n);
+    }
+    int64_t n = min64(divide_up(MIN_TASK, n_task), most_key / MIN_SPLIT_KEY);
+    if (n > 1) s->n_split = (int)n;
+}
+
+struct key_range {
+    int64_t begin, end;
+};
+
 // One thread's buffers for one task.
 struct task {
     struct tile_work work;
-    int *visible;         // work.visible
-    int64_t *row_visible; // [n_row] keys of the whole block that the row sees
+    int *begin, *end;             // those of work
+    int64_t *row_begin, *row_end; // [n_row] the same of the whole block, without the sinks
+    struct key_range sinks, keys; // of any row
     int64_t first_row;
     int first_head, head; // of keys and values
     const int32_t *index; // rows of the block that the query selected, or NULL
@@ -99,13 +156,16 @@ struct task {
 
 static void task_buffers(const struct shape *s, const struct attention_args *a, char *scratch,
                          struct task *t) {
-    t->visible = (int *)(scratch + s->visible_at);
-    t->row_visible = (int64_t *)(scratch + s->row_visible_at);
+    t->begin = (int *)(scratch + s->begin_at);
+    t->end = (int *)(scratch + s->end_at);
+    t->row_begin = (int64_t *)(scratch + s->row_begin_at);
+    t->row_end = (int64_t *)(scratch + s->row_end_at);
     t->work = (struct tile_work){
         .unit_dim = s->unit_dim,
         .value_width = s->value_width,
         .score_scale = (float)((double)a->scale * M_LOG2E),
-        .visible = t->visible,
+        .begin = t->begin,
+        .end = t->end,
         .key = scratch + s->key_at,
         .value = scratch + s->value_at,
     };
@@ -121,31 +181,29 @@ static void task_turn_to(const struct shape *s, char *scratch, struct task *t, i
     t->work.total = (float *)(scratch + s->total_at) + row * s->tile->vec_width;
 }
 
-// Keys with a position before `position`: they ascend.
-static int64_t count_visible(const struct attention_args *a, int64_t position) {
-    int64_t low = 0, high = a->n_key;
-    while (low < high) {
-        int64_t middle = low + (high - low) / 2;
-        if (a->key_position[middle] < position)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return low;
-}
-
-// Chooses the rows of a task and counts the keys that each sees: the same in every head.
-static void task_rows_begin(const struct shape *s, const struct attention_args *a, int64_t row_tile,
+// Chooses the rows of a task and finds the keys that each sees: the same in every head.
+static void task_rows_begin(const struct shape *s, const struct intervals *v, int64_t row_tile,
                             struct task *t) {
     t->first_row = row_tile * s->n_task_row;
     t->work.n_row = (int)min64(s->n_task_row, s->n_row - t->first_row);
+    int64_t query = t->first_row / s->group, member = t->first_row % s->group;
     for (int r = 0; r < t->work.n_row; r++) {
-        int64_t query = (t->first_row + r) / s->group, member = (t->first_row + r) % s->group;
-        if (r > 0 && member > 0)
-            t->row_visible[r] = t->row_visible[r - 1];
-        else
-            t->row_visible[r] = a->end_visible ? count_visible(a, a->end_visible[query]) : a->n_key;
+        t->row_begin[r] = interval_begin(v, query);
+        t->row_end[r] = interval_end(v, query);
+        if (++member < s->group) continue;
+        member = 0;
+        query++;
     }
+    int64_t end = t->row_end[t->work.n_row - 1];
+    t->keys = (struct key_range){t->row_begin[0], max64(t->row_begin[0], end)};
+    t->sinks = (struct key_range){0, min64(v->n_sink, end)};
+}
+
+static int max_int(int a, int b) {
+    return a > b ? a : b;
+}
+static int clip(int64_t n, int most) {
+    return n < 0 ? 0 : (int)min64(n, most);
 }
 
 static void task_pack_queries(const struct shape *s, const struct attention_args *a,
@@ -183,10 +241,11 @@ static struct kv_rows kv_rows(const struct attention_args *a, const struct task 
 static void task_load_tile(const struct shape *s, const struct attention_args *a, struct task *t,
                            int64_t first, int64_t end, bool with_values) {
     int n_key = (int)min64(end - first, ATTENTION_KEY_TILE);
+    bool is_sink = first < t->sinks.end;
     t->work.n_key = n_key;
     for (int r = 0; r < t->work.n_row; r++) {
-        int64_t n = min64(t->row_visible[r] - first, n_key);
-        t->visible[r] = n > 0 ? (int)n : 0;
+        t->begin[r] = is_sink ? 0 : clip(t->row_begin[r] - first, n_key);
+        t->end[r] = max_int(t->begin[r], clip(t->row_end[r] - first, n_key));
     }
     struct kv_rows rows = kv_rows(a, t, a->key, a->key_stride, a->head_dim, first);
     s->tile->pack_keys(&rows, t->work.key);
@@ -221,12 +280,30 @@ struct place { // of a task in the work
     const int32_t *index; // see struct task
 };
 
+static void attend_keys(const struct shape *s, const struct attention_args *a, char *scratch,
+                        struct key_range keys, struct task *t) {
+    for (int64_t key = keys.begin; key < keys.end; key += ATTENTION_KEY_TILE)
+        for (int head = t->first_head; head < t->first_head + s->n_task_head; head++) {
+            task_turn_to(s, scratch, t, head);
+            task_load_tile(s, a, t, key, keys.end, true);
+            s->tile->attend(&t->work);
+        }
+}
+
+// That part of a task's keys; every part but the last is whole tiles.
+static struct key_range cut(const struct shape *s, struct key_range keys, int split) {
+    int64_t each = round_up64(divide_up(keys.end - keys.begin, s->n_split), ATTENTION_KEY_TILE);
+    int64_t begin = keys.begin + split * each;
+    return (struct key_range){begin, min64(begin + each, keys.end)};
+}
+
 static void run_task(const struct shape *s, const struct attention_args *a,
-                     const struct place *place, char *scratch, float *out, float *lse) {
-    int first_head = place->first_head, split = place->split;
+                     const struct intervals *visible, const struct place *place, char *scratch,
+                     float *out, float *lse) {
+    int first_head = place->first_head;
     struct task t = {.first_head = first_head, .index = place->index};
     task_buffers(s, a, scratch, &t);
-    task_rows_begin(s, a, place->row_tile, &t);
+    task_rows_begin(s, visible, place->row_tile, &t);
     int end_head = first_head + s->n_task_head;
     for (int head = first_head; head < end_head; head++) {
         task_turn_to(s, scratch, &t, head);
@@ -235,13 +312,8 @@ static void run_task(const struct shape *s, const struct attention_args *a,
         memset(t.work.total, 0, (size_t)t.work.n_row * (size_t)s->tile->vec_width * sizeof(float));
         for (int r = 0; r < t.work.n_row; r++) t.work.max[r] = -INFINITY;
     }
-    int64_t end = min64((split + 1) * s->split_key, t.row_visible[t.work.n_row - 1]);
-    for (int64_t key = split * s->split_key; key < end; key += ATTENTION_KEY_TILE)
-        for (int head = first_head; head < end_head; head++) {
-            task_turn_to(s, scratch, &t, head);
-            task_load_tile(s, a, &t, key, end, true);
-            s->tile->attend(&t.work);
-        }
+    if (place->split == 0) attend_keys(s, a, scratch, t.sinks, &t);
+    attend_keys(s, a, scratch, cut(s, t.keys, place->split), &t);
     for (int head = first_head; head < end_head; head++) {
         task_turn_to(s, scratch, &t, head);
         task_finish(s, a, &t, out, lse);
@@ -277,15 +349,19 @@ enum status cpu_attention(struct backend *backend, const struct attention_args *
     struct shape s;
     TRY(shape_of(state, args, &s));
     if (args->n_query == 0) return OK;
+    shape_split(&s, args);
     int64_t out_bytes = split_out_bytes(args), partial_bytes = split_bytes(args);
     void *memory;
-    TRY(cpu_scratch(backend, state->n_thread * s.bytes + (s.n_split - 1) * partial_bytes, &memory));
-    char *partials = (char *)memory + state->n_thread * s.bytes;
+    int64_t bytes = intervals_bytes(args->n_query) + state->n_thread * s.bytes;
+    TRY(cpu_scratch(backend, bytes + (s.n_split - 1) * partial_bytes, &memory));
+    const struct intervals visible = find_intervals(args, memory);
+    char *slices = (char *)memory + intervals_bytes(args->n_query);
+    char *partials = (char *)memory + bytes;
     int n_head_group = args->n_kv_head / s.n_task_head;
     int64_t n_task = s.n_row_tile * n_head_group * s.n_split;
 #pragma omp parallel num_threads(state->n_thread)
     {
-        char *scratch = (char *)memory + omp_get_thread_num() * s.bytes;
+        char *scratch = slices + omp_get_thread_num() * s.bytes;
 #pragma omp for schedule(dynamic, 1)
         for (int64_t i = 0; i < n_task; i++) {
             int split = (int)(i % s.n_split), head = (int)(i / s.n_split % n_head_group);
@@ -293,7 +369,7 @@ enum status cpu_attention(struct backend *backend, const struct attention_args *
                                         .first_head = head * s.n_task_head,
                                         .split = split};
             char *partial = partials + (split - 1) * partial_bytes;
-            run_task(&s, args, &place, scratch, split ? (float *)partial : args->out,
+            run_task(&s, args, &visible, &place, scratch, split ? (float *)partial : args->out,
                      split ? (float *)(partial + out_bytes) : args->lse);
         }
     }
@@ -319,11 +395,9 @@ enum status cpu_sparse_attention(struct backend *backend,
     struct shape s;
     one.n_query = 1;
     one.n_key = args->k;
+    one.first_visible = one.end_visible = NULL;
     TRY(shape_of(state, &one, &s));
-    if (a->n_query >= MIN_TASK) { // tasks enough without ranges
-        s.n_split = 1;
-        s.split_key = round_up64(args->k, ATTENTION_KEY_TILE);
-    }
+    if (a->n_query < MIN_TASK) shape_split(&s, &one);
     int64_t out_bytes = split_out_bytes(a), partial_bytes = split_bytes(a);
     void *memory;
     TRY(cpu_scratch(backend, state->n_thread * s.bytes + (s.n_split - 1) * partial_bytes, &memory));
@@ -337,6 +411,7 @@ enum status cpu_sparse_attention(struct backend *backend,
         for (int64_t i = 0; i < a->n_query * n_each; i++) {
             int64_t t = i / n_each, rest = i % n_each, row = t * a->n_head;
             const struct attention_args query = one_query(args, t);
+            const struct intervals all = {.n_key = query.n_key};
             const struct place place = {.row_tile = rest / s.n_split / n_head_group,
                                         .first_head =
                                             (int)(rest / s.n_split % n_head_group) * s.n_task_head,
@@ -345,23 +420,40 @@ enum status cpu_sparse_attention(struct backend *backend,
             char *partial = partials + (place.split - 1) * partial_bytes;
             float *out = place.split ? (float *)(void *)partial : a->out;
             float *lse = place.split ? (float *)(void *)(partial + out_bytes) : a->lse;
-            run_task(&s, &query, &place, scratch, out + row * a->value_dim, lse + row);
+            run_task(&s, &query, &all, &place, scratch, out + row * a->value_dim, lse + row);
         }
     }
     return merge_splits(backend, a, s.n_split, partials);
 }
 
+// Adds what the task's rows read of the keys.
+static void add_mass(const struct shape *s, const struct attention_mass_args *args,
+                     struct key_range keys, struct task *t) {
+    for (int64_t key = keys.begin; key < keys.end; key += ATTENTION_KEY_TILE) {
+        memset(t->work.mass, 0, ATTENTION_KEY_TILE * sizeof(float));
+        task_load_tile(s, &args->attention, t, key, keys.end, false);
+        s->tile->column_mass(&t->work);
+        for (int k = 0; k < t->work.n_key; k++)
+            args->mass[key + k] += args->factor * t->work.mass[k];
+    }
+}
+
+static struct key_range overlap(struct key_range a, struct key_range b) {
+    return (struct key_range){max64(a.begin, b.begin), min64(a.end, b.end)};
+}
+
 static void run_mass_task(const struct shape *s, const struct attention_mass_args *args,
-                          int64_t first_key, char *scratch) {
+                          const struct intervals *visible, struct key_range range, char *scratch) {
     const struct attention_args *a = &args->attention;
     _Alignas(64) float mass[ATTENTION_KEY_TILE];
     struct task t = {0};
     task_buffers(s, a, scratch, &t);
     t.work.mass = mass;
-    int64_t range_end = min64(first_key + MASS_KEY, a->n_key);
     for (int64_t i = 0; i < s->n_row_tile * a->n_kv_head; i++) {
         t.first_head = (int)(i % a->n_kv_head);
-        task_rows_begin(s, a, i / a->n_kv_head, &t);
+        task_rows_begin(s, visible, i / a->n_kv_head, &t);
+        struct key_range sinks = overlap(t.sinks, range), keys = overlap(t.keys, range);
+        if (sinks.begin >= sinks.end && keys.begin >= keys.end) continue;
         task_turn_to(s, scratch, &t, t.first_head);
         task_pack_queries(s, a, &t);
         for (int r = 0; r < t.work.n_row; r++) {
@@ -369,29 +461,29 @@ static void run_mass_task(const struct shape *s, const struct attention_mass_arg
             double lse = a->lse[query * a->n_head + t.head * s->group + member];
             t.work.max[r] = (float)(lse * M_LOG2E);
         }
-        int64_t end = min64(range_end, t.row_visible[t.work.n_row - 1]);
-        for (int64_t key = first_key; key < end; key += ATTENTION_KEY_TILE) {
-            memset(mass, 0, sizeof mass);
-            task_load_tile(s, a, &t, key, end, false);
-            s->tile->column_mass(&t.work);
-            for (int k = 0; k < t.work.n_key; k++) args->mass[key + k] += args->factor * mass[k];
-        }
+        add_mass(s, args, sinks, &t);
+        add_mass(s, args, keys, &t);
     }
 }
 
 enum status cpu_attention_mass(struct backend *backend, const struct attention_mass_args *args) {
     const struct cpu_state *state = cpu_state(backend);
+    const struct attention_args *a = &args->attention;
     struct shape s;
-    TRY(shape_of(state, &args->attention, &s));
-    if (args->attention.n_query == 0) return OK;
+    TRY(shape_of(state, a, &s));
+    if (a->n_query == 0) return OK;
+    int64_t before = intervals_bytes(a->n_query);
     void *memory;
-    TRY(cpu_scratch(backend, state->n_thread * s.bytes, &memory));
+    TRY(cpu_scratch(backend, before + state->n_thread * s.bytes, &memory));
+    const struct intervals visible = find_intervals(a, memory);
 #pragma omp parallel num_threads(state->n_thread)
     {
-        char *scratch = (char *)memory + omp_get_thread_num() * s.bytes;
+        char *scratch = (char *)memory + before + omp_get_thread_num() * s.bytes;
 #pragma omp for schedule(dynamic, 1)
-        for (int64_t key = 0; key < args->attention.n_key; key += MASS_KEY)
-            run_mass_task(&s, args, key, scratch);
+        for (int64_t key = 0; key < a->n_key; key += MASS_KEY) {
+            const struct key_range range = {key, min64(key + MASS_KEY, a->n_key)};
+            run_mass_task(&s, args, &visible, range, scratch);
+        }
     }
     return OK;
 }
@@ -411,7 +503,8 @@ int64_t cpu_attention_scratch_bytes(const struct cpu_state *state,
     // partial of its rows.
     int64_t n_row = min64(shape->n_token * shape->n_head * (shape->n_key / MIN_SPLIT_KEY),
                           MIN_TASK * (int64_t)s.n_task_row);
-    return state->n_thread * s.bytes + n_row * (shape->value_dim + 1) * (int64_t)sizeof(float);
+    return intervals_bytes(shape->n_token) + state->n_thread * s.bytes +
+           n_row * (shape->value_dim + 1) * (int64_t)sizeof(float);
 }
 
 const struct attention_tile *cpu_attention_tile_choose(enum isa isa) {

@@ -17,6 +17,12 @@ enum {
 static int round_up(int n, int to) {
     return (n + to - 1) / to * to;
 }
+static int min_int(int a, int b) {
+    return a < b ? a : b;
+}
+static int max_int(int a, int b) {
+    return a > b ? a : b;
+}
 
 // Panels of PANEL keys: [panel][unit of head_dim][key], transposed a square of vectors at a time.
 static void pack_keys(const struct kv_rows *rows, void *key) {
@@ -65,34 +71,44 @@ ALWAYS_INLINE void product(const int n_row, const int n_vec, int n, const unit *
     }
 }
 
-// Scaled scores of n_row rows against the tile's first n_key keys: [n_row, ATTENTION_KEY_TILE].
-ALWAYS_INLINE void score_rows(const int n_row, const struct tile_work *w, int first_row, int n_key,
-                              float *score) {
+// Scaled scores of n_row rows against n_vec vectors of keys: [n_row, ATTENTION_KEY_TILE].
+ALWAYS_INLINE void score_columns(const int n_row, const int n_vec, const struct tile_work *w,
+                                 const unit *query, const unit *key, float *score) {
+    vec sum[ATTENTION_ROW_BLOCK][PANEL_VECS], scale = vec_set(w->score_scale);
+    product(n_row, n_vec, w->unit_dim, query, w->unit_dim, key, PANEL, sum);
+#pragma GCC unroll 8
+    for (int r = 0; r < n_row; r++)
+#pragma GCC unroll 8
+        for (int v = 0; v < n_vec; v++)
+            vec_store(score + r * ATTENTION_KEY_TILE + v * VEC_WIDTH, vec_mul(sum[r][v], scale));
+}
+
+// The tile's keys [begin, end) and those that share a vector with them.
+ALWAYS_INLINE void score_rows(const int n_row, const struct tile_work *w, int first_row, int begin,
+                              int end, float *score) {
     const unit *query = (const unit *)w->query + (int64_t)first_row * w->unit_dim;
-    const unit *panel = w->key;
     int64_t panel_units = (int64_t)round_up(w->unit_dim, VEC_WIDTH) * PANEL;
-    vec scale = vec_set(w->score_scale);
-    for (int key = 0; key < n_key; key += PANEL, panel += panel_units) {
-        vec sum[ATTENTION_ROW_BLOCK][PANEL_VECS];
-        product(n_row, PANEL_VECS, w->unit_dim, query, w->unit_dim, panel, PANEL, sum);
-#pragma GCC unroll 8
-        for (int r = 0; r < n_row; r++)
-#pragma GCC unroll 8
-            for (int v = 0; v < PANEL_VECS; v++)
-                vec_store(score + r * ATTENTION_KEY_TILE + key + v * VEC_WIDTH,
-                          vec_mul(sum[r][v], scale));
+    for (int key = begin / VEC_WIDTH * VEC_WIDTH; key < end;) {
+        const unit *at = (const unit *)w->key + key / PANEL * panel_units + key % PANEL;
+        bool whole = key % PANEL == 0 && end - key > PANEL - VEC_WIDTH;
+        if (whole)
+            score_columns(n_row, PANEL_VECS, w, query, at, score + key);
+        else
+            score_columns(n_row, 1, w, query, at, score + key);
+        key += whole ? PANEL : VEC_WIDTH;
     }
 }
 
-// Hides the scores past the visible keys, to the end of their vector; returns the largest.
-ALWAYS_INLINE float mask_and_max(float *score, int visible) {
-    if (visible == 0) return -INFINITY;
-    int last = (visible - 1) / VEC_WIDTH * VEC_WIDTH;
-    vec max = vec_first(vec_load(score + last), visible - last);
+// Hides the scores outside [begin, end) in the vectors of its ends; returns the largest inside.
+ALWAYS_INLINE float mask_and_max(float *score, int begin, int end) {
+    if (begin == end) return -INFINITY;
+    int first = begin / VEC_WIDTH * VEC_WIDTH, last = (end - 1) / VEC_WIDTH * VEC_WIDTH;
+    vec_store(score + first, vec_without_first(vec_load(score + first), begin - first));
+    vec max = vec_first(vec_load(score + last), end - last);
     vec_store(score + last, max);
     // vec_max gives its second operand on NaN: a NaN score leaves max alone and spoils the total
     max = vec_max(max, vec_set(-INFINITY));
-    for (int key = 0; key < last; key += VEC_WIDTH) max = vec_max(vec_load(score + key), max);
+    for (int key = first; key < last; key += VEC_WIDTH) max = vec_max(vec_load(score + key), max);
     return vec_reduce_max(max);
 }
 
@@ -103,7 +119,8 @@ ALWAYS_INLINE void weigh_rows(const int n_row, const struct tile_work *w, int fi
     float *max = w->max + first_row, reference[ATTENTION_ROW_BLOCK];
     float step[N_BLOCK_VEC * VEC_WIDTH] = {0};
     for (int r = 0; r < n_row; r++) {
-        float tile_max = mask_and_max(score + r * ATTENTION_KEY_TILE, w->visible[first_row + r]);
+        float tile_max = mask_and_max(score + r * ATTENTION_KEY_TILE, w->begin[first_row + r],
+                                      w->end[first_row + r]);
         float new_max = tile_max > max[r] ? tile_max : max[r];
         reference[r] = new_max == -INFINITY ? 0 : new_max; // no visible key so far: avoid inf - inf
         step[r] = max[r] - reference[r];
@@ -115,7 +132,8 @@ ALWAYS_INLINE void weigh_rows(const int n_row, const struct tile_work *w, int fi
         const float *row = score + r * ATTENTION_KEY_TILE;
         float *total = w->total + (int64_t)(first_row + r) * VEC_WIDTH;
         vec sum = vec_mul(vec_load(total), vec_set(shrink[r])), ref = vec_set(reference[r]);
-        for (int i = 0; i * VEC_WIDTH < w->visible[first_row + r]; i++) {
+        int begin = w->begin[first_row + r], end = w->end[first_row + r];
+        for (int i = begin / VEC_WIDTH; begin < end && i * VEC_WIDTH < end; i++) {
             vec p = vec_exp2(vec_sub(vec_load(row + i * VEC_WIDTH), ref));
             sum = vec_add(sum, p);
             weight_store(weight + r * WEIGHT_STRIDE, i, p);
@@ -149,35 +167,48 @@ ALWAYS_INLINE void add_values(const int n_row, const struct tile_work *w, int fi
         add_columns(n_row, 1, w, n, weight, value + col, shrink, sum + col);
 }
 
-// Keys that only some rows of a block see, [begin, visible) of one row.
-static void add_row_values(const struct tile_work *w, int row, int begin, const unit *weight) {
-    static const float keep = 1;
-    int n = w->visible[row] / UNIT - begin / UNIT;
-    weight += begin / UNIT;
-    const unit *value = (const unit *)w->value + (int64_t)(begin / UNIT) * w->value_width;
-    if (n > 0) add_values(1, w, row, n, weight, value, &keep);
-    if (w->visible[row] % UNIT == 0) return;
-    // The last unit pairs a visible key with one that is not: multiply a copy without the latter.
+static const float keep_sum = 1;
+
+// A unit of which one row sees key `visible` (0 or 1) alone: multiplies a copy without the other.
+static void add_half_unit(const struct tile_work *w, int row, int index, int visible,
+                          const unit *weight) {
     bf16 pair[2 * ATTENTION_MAX_DIM];
-    memcpy(pair, value + (int64_t)n * w->value_width, (size_t)w->value_width * sizeof(unit));
-    for (int i = 0; i < w->value_width; i++) pair[2 * i + 1] = 0;
-    add_values(1, w, row, 1, weight + n, (const unit *)(const void *)pair, &keep);
+    memcpy(pair, (const unit *)w->value + (int64_t)index * w->value_width,
+           (size_t)w->value_width * sizeof(unit));
+    for (int i = 0; i < w->value_width; i++) pair[2 * i + 1 - visible] = 0;
+    add_values(1, w, row, 1, weight + index, (const unit *)(const void *)pair, &keep_sum);
+}
+
+// Keys [begin, end) of one row, where the rows of its block see different ones.
+static void add_row_values(const struct tile_work *w, int row, int begin, int end,
+                           const unit *weight) {
+    if (begin >= end) return;
+    if (begin % UNIT) add_half_unit(w, row, begin / UNIT, 1, weight);
+    int first = (begin + UNIT - 1) / UNIT, last = end / UNIT;
+    const unit *value = (const unit *)w->value + (int64_t)first * w->value_width;
+    if (first < last) add_values(1, w, row, last - first, weight + first, value, &keep_sum);
+    if (end % UNIT) add_half_unit(w, row, last, 0, weight);
 }
 
 ALWAYS_INLINE void attend_rows(const int n_row, const struct tile_work *w, int first_row) {
     _Alignas(64) float score[ATTENTION_ROW_BLOCK * ATTENTION_KEY_TILE];
     _Alignas(64) unit weight[ATTENTION_ROW_BLOCK * WEIGHT_STRIDE];
     float shrink[N_BLOCK_VEC * VEC_WIDTH];
-    int fewest = w->visible[first_row], most = w->visible[first_row + n_row - 1];
-    if (most == 0) return;
-    score_rows(n_row, w, first_row, most, score);
+    const int *begin = w->begin + first_row, *end = w->end + first_row;
+    if (begin[0] >= end[n_row - 1]) return;
+    score_rows(n_row, w, first_row, begin[0], end[n_row - 1], score);
     weigh_rows(n_row, w, first_row, score, weight, shrink);
-    // Where all rows see all keys, a last odd one is paired with packed zeros.
-    int common = fewest == w->n_key ? round_up(fewest, UNIT) : fewest / UNIT * UNIT;
-    add_values(n_row, w, first_row, common / UNIT, weight, w->value, shrink);
-    for (int r = 0; r < n_row; r++)
-        if (w->visible[first_row + r] > common)
-            add_row_values(w, first_row + r, common, weight + r * WEIGHT_STRIDE);
+    // What all rows see; to the end of the tile, a last odd key is paired with packed zeros.
+    int first = round_up(begin[n_row - 1], UNIT);
+    int last = end[0] == w->n_key ? round_up(end[0], UNIT) : end[0] / UNIT * UNIT;
+    if (last < first) last = first;
+    add_values(n_row, w, first_row, (last - first) / UNIT, weight + first / UNIT,
+               (const unit *)w->value + (int64_t)(first / UNIT) * w->value_width, shrink);
+    for (int r = 0; r < n_row; r++) {
+        const unit *row_weight = weight + r * WEIGHT_STRIDE;
+        add_row_values(w, first_row + r, begin[r], min_int(end[r], first), row_weight);
+        add_row_values(w, first_row + r, max_int(begin[r], last), end[r], row_weight);
+    }
 }
 
 static void attend(const struct tile_work *w) {
@@ -208,14 +239,14 @@ static void attend(const struct tile_work *w) {
 // Adds 2^(score - max) of each row that sees the key to the key's mass.
 ALWAYS_INLINE void mass_rows(const int n_row, const struct tile_work *w, int first_row) {
     _Alignas(64) float score[ATTENTION_ROW_BLOCK * ATTENTION_KEY_TILE];
-    score_rows(n_row, w, first_row, w->visible[first_row + n_row - 1], score);
+    const int *begin = w->begin + first_row, *end = w->end + first_row;
+    score_rows(n_row, w, first_row, begin[0], end[n_row - 1], score);
     for (int r = 0; r < n_row; r++) {
         float *row = score + r * ATTENTION_KEY_TILE;
-        int visible = w->visible[first_row + r];
-        if (visible == 0 || w->max[first_row + r] == -INFINITY) continue;
-        mask_and_max(row, visible);
+        if (begin[r] == end[r] || w->max[first_row + r] == -INFINITY) continue;
+        mask_and_max(row, begin[r], end[r]);
         vec lse = vec_set(w->max[first_row + r]);
-        for (int key = 0; key < visible; key += VEC_WIDTH)
+        for (int key = begin[r] / VEC_WIDTH * VEC_WIDTH; key < end[r]; key += VEC_WIDTH)
             vec_store(w->mass + key, vec_add(vec_load(w->mass + key),
                                              vec_exp2(vec_sub(vec_load(row + key), lse))));
     }

@@ -29,19 +29,19 @@ static inline int64_t kv_row_at(const struct kv_rows *rows, int row) {
 }
 
 struct tile_work {
-    int n_row;          // rows of queries
-    int n_key;          // keys packed, at most ATTENTION_KEY_TILE
-    int unit_dim;       // head_dim in product units
-    int value_width;    // value_dim rounded up to whole vectors
-    float score_scale;  // scale * log2(e)
-    const int *visible; // [n_row] ascending: row r sees the tile's first visible[r] keys
-    const void *query;  // [n_row, unit_dim] units
-    void *key;          // packed by pack_keys: ATTENTION_KEY_TILE * padded unit_dim units
-    void *value;        // packed by pack_values: ATTENTION_KEY_TILE / unit * value_width units
-    float *sum;         // [n_row, value_width] sum of 2^(score - max) * value so far
-    float *max;         // [n_row] largest score so far, base 2
-    float *total;       // [n_row, vec_width] lane sums of 2^(score - max)
-    float *mass;        // [ATTENTION_KEY_TILE] column_mass: sum over rows of 2^(score - max)
+    int n_row;              // rows of queries
+    int n_key;              // keys packed, at most ATTENTION_KEY_TILE
+    int unit_dim;           // head_dim in product units
+    int value_width;        // value_dim rounded up to whole vectors
+    float score_scale;      // scale * log2(e)
+    const int *begin, *end; // [n_row] ascending: row r sees the tile's keys [begin[r], end[r])
+    const void *query;      // [n_row, unit_dim] units
+    void *key;              // packed by pack_keys: ATTENTION_KEY_TILE * padded unit_dim units
+    void *value;            // packed by pack_values: ATTENTION_KEY_TILE / unit * value_width units
+    float *sum;             // [n_row, value_width] sum of 2^(score - max) * value so far
+    float *max;             // [n_row] largest score so far, base 2
+    float *total;           // [n_row, vec_width] lane sums of 2^(score - max)
+    float *mass;            // [ATTENTION_KEY_TILE] column_mass: sum over rows of 2^(score - max)
 };
 
 struct attention_tile {

@@ -54,6 +54,12 @@ static inline vec vec_first(vec v, int n) {
         _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
     return _mm256_blendv_ps(vec_set(-INFINITY), v, _mm256_castsi256_ps(keep));
 }
+// -inf in the first n lanes of v.
+static inline vec vec_without_first(vec v, int n) {
+    __m256i drop =
+        _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+    return _mm256_blendv_ps(v, vec_set(-INFINITY), _mm256_castsi256_ps(drop));
+}
 // 2^n for whole n in [-127, 127] (2^-127 counts as 0), times x
 static inline vec vec_scale_power(vec x, vec n) {
     __m256i exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));

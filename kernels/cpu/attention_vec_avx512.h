@@ -51,6 +51,10 @@ static inline vec vec_first(vec v, int n) {
     __mmask16 keep = (__mmask16)(n >= 16 ? 0xffffu : (1u << n) - 1);
     return _mm512_mask_blend_ps(keep, vec_set(-INFINITY), v);
 }
+// -inf in the first n < 16 lanes of v.
+static inline vec vec_without_first(vec v, int n) {
+    return _mm512_mask_blend_ps((__mmask16)((1u << n) - 1), v, vec_set(-INFINITY));
+}
 // 2^n for whole n in [-127, 127], times x
 static inline vec vec_scale_power(vec x, vec n) {
     return _mm512_scalef_ps(x, n);

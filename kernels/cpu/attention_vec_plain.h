@@ -56,6 +56,10 @@ static inline float vec_reduce_max(vec v) {
 static inline vec vec_first(vec v, int n) {
     return vec_select((vec_int){0, 1, 2, 3} < (vec_int){n, n, n, n}, v, vec_set(-INFINITY));
 }
+// -inf in the first n lanes of v.
+static inline vec vec_without_first(vec v, int n) {
+    return vec_select((vec_int){0, 1, 2, 3} < (vec_int){n, n, n, n}, vec_set(-INFINITY), v);
+}
 // 2^n for whole n in [-127, 127] (2^-127 counts as 0), times x
 static inline vec vec_scale_power(vec x, vec n) {
     vec_int exponent = __builtin_convertvector(n, vec_int) + 127;

@@ -1,7 +1,8 @@
-// Attention rates of every instruction set, one thread unless a count is given: GFLOP/s of causal
-// prefill beside those of a large matrix product of the same type, and GB/s of decode.
-// oneDNN keeps the best instruction set of the processor, whatever limit attention is given.
-// One visible (query, key) pair of a head counts 2 * (head_dim + value_dim) operations.
+// Attention rates of every instruction set, one thread unless a count is given: GFLOP/s of causal,
+// full and windowed prefill beside those of a large matrix product of the same type, how the time
+// of a window grows with the length, and GB/s of decode. oneDNN keeps the best instruction set of
+// the processor, whatever limit attention is given. One visible (query, key) pair of a head counts
+// 2 * (head_dim + value_dim) operations.
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,13 +24,32 @@ static void require(enum status status) {
     exit(1);
 }
 
+enum { EVERY = 1 << 30 };
 struct shape {
+    const char *name;
     int64_t n_query, n_key;
     int n_head, n_kv_head, dim;
+    int64_t back, ahead; // how far a query sees
 };
-static const struct shape prefill[] = {{8192, 8192, 9, 3, 64}, {4096, 4096, 32, 8, 128}};
+static const struct shape prefill[] = {
+    {"causal", 8192, 8192, 9, 3, 64, EVERY, 0},
+    {"causal", 4096, 4096, 32, 8, 128, EVERY, 0},
+    {"full", 8192, 8192, 12, 12, 64, EVERY, EVERY},
+    {"symmetric 64", 8192, 8192, 12, 12, 64, 64, 64},
+    {"window 512", 8192, 8192, 9, 3, 64, 511, 0},
+    {"window 1024", 8192, 8192, 32, 8, 128, 1023, 0},
+};
+static const struct shape linear[][2] = {
+    {{"symmetric 64", 16384, 16384, 4, 4, 64, 64, 64},
+     {"symmetric 64", 131072, 131072, 4, 4, 64, 64, 64}},
+    {{"window 512", 16384, 16384, 3, 1, 64, 511, 0},
+     {"window 512", 131072, 131072, 3, 1, 64, 511, 0}},
+};
 static const struct shape decode[] = {
-    {1, 8192, 9, 3, 64}, {1, 32768, 9, 3, 64}, {1, 8192, 32, 8, 128}, {1, 32768, 32, 8, 128}};
+    {"decode", 1, 8192, 9, 3, 64, EVERY, 0},        {"decode", 1, 32768, 9, 3, 64, EVERY, 0},
+    {"decode", 1, 8192, 32, 8, 128, EVERY, 0},      {"decode", 1, 32768, 32, 8, 128, EVERY, 0},
+    {"window 4096", 1, 32768, 32, 8, 128, 4095, 0},
+};
 
 static double matmul_rate(struct backend *backend, enum dtype dtype) {
     int64_t n = MATMUL_SIZE;
@@ -73,17 +93,23 @@ static double attention_seconds(struct backend *backend, const struct shape *s, 
     void *q = random_vector(query, s->n_query * query_col, 1, 1);
     void *k = random_vector(kv, s->n_key * kv_col, 1, 2),
          *v = random_vector(kv, s->n_key * kv_col, 1, 3);
-    int64_t *position = test_alloc((s->n_key + 1) * 8);
-    for (int64_t i = 0; i <= s->n_key; i++) position[i] = i;
+    int64_t *position = test_alloc(s->n_key * 8);
+    int64_t *first = test_alloc(s->n_query * 8), *end = test_alloc(s->n_query * 8);
+    for (int64_t i = 0; i < s->n_key; i++) position[i] = i;
+    for (int64_t i = 0; i < s->n_query; i++) {
+        first[i] = s->n_key - s->n_query + i - s->back;
+        end[i] = s->n_key - s->n_query + i + s->ahead + 1;
+    }
     a.query = q;
     a.key = k;
     a.value = v;
     a.key_position = position;
-    a.end_visible = position + s->n_key - s->n_query + 1;
+    a.first_visible = s->back == EVERY ? NULL : first;
+    a.end_visible = s->ahead == EVERY ? NULL : end;
     a.out = test_alloc(s->n_query * query_col * 4);
     a.lse = test_alloc(s->n_query * s->n_head * 4);
     double best = INFINITY;
-    for (int i = 0; i < (s->n_query > 1 ? 2 : 2 * N_REPEAT); i++) {
+    for (int i = 0; i < (s->n_query > 1 && s->back == EVERY ? 2 : 2 * N_REPEAT); i++) {
         double start = now();
         require(backend->ops->attention(backend, &a));
         best = fmin(best, now() - start);
@@ -92,33 +118,57 @@ static double attention_seconds(struct backend *backend, const struct shape *s, 
     free(k);
     free(v);
     free(position);
+    free(first);
+    free(end);
     free(a.out);
     free(a.lse);
     return best;
+}
+
+// Visible (query, key) pairs of one head.
+static double visible_pairs(const struct shape *s) {
+    double pairs = 0;
+    for (int64_t i = s->n_key - s->n_query; i < s->n_key; i++) {
+        int64_t begin = i < s->back ? 0 : i - s->back;
+        int64_t end = i + s->ahead + 1 < s->n_key ? i + s->ahead + 1 : s->n_key;
+        pairs += (double)(end - begin);
+    }
+    return pairs;
 }
 
 static void bench(enum isa isa, const char *name, int n_thread, enum dtype query, enum dtype kv) {
     struct backend_options options = {.kind = BACKEND_CPU, .isa = isa, .n_thread = n_thread};
     struct backend backend;
     require(backend_open(&options, &backend));
-    const char *query_name = dtype_info[query].name, *kv_name = dtype_info[kv].name;
+    char title[64];
+    snprintf(title, sizeof title, "%-10s query %-4s K/V %-4s", name, dtype_info[query].name,
+             dtype_info[kv].name);
     for (size_t i = 0; i < sizeof prefill / sizeof *prefill; i++) {
         const struct shape *s = &prefill[i];
-        double pairs = (double)s->n_query * (double)(s->n_query + 1) / 2 * s->n_head;
-        double rate = pairs * 4 * s->dim / attention_seconds(&backend, s, query, kv);
+        double rate =
+            visible_pairs(s) * s->n_head * 4 * s->dim / attention_seconds(&backend, s, query, kv);
         double matmul = matmul_rate(&backend, query);
-        printf(
-            "prefill %-10s query %-4s K/V %-4s %2d:%d heads of %3d, %5lld tokens: %6.1f GFLOP/s, "
-            "matmul %6.1f, ratio %.2f\n",
-            name, query_name, kv_name, s->n_head, s->n_kv_head, s->dim, (long long)s->n_query,
-            rate / 1e9, matmul / 1e9, rate / matmul);
+        printf("%-12s %s %2d:%-2d heads of %3d, %5lld tokens: %6.1f GFLOP/s, "
+               "matmul %6.1f, ratio %.2f\n",
+               s->name, title, s->n_head, s->n_kv_head, s->dim, (long long)s->n_query, rate / 1e9,
+               matmul / 1e9, rate / matmul);
+    }
+    for (size_t i = 0; i < sizeof linear / sizeof *linear; i++) {
+        const struct shape *few = &linear[i][0], *many = &linear[i][1];
+        double before = attention_seconds(&backend, few, query, kv);
+        double after = attention_seconds(&backend, many, query, kv);
+        printf("%-12s %s %2d:%-2d heads of %3d, %lld and %lld tokens: %.1f and %.1f ms, %lldx "
+               "the tokens take %.2fx the time\n",
+               few->name, title, few->n_head, few->n_kv_head, few->dim, (long long)few->n_query,
+               (long long)many->n_query, before * 1e3, after * 1e3,
+               (long long)(many->n_query / few->n_query), after / before);
     }
     for (size_t i = 0; i < sizeof decode / sizeof *decode; i++) {
         const struct shape *s = &decode[i];
-        int64_t bytes = dtype_bytes(kv, 2 * s->n_key * s->n_kv_head * s->dim);
-        printf("decode  %-10s query %-4s K/V %-4s %2d:%d heads of %3d, %5lld keys:   %6.1f GB/s\n",
-               name, query_name, kv_name, s->n_head, s->n_kv_head, s->dim, (long long)s->n_key,
-               (double)bytes / attention_seconds(&backend, s, query, kv) / 1e9);
+        double bytes = (double)dtype_bytes(kv, 2 * (int64_t)s->n_kv_head * s->dim);
+        printf("%-12s %s %2d:%-2d heads of %3d, %5lld keys:   %6.1f GB/s\n", s->name, title,
+               s->n_head, s->n_kv_head, s->dim, (long long)s->n_key,
+               visible_pairs(s) * bytes / attention_seconds(&backend, s, query, kv) / 1e9);
     }
     backend_close(&backend);
 }

@@ -115,7 +115,7 @@ static struct run attend(struct backend *backend, int64_t n_query, enum dtype dt
         .head_dim = HEAD_DIM,
         .value_dim = HEAD_DIM,
         .scale = 0.125f,
-        .causal = true,
+        .visibility = VISIBILITY_CAUSAL,
         .pass = pass,
         .query = random_vector(dtype, n_own * N_HEAD * HEAD_DIM + 1, 1, 1),
         .query_dtype = dtype,

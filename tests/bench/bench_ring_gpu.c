@@ -75,7 +75,7 @@ static void open_ring(struct ranks *b, const struct shape *shape, enum layout la
                                      .head_dim = HEAD_DIM,
                                      .value_dim = HEAD_DIM,
                                      .scale = 0.088f,
-                                     .causal = true,
+                                     .visibility = VISIBILITY_CAUSAL,
                                      .pass = PASS_KV,
                                      .query = ranks_random(b, DTYPE_BF16, r->n_query * query_width),
                                      .query_dtype = DTYPE_BF16,

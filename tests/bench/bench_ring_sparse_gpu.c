@@ -80,7 +80,7 @@ static void fill_sparse(struct ranks *b, struct sparse_run *s, int k) {
                       .head_dim = LATENT_ROW,
                       .value_dim = LATENT,
                       .scale = 0.05f,
-                      .causal = true,
+                      .visibility = VISIBILITY_CAUSAL,
                       .query = ranks_random(b, DTYPE_BF16, s->n_own * LATENT_HEADS * LATENT_ROW),
                       .query_dtype = DTYPE_BF16,
                       .key = ranks_random(b, DTYPE_BF16, s->n_key * LATENT_ROW),

@@ -32,7 +32,7 @@ struct problem {
     struct shape shape;
     struct sequence sequence;
     int64_t begin, end;
-    bool causal;
+    struct visibility visibility;
     void *query, *key, *value; // rows are global positions [0, end)
     float *out, *lse;          // rows are positions [begin, end)
 };
@@ -51,16 +51,18 @@ static int64_t value_row(const struct shape *s) {
 
 // Takes the sequence over; queries are [begin, length).
 static void problem_open(struct problem *p, const struct shape *s, struct sequence sequence,
-                         int64_t begin, bool causal) {
+                         int64_t begin, struct visibility visibility) {
     int64_t end = sequence.length, n = end - begin;
-    *p = (struct problem){*s, sequence, begin, end, causal, 0, 0, 0, 0, 0};
+    *p = (struct problem){*s, sequence, begin, end, visibility, 0, 0, 0, 0, 0};
     p->query = random_vector(s->query_dtype, end * query_row(s), 2.0f, 1);
     p->key = random_vector(s->kv_dtype, end * key_row(s), 1.0f, 2);
     p->value = random_vector(s->kv_dtype, end * value_row(s), 1.0f, 3);
     p->out = test_alloc(n * s->n_head * s->value_dim * (int64_t)sizeof(float));
     p->lse = test_alloc(n * s->n_head * (int64_t)sizeof(float));
-    int64_t *position = test_alloc((end + 1) * (int64_t)sizeof(int64_t));
-    for (int64_t i = 0; i <= end; i++) position[i] = i;
+    int64_t *position = test_alloc(3 * end * (int64_t)sizeof(int64_t));
+    int64_t *first_visible = position + end, *end_visible = first_visible + end;
+    for (int64_t i = 0; i < end; i++) position[i] = i;
+    visibility_bounds(&visibility, position + begin, n, first_visible, end_visible);
     struct attention_args whole = {
         .n_query = n,
         .n_key = end,
@@ -77,7 +79,9 @@ static void problem_open(struct problem *p, const struct shape *s, struct sequen
         .kv_dtype = s->kv_dtype,
         .key_stride = key_row(s),
         .value_stride = value_row(s),
-        .end_visible = causal ? position + begin + 1 : NULL,
+        .first_visible = first_visible,
+        .sinks = visibility_sinks(&visibility),
+        .end_visible = end_visible,
         .key_position = position,
         .out = p->out,
         .lse = p->lse,
@@ -133,14 +137,15 @@ static struct attention_shape volume_shape(const struct shape *s) {
 }
 
 static int64_t expected_flop(const struct problem *p, enum pass pass) {
+    const struct visible_range range = {.sequence = &p->sequence,
+                                        .visibility = p->visibility,
+                                        .query_begin = p->begin,
+                                        .query_end = p->end};
     int64_t pairs = 0;
     for (int other = 0; other < comm->size; other++) {
         int query_rank = pass == PASS_KV ? comm->rank : other;
         int key_rank = pass == PASS_KV ? other : comm->rank;
-        pairs += p->causal
-                     ? sequence_causal_pairs(&p->sequence, query_rank, key_rank, p->begin, p->end)
-                     : sequence_count(&p->sequence, query_rank, p->begin, p->end) *
-                           sequence_count(&p->sequence, key_rank, 0, p->end);
+        pairs += visible_pairs(&range, query_rank, key_rank);
     }
     return 2 * pairs * p->shape.n_head * (p->shape.head_dim + p->shape.value_dim);
 }
@@ -155,7 +160,7 @@ static struct ring_attention_args ring_args(const struct problem *p, const void 
                                         .head_dim = p->shape.head_dim,
                                         .value_dim = p->shape.value_dim,
                                         .scale = 0.25f,
-                                        .causal = p->causal,
+                                        .visibility = p->visibility,
                                         .query = query,
                                         .query_dtype = p->shape.query_dtype,
                                         .key = key,
@@ -272,9 +277,9 @@ static void check_decode(const struct problem *p, bool want_lse) {
 }
 
 static void check_both(const struct shape *shape, struct sequence sequence, int64_t begin,
-                       bool causal) {
+                       struct visibility visibility) {
     struct problem p;
-    problem_open(&p, shape, sequence, begin, causal);
+    problem_open(&p, shape, sequence, begin, visibility);
     check_pass(&p, PASS_KV);
     check_pass(&p, PASS_Q);
     problem_close(&p);
@@ -305,38 +310,40 @@ static void every_length_and_layout(void **state) {
     for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
         if (lengths[i] < 1) continue;
         for (int causal = 0; causal < 2; causal++) {
-            check_both(&grouped, one_extent(LAYOUT_ZIGZAG, lengths[i]), 0, causal);
-            check_both(&grouped, one_extent(LAYOUT_CONTIGUOUS, lengths[i]), 0, causal);
+            struct visibility visibility = causal ? VISIBILITY_CAUSAL : VISIBILITY_FULL;
+            check_both(&grouped, one_extent(LAYOUT_ZIGZAG, lengths[i]), 0, visibility);
+            check_both(&grouped, one_extent(LAYOUT_CONTIGUOUS, lengths[i]), 0, visibility);
         }
     }
 }
 
 static void other_heads_and_bf16_keys(void **state) {
     (void)state;
-    check_both(&rounded, one_extent(LAYOUT_ZIGZAG, 97), 0, true);
-    check_both(&multi_head, one_extent(LAYOUT_ZIGZAG, 61), 0, true);
-    check_both(&rounded, one_extent(LAYOUT_ROUND_ROBIN, 53), 0, false);
+    check_both(&rounded, one_extent(LAYOUT_ZIGZAG, 97), 0, VISIBILITY_CAUSAL);
+    check_both(&multi_head, one_extent(LAYOUT_ZIGZAG, 61), 0, VISIBILITY_CAUSAL);
+    check_both(&rounded, one_extent(LAYOUT_ROUND_ROBIN, 53), 0, VISIBILITY_FULL);
 }
 
 static void chunks_appends_and_truncations(void **state) {
     (void)state;
     for (int64_t begin = 0; begin <= 86; begin += begin < 70 ? 35 : 8)
-        check_both(&grouped, mixture(), begin, true);
-    check_both(&rounded, mixture(), 80, true);
-    check_both(&grouped, mixture(), 80, false);
+        check_both(&grouped, mixture(), begin, VISIBILITY_CAUSAL);
+    check_both(&rounded, mixture(), 80, VISIBILITY_CAUSAL);
+    check_both(&grouped, mixture(), 80, VISIBILITY_FULL);
 }
 
 // More rows than one slice, so that several partials are merged row by row.
 static void long_enough_for_several_slices(void **state) {
     (void)state;
-    check_both(&multi_head, one_extent(LAYOUT_ZIGZAG, 600 * (comm->size > 2 ? 2 : 1) + 7), 0, true);
+    check_both(&multi_head, one_extent(LAYOUT_ZIGZAG, 600 * (comm->size > 2 ? 2 : 1) + 7), 0,
+               VISIBILITY_CAUSAL);
 }
 
 static void transfers_may_be_cut(void **state) {
     (void)state;
     int64_t limit = comm->message_bytes;
     comm->message_bytes = 100;
-    check_both(&grouped, one_extent(LAYOUT_ZIGZAG, 97), 0, true);
+    check_both(&grouped, one_extent(LAYOUT_ZIGZAG, 97), 0, VISIBILITY_CAUSAL);
     comm->message_bytes = limit;
 }
 
@@ -349,12 +356,12 @@ static void decode_equals_the_whole(void **state) {
                 struct problem p;
                 struct sequence s = i ? one_extent(LAYOUT_ZIGZAG, 40) : mixture();
                 assert_true(sequence_append(&s, LAYOUT_ROUND_ROBIN, 3));
-                problem_open(&p, shapes[i], s, s.length - n_query, true);
+                problem_open(&p, shapes[i], s, s.length - n_query, VISIBILITY_CAUSAL);
                 check_decode(&p, want_lse);
                 problem_close(&p);
             }
     struct problem p; // most ranks hold nothing
-    problem_open(&p, &grouped, one_extent(LAYOUT_ROUND_ROBIN, 1), 0, true);
+    problem_open(&p, &grouped, one_extent(LAYOUT_ROUND_ROBIN, 1), 0, VISIBILITY_CAUSAL);
     check_decode(&p, true);
     problem_close(&p);
 }
@@ -363,7 +370,7 @@ static void small_workspace_is_refused(void **state) {
     (void)state;
     if (comm->size == 1) return;
     struct problem p;
-    problem_open(&p, &grouped, one_extent(LAYOUT_ZIGZAG, 40), 0, true);
+    problem_open(&p, &grouped, one_extent(LAYOUT_ZIGZAG, 40), 0, VISIBILITY_CAUSAL);
     struct profile profile = {0};
     struct ring_attention ring;
     assert_int_equal(ring_attention_open(&ring, &backend, comm, &profile, 64), OK);

@@ -313,7 +313,7 @@ static struct sparse_ring_args sparse_args(const struct shard *h, const struct q
                                                    .head_dim = s->head_dim,
                                                    .value_dim = s->value_dim,
                                                    .scale = 0.25f,
-                                                   .causal = true,
+                                                   .visibility = VISIBILITY_CAUSAL,
                                                    .query = q->query.image,
                                                    .query_dtype = DTYPE_F32,
                                                    .key = h->key.image,
