@@ -265,12 +265,12 @@ static bool sees_nothing(const struct ring_attention_args *args, const struct ri
     return slice->end && block->position[next] >= slice->end[slice->n - 1];
 }
 
-static struct ring_queries slice_of(const struct ring_attention_args *args,
-                                    const struct ring_queries *queries, int64_t first, int64_t n) {
+struct ring_queries ring_some_queries(const struct ring_attention_args *args,
+                                      const struct ring_queries *queries, struct span some) {
     struct attention_shape shape = ring_shape(args);
-    int64_t head_row = first * args->n_head;
+    int64_t first = some.start, head_row = first * args->n_head;
     struct ring_queries slice = {
-        .n = n,
+        .n = some.length,
         .query = (const char *)queries->query + first * ring_query_row_bytes(&shape),
         .position = queries->position + first,
         .first = queries->first ? queries->first + first : NULL,
@@ -289,7 +289,7 @@ static struct ring_queries slice_of(const struct ring_attention_args *args,
 enum status ring_attend(struct ring_attention *ring, const struct ring_attention_args *args,
                         const struct ring_queries *queries, const struct ring_block *block,
                         const struct ring_partial *partial, int64_t pairs) {
-    if (partial && pairs == 0) return OK;
+    if (partial && block->n_key == 0) return OK;
     struct attention_shape shape = ring_shape(args);
     bool sliced = partial || ring->comm->needs_progress || queries->selection.k;
     int64_t step = sliced ? ring_slice(ring->backend->memory, &shape) : queries->n;
@@ -297,8 +297,8 @@ enum status ring_attend(struct ring_attention *ring, const struct ring_attention
     if (partial) some = seeing(args, queries, block);
     int64_t end = some.start + some.length;
     for (int64_t first = some.start; first < end; first += step) {
-        struct ring_queries slice =
-            slice_of(args, queries, first, end - first < step ? end - first : step);
+        struct ring_queries slice = ring_some_queries(
+            args, queries, (struct span){first, end - first < step ? end - first : step});
         if (partial && sees_nothing(args, &slice, block)) continue;
         struct ring_queries target = slice;
         if (partial) target.out = partial->out, target.lse = partial->lse;
@@ -344,7 +344,11 @@ int64_t ring_attention_workspace_bytes(const struct attention_shape *shape,
     int64_t kv = ring_pass_kv_bytes(shape, e->size, e->shard, e->query < slice ? e->query : slice);
     int64_t q = ring_pass_q_bytes(shape, e->size, own, e->all_query);
     int64_t decode = decode_attention_bytes(shape, e->size, e->decode_query);
+    int64_t halo =
+        e->halo ? ring_pass_halo_bytes(shape, e->size, e->halo, e->query < slice ? e->query : slice)
+                : 0;
     int64_t most = kv > q ? kv : q;
+    if (halo > most) most = halo;
     return most > decode ? most : decode;
 }
 
@@ -381,5 +385,6 @@ void ring_attention_close(struct ring_attention *ring) {
 enum status ring_attention_run(struct ring_attention *ring,
                                const struct ring_attention_args *args) {
     if (args->pass == PASS_Q && ring->comm->size > 1) return ring_pass_q_run(ring, args, NULL);
+    if (args->pass == PASS_HALO && ring->comm->size > 1) return ring_pass_halo_run(ring, args);
     return ring_pass_kv_run(ring, args, NULL);
 }

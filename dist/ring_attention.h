@@ -1,11 +1,11 @@
-// Attention over a sequence sharded on P ranks, in two exact forms of equal result:
-//   pass-KV  P steps; at step s rank r attends to the shard of rank (r - s) mod P while the next
-//            shard is on its way; partials merge online. Bytes: volume_pass_kv.
-//   pass-Q   the queries travel instead; each rank attends its own shard for every rank's queries,
-//            partials go home in one all-to-all. Bytes: volume_pass_q. For few queries.
-//   decode   every rank holds the same few queries; each attends its shard; one all-to-all brings
-//            each rank the partials of its own heads (Helix). See decode_attention.
-// Two shards are received at most; a shift starts before the work it hides behind.
+// Attention over a sequence sharded on P ranks, in exact forms of equal result (bytes: volume.h):
+//   pass-KV    P steps; at step s rank r attends to the shard of rank (r - s) mod P while the next
+//              is on its way; partials merge online. Two shards are received at most.
+//   pass-Q     the queries travel; partials go home in one all-to-all. For few queries.
+//   pass-halo  each rank receives only the keys that its queries see, from the ranks that hold
+//              them, distance by distance. For windows and packed documents.
+//   decode     every rank holds the same few queries and attends its shard; one all-to-all brings
+//              each the partials of its own heads (Helix). A shift starts before the work beside it.
 #ifndef HALKA_DIST_RING_ATTENTION_H
 #define HALKA_DIST_RING_ATTENTION_H
 
@@ -41,6 +41,8 @@ struct ring_extent {
     int64_t query;      // queries that one rank owns in one call
     int64_t all_query;  // those of all ranks in a call that sends queries: pass-Q, exchange SCORES
     int64_t decode_query;
+    int64_t halo; // keys that one rank receives at once by pass-halo: volume_halo_rows; 0: no such
+                  // call
 };
 // Bytes of workspace for them; the same function sizes the plan.
 int64_t ring_attention_workspace_bytes(const struct attention_shape *shape,

@@ -74,6 +74,9 @@ enum status ring_list_keys(struct ring_attention *ring, const struct ring_attent
 
 // Visible pairs of one rank's queries and one rank's keys.
 int64_t ring_pairs(const struct ring_attention_args *args, int query_rank, int key_rank);
+// Queries [some.start, + some.length) of those.
+struct ring_queries ring_some_queries(const struct ring_attention_args *args,
+                                      const struct ring_queries *queries, struct span some);
 // Attends and adds time and FLOP of `pairs` to the profile. partial NULL: the block's result is
 // written to queries->out and lse; otherwise it goes through the partial and is merged into them.
 // Queries that see nothing of the block are skipped when merging: those before, those behind, and
@@ -88,12 +91,15 @@ enum status ring_shift_wait(struct ring_attention *ring);
 enum status ring_all_to_all(struct ring_attention *ring, const void *send,
                             const int64_t *send_bytes, void *receive, const int64_t *receive_bytes);
 
-// ring_pass_kv.c, ring_pass_q.c, decode_attention.c: workspace for the largest call, and the run.
-// n_slice: queries of the largest slice.
+// ring_pass_kv.c, ring_pass_q.c, ring_pass_halo.c, decode_attention.c: workspace for the largest
+// call, and the run. n_slice: queries of the largest slice.
 int64_t ring_pass_kv_bytes(const struct attention_shape *shape, int size, int64_t n_shard,
                            int64_t n_slice);
 int64_t ring_pass_q_bytes(const struct attention_shape *shape, int size, int64_t n_own,
                           int64_t n_all);
+// n_row: key rows of the largest round.
+int64_t ring_pass_halo_bytes(const struct attention_shape *shape, int size, int64_t n_row,
+                             int64_t n_slice);
 int64_t decode_attention_bytes(const struct attention_shape *shape, int size, int64_t n_query);
 // `selection` is that of the own queries (pass-KV, decode) or of all ranks' in rank order (pass-Q);
 // NULL: dense. The workspace is used from ring->reserved on.
@@ -101,6 +107,7 @@ enum status ring_pass_kv_run(struct ring_attention *ring, const struct ring_atte
                              const struct ring_selection *selection);
 enum status ring_pass_q_run(struct ring_attention *ring, const struct ring_attention_args *args,
                             const struct ring_selection *selection);
+enum status ring_pass_halo_run(struct ring_attention *ring, const struct ring_attention_args *args);
 enum status ring_decode_run(struct ring_attention *ring, const struct ring_attention_args *args,
                             const struct ring_selection *selection, float *head_out,
                             float *all_lse);

@@ -244,9 +244,11 @@ static void choose_exchange(struct session *s, const struct forward_chunk *chunk
     struct forward *f = &s->forward;
     const struct session_sizes *sizes = &s->sizes;
     bool is_short = chunk->end - chunk->begin <= PASS_Q_MAX_QUERIES;
-    f->pass = is_short
-                  ? volume_choose_pass(&s->sequence, &sizes->attention, chunk->begin, chunk->end)
-                  : PASS_KV;
+    const struct visible_range range = {.sequence = &s->sequence,
+                                        .visibility = VISIBILITY_CAUSAL,
+                                        .query_begin = chunk->begin,
+                                        .query_end = chunk->end};
+    f->pass = volume_choose_pass(&range, &sizes->attention, PASS_Q_MAX_QUERIES);
     if (!f->indexed || chunk->end <= sizes->index.k) return;
     f->exchange = is_short ? s->options.exchange : EXCHANGE_KEYS;
     if (f->exchange == EXCHANGE_AUTO)

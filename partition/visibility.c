@@ -147,7 +147,13 @@ static int add_span(struct span *out, int n, int64_t begin, int64_t end) {
 }
 
 int visible_max_spans(const struct visible_range *r) {
-    return RUNS_PER_EXTENT * r->sequence->n_extent + 1;
+    int n = 1; // the sinks
+    for (int e = 0; e < r->sequence->n_extent; e++) {
+        const struct extent *extent = &r->sequence->extents[e];
+        bool asks = extent->start < r->query_end && extent->start + extent->kept > r->query_begin;
+        if (asks) n += RUNS_PER_EXTENT;
+    }
+    return n;
 }
 
 static int add_extent_spans(const struct visible_range *r, const struct extent *extent, int rank,

@@ -4,7 +4,7 @@
 #ifndef HALKA_PARTITION_VOLUME_H
 #define HALKA_PARTITION_VOLUME_H
 
-#include "partition/partition.h"
+#include "partition/visibility.h"
 
 struct attention_shape {
     int n_head, n_kv_head, head_dim, value_dim;
@@ -13,22 +13,30 @@ struct attention_shape {
     bool value_in_key; // a value is the first value_dim elements of its key: nothing more travels
 };
 
-// Bytes that `rank` receives (it sends as many as its successor receives) in one layer:
-// pass-KV: the other ranks' shards of [0, end), in N-1 shifts.
-int64_t volume_pass_kv(const struct sequence *sequence, const struct attention_shape *shape,
-                       int rank, int64_t end);
-// pass-Q: the other ranks' queries of [begin, end), then their fp32 partials (out, lse) returned.
-int64_t volume_pass_q(const struct sequence *sequence, const struct attention_shape *shape,
-                      int rank, int64_t begin, int64_t end);
+// Bytes that `rank` receives in one layer:
+// pass-KV: the other ranks' shards of what is held, in N-1 shifts.
+int64_t volume_pass_kv(const struct visible_range *range, const struct attention_shape *shape,
+                       int rank);
+// pass-Q: the other ranks' queries, then their fp32 partials (out, lse) returned.
+int64_t volume_pass_q(const struct visible_range *range, const struct attention_shape *shape,
+                      int rank);
+// pass-halo: the keys of other ranks that its queries see (visible_spans).
+int64_t volume_pass_halo(const struct visible_range *range, const struct attention_shape *shape,
+                         int rank);
+// The most key rows that one rank receives at once by pass-halo, for queries of one extent; no rank
+// holds more than `shard`.
+int64_t volume_halo_rows(const struct visibility *visibility, enum layout layout, int64_t shard);
 
 // decode: the other ranks' fp32 partials of this rank's heads, partition_piece(n_head, size, rank).
 int64_t volume_decode(const struct attention_shape *shape, int size, int rank, int64_t n_query);
 
-enum pass { PASS_KV, PASS_Q };
-// The exchange with fewer bytes over all ranks (pass-KV when equal) for queries [begin, end) of the
-// sequence.
-enum pass volume_choose_pass(const struct sequence *sequence, const struct attention_shape *shape,
-                             int64_t begin, int64_t end);
+enum pass { PASS_KV, PASS_Q, PASS_HALO };
+// The exchange with the fewest bytes over all ranks; when equal pass-KV, then pass-halo. Pass-Q
+// only for `most_q` queries or fewer: for more there is no workspace. Pass-halo only where the
+// first keys are hidden from some query: otherwise nearly all travels, and a ring asks its
+// neighbours alone.
+enum pass volume_choose_pass(const struct visible_range *range, const struct attention_shape *shape,
+                             int64_t most_q);
 
 // DeepSeek Sparse Attention: what the lightning indexer adds to attention's shape.
 struct index_shape {

@@ -164,7 +164,11 @@ static void print_crossover(struct backend *backend, enum dtype dtype) {
             require(status_fail(ERR_MEMORY, "", "no memory for a sequence"));
         struct attention_shape shape = {
             N_HEAD, N_KV_HEAD, HEAD_DIM, HEAD_DIM, (int)dtype_bytes(dtype, 1), 2, false};
-        enum pass chosen = volume_choose_pass(&sequence, &shape, N_TOKEN - n_query, N_TOKEN);
+        const struct visible_range range = {.sequence = &sequence,
+                                            .visibility = VISIBILITY_CAUSAL,
+                                            .query_begin = N_TOKEN - n_query,
+                                            .query_end = N_TOKEN};
+        enum pass chosen = volume_choose_pass(&range, &shape, n_query);
         if (comm.rank == 0)
             printf("%4d queries after %4d tokens: pass-KV %7.2f ms, pass-Q %7.2f ms, "
                    "volume chooses %s\n",

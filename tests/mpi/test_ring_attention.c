@@ -32,6 +32,7 @@ struct problem {
     struct shape shape;
     struct sequence sequence;
     int64_t begin, end;
+    int64_t key_begin; // keys before it are not held but for the sinks
     struct visibility visibility;
     void *query, *key, *value; // rows are global positions [0, end)
     float *out, *lse;          // rows are positions [begin, end)
@@ -53,7 +54,8 @@ static int64_t value_row(const struct shape *s) {
 static void problem_open(struct problem *p, const struct shape *s, struct sequence sequence,
                          int64_t begin, struct visibility visibility) {
     int64_t end = sequence.length, n = end - begin;
-    *p = (struct problem){*s, sequence, begin, end, visibility, 0, 0, 0, 0, 0};
+    *p = (struct problem){
+        .shape = *s, .sequence = sequence, .begin = begin, .end = end, .visibility = visibility};
     p->query = random_vector(s->query_dtype, end * query_row(s), 2.0f, 1);
     p->key = random_vector(s->kv_dtype, end * key_row(s), 1.0f, 2);
     p->value = random_vector(s->kv_dtype, end * value_row(s), 1.0f, 3);
@@ -99,25 +101,37 @@ static void problem_close(struct problem *p) {
     sequence_close(&p->sequence);
 }
 
-// Rows of this rank in [begin, end), packed.
-static void *own_rows(const struct problem *p, const void *rows, enum dtype dtype, int64_t n_col,
-                      int64_t begin) {
-    int64_t n = sequence_count(&p->sequence, comm->rank, begin, p->end);
-    int64_t bytes = dtype_bytes(dtype, n_col);
-    int64_t *position = test_alloc(n * (int64_t)sizeof(int64_t) + 8);
-    sequence_positions(&p->sequence, comm->rank, begin, p->end, position);
+static struct visible_range range_of(const struct problem *p) {
+    return (struct visible_range){.sequence = &p->sequence,
+                                  .visibility = p->visibility,
+                                  .key_begin = p->key_begin,
+                                  .query_begin = p->begin,
+                                  .query_end = p->end};
+}
+
+// Positions of this rank's queries, or of the keys that it holds.
+static int64_t *own_positions(const struct problem *p, bool keys, int64_t *n) {
+    const struct sequence *s = &p->sequence;
+    struct visible_range range = range_of(p);
+    int64_t begin = keys ? p->key_begin : p->begin, sinks = keys ? visible_sinks(&range) : 0;
+    int64_t n_sink = sequence_count(s, comm->rank, 0, sinks);
+    *n = n_sink + sequence_count(s, comm->rank, begin, p->end);
+    int64_t *position = test_alloc(*n * (int64_t)sizeof(int64_t) + 8);
+    sequence_positions(s, comm->rank, 0, sinks, position);
+    sequence_positions(s, comm->rank, begin, p->end, position + n_sink);
+    return position;
+}
+
+// This rank's rows of those of all positions, packed.
+static struct test_buffer own_buffer(const struct problem *p, const void *rows, enum dtype dtype,
+                                     int64_t n_col, bool keys) {
+    int64_t n, bytes = dtype_bytes(dtype, n_col);
+    int64_t *position = own_positions(p, keys, &n);
     char *own = test_alloc(n * bytes + 64);
     for (int64_t i = 0; i < n; i++)
         memcpy(own + i * bytes, (const char *)rows + position[i] * bytes, (size_t)bytes);
     free(position);
-    return own;
-}
-
-static struct test_buffer own_buffer(const struct problem *p, const void *rows, enum dtype dtype,
-                                     int64_t n_col, int64_t begin) {
-    int64_t n = sequence_count(&p->sequence, comm->rank, begin, p->end);
-    return test_buffer_take(&backend, own_rows(p, rows, dtype, n_col, begin),
-                            n * dtype_bytes(dtype, n_col));
+    return test_buffer_take(&backend, own, n * bytes);
 }
 
 static void check_rows(const float *got, const float *expected, int64_t n, const char *what) {
@@ -136,15 +150,23 @@ static struct attention_shape volume_shape(const struct shape *s) {
                                     false};
 }
 
+static const char *const pass_names[] = {
+    [PASS_KV] = "pass-KV", [PASS_Q] = "pass-Q", [PASS_HALO] = "pass-halo"};
+
+static int64_t expected_bytes(const struct problem *p, enum pass pass) {
+    struct visible_range range = range_of(p);
+    struct attention_shape shape = volume_shape(&p->shape);
+    if (pass == PASS_KV) return volume_pass_kv(&range, &shape, comm->rank);
+    if (pass == PASS_Q) return volume_pass_q(&range, &shape, comm->rank);
+    return volume_pass_halo(&range, &shape, comm->rank);
+}
+
 static int64_t expected_flop(const struct problem *p, enum pass pass) {
-    const struct visible_range range = {.sequence = &p->sequence,
-                                        .visibility = p->visibility,
-                                        .query_begin = p->begin,
-                                        .query_end = p->end};
+    struct visible_range range = range_of(p);
     int64_t pairs = 0;
     for (int other = 0; other < comm->size; other++) {
-        int query_rank = pass == PASS_KV ? comm->rank : other;
-        int key_rank = pass == PASS_KV ? other : comm->rank;
+        int query_rank = pass == PASS_Q ? other : comm->rank;
+        int key_rank = pass == PASS_Q ? comm->rank : other;
         pairs += visible_pairs(&range, query_rank, key_rank);
     }
     return 2 * pairs * p->shape.n_head * (p->shape.head_dim + p->shape.value_dim);
@@ -161,11 +183,17 @@ static struct ring_attention_args ring_args(const struct problem *p, const void 
                                         .value_dim = p->shape.value_dim,
                                         .scale = 0.25f,
                                         .visibility = p->visibility,
+                                        .key_begin = p->key_begin,
                                         .query = query,
                                         .query_dtype = p->shape.query_dtype,
                                         .key = key,
                                         .value = value,
                                         .kv_dtype = p->shape.kv_dtype};
+}
+
+static int64_t most_halo(const struct problem *p, int64_t shard) {
+    if (p->sequence.n_extent > 1) return shard;
+    return volume_halo_rows(&p->visibility, p->sequence.extents[0].layout, shard);
 }
 
 static void open_ring(struct ring_attention *ring, const struct problem *p,
@@ -183,7 +211,8 @@ static void open_ring(struct ring_attention *ring, const struct problem *p,
                                        .shard = n_shard,
                                        .query = n_query,
                                        .all_query = n,
-                                       .decode_query = n};
+                                       .decode_query = n,
+                                       .halo = most_halo(p, n_shard)};
     int64_t bytes = ring_attention_workspace_bytes(&shape, &extent);
     assert_int_equal(ring_attention_open(ring, &backend, comm, profile, bytes), OK);
     char *nothing = test_alloc(bytes);
@@ -196,9 +225,9 @@ static void check_pass(const struct problem *p, enum pass pass) {
     const struct shape *s = &p->shape;
     int64_t n = sequence_count(&p->sequence, comm->rank, p->begin, p->end);
     int64_t out_row = (int64_t)s->n_head * s->value_dim;
-    struct test_buffer query = own_buffer(p, p->query, s->query_dtype, query_row(s), p->begin);
-    struct test_buffer key = own_buffer(p, p->key, s->kv_dtype, key_row(s), 0);
-    struct test_buffer value = own_buffer(p, p->value, s->kv_dtype, value_row(s), 0);
+    struct test_buffer query = own_buffer(p, p->query, s->query_dtype, query_row(s), false);
+    struct test_buffer key = own_buffer(p, p->key, s->kv_dtype, key_row(s), true);
+    struct test_buffer value = own_buffer(p, p->value, s->kv_dtype, value_row(s), true);
     struct test_buffer out = test_buffer_open(&backend, n * out_row * 4);
     struct test_buffer lse = test_buffer_open(&backend, n * s->n_head * 4);
     struct profile profile = {0};
@@ -210,19 +239,14 @@ static void check_pass(const struct problem *p, enum pass pass) {
     args.lse = lse.image;
     int64_t received = comm->bytes_received;
     assert_int_equal(ring_attention_run(&ring, &args), OK);
-    struct attention_shape shape = volume_shape(s);
-    int64_t volume = pass == PASS_KV
-                         ? volume_pass_kv(&p->sequence, &shape, comm->rank, p->end)
-                         : volume_pass_q(&p->sequence, &shape, comm->rank, p->begin, p->end);
-    assert_int_equal(comm->bytes_received - received, volume);
+    assert_int_equal(comm->bytes_received - received, expected_bytes(p, pass));
     assert_int_equal(profile.attention_flop, expected_flop(p, comm->size > 1 ? pass : PASS_KV));
     test_buffer_pull(&out);
     test_buffer_pull(&lse);
     ring_attention_close(&ring);
 
-    int64_t *position = test_alloc(n * (int64_t)sizeof(int64_t) + 8);
-    sequence_positions(&p->sequence, comm->rank, p->begin, p->end, position);
-    const char *name = pass == PASS_KV ? "pass-KV" : "pass-Q";
+    int64_t *position = own_positions(p, false, &n);
+    const char *name = pass_names[pass];
     for (int64_t i = 0; i < n; i++) {
         int64_t row = position[i] - p->begin;
         check_rows((float *)out.host + i * out_row, p->out + row * out_row, out_row, name);
@@ -245,8 +269,8 @@ static void check_decode(const struct problem *p, bool want_lse) {
     memcpy(queries, (char *)p->query + dtype_bytes(s->query_dtype, p->begin * query_row(s)),
            (size_t)query_bytes);
     struct test_buffer query = test_buffer_take(&backend, queries, query_bytes);
-    struct test_buffer key = own_buffer(p, p->key, s->kv_dtype, key_row(s), 0);
-    struct test_buffer value = own_buffer(p, p->value, s->kv_dtype, value_row(s), 0);
+    struct test_buffer key = own_buffer(p, p->key, s->kv_dtype, key_row(s), true);
+    struct test_buffer value = own_buffer(p, p->value, s->kv_dtype, value_row(s), true);
     int64_t width = heads.length * s->value_dim;
     struct test_buffer out = test_buffer_open(&backend, n * width * 4);
     struct test_buffer lse = test_buffer_open(&backend, n * s->n_head * 4);
@@ -276,12 +300,15 @@ static void check_decode(const struct problem *p, bool want_lse) {
     test_buffer_close(&lse);
 }
 
-static void check_both(const struct shape *shape, struct sequence sequence, int64_t begin,
-                       struct visibility visibility) {
+// Every form, with all keys held and with those alone that are seen.
+static void check_passes(const struct shape *shape, struct sequence sequence, int64_t begin,
+                         struct visibility visibility) {
     struct problem p;
     problem_open(&p, shape, sequence, begin, visibility);
-    check_pass(&p, PASS_KV);
-    check_pass(&p, PASS_Q);
+    for (enum pass pass = PASS_KV; pass <= PASS_HALO; pass++) check_pass(&p, pass);
+    p.key_begin = visibility_begin(&visibility, begin);
+    for (enum pass pass = PASS_KV; p.key_begin > 0 && pass <= PASS_HALO; pass++)
+        check_pass(&p, pass);
     problem_close(&p);
 }
 
@@ -311,39 +338,75 @@ static void every_length_and_layout(void **state) {
         if (lengths[i] < 1) continue;
         for (int causal = 0; causal < 2; causal++) {
             struct visibility visibility = causal ? VISIBILITY_CAUSAL : VISIBILITY_FULL;
-            check_both(&grouped, one_extent(LAYOUT_ZIGZAG, lengths[i]), 0, visibility);
-            check_both(&grouped, one_extent(LAYOUT_CONTIGUOUS, lengths[i]), 0, visibility);
+            check_passes(&grouped, one_extent(LAYOUT_ZIGZAG, lengths[i]), 0, visibility);
+            check_passes(&grouped, one_extent(LAYOUT_CONTIGUOUS, lengths[i]), 0, visibility);
         }
+    }
+}
+
+static const int64_t packed[] = {1, 9, 10, 47, 90};
+static const struct visibility visibilities[] = {
+    {.back = 0},
+    {.back = 10},
+    {.back = 58},
+    {.back = 5, .ahead = 5},
+    {.back = 45, .ahead = 45},
+    {.back = 10, .sinks = 3},
+    {.back = 45, .sinks = 20},
+    {.back = VISIBLE_ALL, .ahead = -13},
+    {.back = 12, .ahead = VISIBLE_ALL},
+    {.back = VISIBLE_ALL, .n_document = 5, .document_end = packed},
+    {.back = VISIBLE_ALL, .ahead = VISIBLE_ALL, .n_document = 5, .document_end = packed},
+    {.back = 7, .n_document = 5, .document_end = packed},
+    {.back = 4, .ahead = 4, .n_document = 5, .document_end = packed},
+};
+enum { N_VISIBILITY = sizeof visibilities / sizeof *visibilities };
+
+static void windows_sinks_and_packed_documents(void **state) {
+    (void)state;
+    const int64_t lengths[] = {1, 11, 12, 61, 97};
+    const enum layout layouts[] = {LAYOUT_ZIGZAG, LAYOUT_CONTIGUOUS, LAYOUT_ROUND_ROBIN};
+    for (int v = 0; v < N_VISIBILITY; v++)
+        for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++)
+            for (int l = 0; l < 3; l++)
+                check_passes(&grouped, one_extent(layouts[l], lengths[i]), 0, visibilities[v]);
+}
+
+static void windows_over_chunks(void **state) {
+    (void)state;
+    for (int v = 0; v < N_VISIBILITY; v++) {
+        check_passes(&grouped, mixture(), 35, visibilities[v]);
+        check_passes(&rounded, mixture(), 80, visibilities[v]);
     }
 }
 
 static void other_heads_and_bf16_keys(void **state) {
     (void)state;
-    check_both(&rounded, one_extent(LAYOUT_ZIGZAG, 97), 0, VISIBILITY_CAUSAL);
-    check_both(&multi_head, one_extent(LAYOUT_ZIGZAG, 61), 0, VISIBILITY_CAUSAL);
-    check_both(&rounded, one_extent(LAYOUT_ROUND_ROBIN, 53), 0, VISIBILITY_FULL);
+    check_passes(&rounded, one_extent(LAYOUT_ZIGZAG, 97), 0, VISIBILITY_CAUSAL);
+    check_passes(&multi_head, one_extent(LAYOUT_ZIGZAG, 61), 0, VISIBILITY_CAUSAL);
+    check_passes(&rounded, one_extent(LAYOUT_ROUND_ROBIN, 53), 0, VISIBILITY_FULL);
 }
 
 static void chunks_appends_and_truncations(void **state) {
     (void)state;
     for (int64_t begin = 0; begin <= 86; begin += begin < 70 ? 35 : 8)
-        check_both(&grouped, mixture(), begin, VISIBILITY_CAUSAL);
-    check_both(&rounded, mixture(), 80, VISIBILITY_CAUSAL);
-    check_both(&grouped, mixture(), 80, VISIBILITY_FULL);
+        check_passes(&grouped, mixture(), begin, VISIBILITY_CAUSAL);
+    check_passes(&rounded, mixture(), 80, VISIBILITY_CAUSAL);
+    check_passes(&grouped, mixture(), 80, VISIBILITY_FULL);
 }
 
 // More rows than one slice, so that several partials are merged row by row.
 static void long_enough_for_several_slices(void **state) {
     (void)state;
-    check_both(&multi_head, one_extent(LAYOUT_ZIGZAG, 600 * (comm->size > 2 ? 2 : 1) + 7), 0,
-               VISIBILITY_CAUSAL);
+    check_passes(&multi_head, one_extent(LAYOUT_ZIGZAG, 600 * (comm->size > 2 ? 2 : 1) + 7), 0,
+                 VISIBILITY_CAUSAL);
 }
 
 static void transfers_may_be_cut(void **state) {
     (void)state;
     int64_t limit = comm->message_bytes;
     comm->message_bytes = 100;
-    check_both(&grouped, one_extent(LAYOUT_ZIGZAG, 97), 0, VISIBILITY_CAUSAL);
+    check_passes(&grouped, one_extent(LAYOUT_ZIGZAG, 97), 0, VISIBILITY_CAUSAL);
     comm->message_bytes = limit;
 }
 
@@ -360,6 +423,16 @@ static void decode_equals_the_whole(void **state) {
                 check_decode(&p, want_lse);
                 problem_close(&p);
             }
+    for (int v = 0; v < N_VISIBILITY; v++)
+        for (int64_t n_query = 1; n_query <= 3; n_query += 2) {
+            struct problem p;
+            struct sequence s = mixture();
+            problem_open(&p, &grouped, s, s.length - n_query, visibilities[v]);
+            check_decode(&p, v % 2);
+            p.key_begin = visibility_begin(&visibilities[v], p.begin);
+            check_decode(&p, v % 2);
+            problem_close(&p);
+        }
     struct problem p; // most ranks hold nothing
     problem_open(&p, &grouped, one_extent(LAYOUT_ROUND_ROBIN, 1), 0, VISIBILITY_CAUSAL);
     check_decode(&p, true);
@@ -375,7 +448,7 @@ static void small_workspace_is_refused(void **state) {
     struct ring_attention ring;
     assert_int_equal(ring_attention_open(&ring, &backend, comm, &profile, 64), OK);
     struct ring_attention_args args = ring_args(&p, p.query, p.key, p.value);
-    for (args.pass = PASS_KV; args.pass <= PASS_Q; args.pass++)
+    for (args.pass = PASS_KV; args.pass <= PASS_HALO; args.pass++)
         assert_int_equal(ring_attention_run(&ring, &args), ERR_INTERNAL);
     assert_int_equal(decode_attention_run(&ring, &args, p.out, NULL), ERR_INTERNAL);
     ring_attention_close(&ring);
@@ -387,6 +460,8 @@ int main(int argc, char **argv) {
     mpi_test_start(&argc, &argv);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_length_and_layout),
+        cmocka_unit_test(windows_sinks_and_packed_documents),
+        cmocka_unit_test(windows_over_chunks),
         cmocka_unit_test(other_heads_and_bf16_keys),
         cmocka_unit_test(chunks_appends_and_truncations),
         cmocka_unit_test(long_enough_for_several_slices),

@@ -49,12 +49,14 @@ static void volumes_match_counting(void **state) {
                 assert_true(sequence_append(&s, layouts[l], lengths[i]));
                 assert_true(sequence_append(&s, LAYOUT_ROUND_ROBIN, 5));
                 int64_t end = s.length, begin = end / 3;
+                struct visible_range range = {.sequence = &s,
+                                              .visibility = VISIBILITY_CAUSAL,
+                                              .query_begin = begin,
+                                              .query_end = end};
                 for (int rank = 0; rank < size; rank++) {
-                    assert_int_equal(volume_pass_kv(&s, &shape, rank, end),
+                    assert_int_equal(volume_pass_kv(&range, &shape, rank),
                                      play_pass_kv(&s, rank, end));
-                    assert_int_equal(volume_pass_kv(&s, &shape, rank, begin),
-                                     play_pass_kv(&s, rank, begin));
-                    assert_int_equal(volume_pass_q(&s, &shape, rank, begin, end),
+                    assert_int_equal(volume_pass_q(&range, &shape, rank),
                                      play_pass_q(&s, rank, begin, end));
                 }
                 sequence_close(&s);
@@ -70,20 +72,26 @@ static void decode_returns_each_head_once(void **state) {
     }
 }
 
+static enum pass choose(const struct sequence *s, int64_t begin, int64_t end) {
+    const struct visible_range range = {
+        .sequence = s, .visibility = VISIBILITY_CAUSAL, .query_begin = begin, .query_end = end};
+    return volume_choose_pass(&range, &shape, end);
+}
+
 static void few_queries_travel_many_do_not(void **state) {
     (void)state;
     struct sequence s;
     sequence_open(&s, 4);
     assert_true(sequence_append(&s, LAYOUT_ZIGZAG, 10000));
-    assert_int_equal(volume_choose_pass(&s, &shape, 9990, 10000), PASS_Q);
-    assert_int_equal(volume_choose_pass(&s, &shape, 0, 10000), PASS_KV);
+    assert_int_equal(choose(&s, 9990, 10000), PASS_Q);
+    assert_int_equal(choose(&s, 0, 10000), PASS_KV);
     // Per token of the sequence 672 bytes of K and V; per query 2304 + 1764: the border is 1651.97.
-    assert_int_equal(volume_choose_pass(&s, &shape, 10000 - 1651, 10000), PASS_Q);
-    assert_int_equal(volume_choose_pass(&s, &shape, 10000 - 1652, 10000), PASS_KV);
+    assert_int_equal(choose(&s, 10000 - 1651, 10000), PASS_Q);
+    assert_int_equal(choose(&s, 10000 - 1652, 10000), PASS_KV);
     sequence_close(&s);
     sequence_open(&s, 1); // nothing travels: a tie
     assert_true(sequence_append(&s, LAYOUT_ZIGZAG, 100));
-    assert_int_equal(volume_choose_pass(&s, &shape, 99, 100), PASS_KV);
+    assert_int_equal(choose(&s, 99, 100), PASS_KV);
     sequence_close(&s);
 }
 
