@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "launcher/embed_units.h"
 #include "launcher/extension.h"
 
 static const char *const later_verbs[] = {"serve", "evaluate", "distill"};
@@ -117,25 +118,58 @@ static enum status parse_arguments(int argc, char **argv, struct options *option
     return OK;
 }
 
+static enum status check_windows(const struct options *o) {
+    if (o->window > 0 && o->task == TASK_ANSWER)
+        FAIL(ERR_CONFIG, "document.window is not for task.kind = answer, which reads the whole "
+                         "document");
+    if (o->window == 1) FAIL(ERR_CONFIG, "document.window must be at least 2 tokens");
+    if (o->stride > 0 && o->window == 0) FAIL(ERR_CONFIG, "document.stride needs document.window");
+    if (o->window > 0 && o->stride >= o->window)
+        FAIL(ERR_CONFIG, "document.stride (%lld) must be less than document.window (%lld)",
+             (long long)o->stride, (long long)o->window);
+    if (o->attention_sinks > 0 && o->attention_window == 0)
+        FAIL(ERR_CONFIG, "attention.sinks needs attention.window");
+    if (o->attention_window > 0 && o->attention_kind == ATTENTION_WISH_DSA)
+        FAIL(ERR_CONFIG, "attention.window and attention.kind = dsa exclude each other: a token "
+                         "either sees a window or selects what it sees");
+    return OK;
+}
+
+// The options that only embed and locate have.
+static enum status check_vectors(const struct options *o) {
+    bool vectors = o->task == TASK_EMBED || o->task == TASK_LOCATE;
+    enum passage_kind passages = embed_passage_kind(o);
+    if (!vectors && (o->passages || o->prefix))
+        FAIL(ERR_CONFIG, "%s is for task.kind = embed or locate",
+             o->passages ? "task.passages" : "task.prefix");
+    if (o->query_prefix && o->task != TASK_LOCATE)
+        FAIL(ERR_CONFIG, "task.query_prefix is for task.kind = locate");
+    if (!vectors) return OK;
+    if (o->task == TASK_LOCATE && o->questions.n == 0)
+        FAIL(ERR_CONFIG, "locate needs a question: add --question TEXT");
+    if (o->pooling == POOLING_NONE && (o->task == TASK_LOCATE || passages != PASSAGES_WHOLE))
+        FAIL(ERR_CONFIG, "task.pooling = none gives a vector to every token, and passages need "
+                         "one each: set task.pooling to mean or last");
+    if (o->pooling == POOLING_CLS && o->late_chunking && passages != PASSAGES_WHOLE)
+        FAIL(ERR_CONFIG,
+             "task.pooling = cls would give the passages of a document the same vector: "
+             "set task.late_chunking = false, or task.pooling = mean");
+    if (!o->late_chunking && o->window > 0)
+        FAIL(ERR_CONFIG, "passages that are read by themselves (task.late_chunking = false) are "
+                         "not cut: leave out document.window");
+    return OK;
+}
+
 enum status options_check(const struct options *o) {
     if (o->verb == VERB_INSPECT) {
         if (!o->inspect_path)
             FAIL(ERR_USAGE, "`halka inspect` needs a PATH: a checkpoint or results");
         return OK;
     }
-    if (o->window > 0 && o->task != TASK_SCORE) {
-        FAIL(ERR_CONFIG,
-             "document.window is for task.kind = score; an answer reads the whole document");
-    }
-    if (o->window == 1) FAIL(ERR_CONFIG, "document.window must be at least 2 tokens");
-    if (o->stride > 0 && o->window == 0) FAIL(ERR_CONFIG, "document.stride needs document.window");
-    if (o->window > 0 && o->stride >= o->window) {
-        FAIL(ERR_CONFIG, "document.stride (%lld) must be less than document.window (%lld)",
-             (long long)o->stride, (long long)o->window);
-    }
-    if (o->questions.n > 0 && o->task != TASK_ANSWER) {
-        FAIL(ERR_CONFIG, "questions are for task.kind = answer: add --task answer");
-    }
+    TRY(check_windows(o));
+    TRY(check_vectors(o));
+    if (o->questions.n > 0 && (o->task == TASK_SCORE || o->task == TASK_EMBED))
+        FAIL(ERR_CONFIG, "questions are for task.kind = answer or locate: add --task answer");
     TRY(extension_check(o));
     if (o->verb == VERB_VERIFY) return OK;
     if (!o->model_path) {

@@ -158,6 +158,43 @@ enum status document_parse_tokens(const char *text, size_t bytes, const char *na
     return OK;
 }
 
+// A prefix is read with the text, as one string; its tokens have no bytes.
+enum status document_encode(const struct document_reader *reader, const char *text, size_t bytes,
+                            struct token_list *list) {
+    if (!reader->prefix || !*reader->prefix)
+        return tokenizer_encode(reader->tokenizer, text, bytes, reader->encode_flags, list);
+    size_t n_prefix = strlen(reader->prefix);
+    int64_t first = list->n;
+    char *whole = malloc(n_prefix + bytes + 1);
+    if (!whole) FAIL(ERR_MEMORY, "no memory for a text of %zu bytes", n_prefix + bytes);
+    memcpy(whole, reader->prefix, n_prefix);
+    memcpy(whole + n_prefix, text, bytes);
+    whole[n_prefix + bytes] = '\0';
+    enum status status =
+        tokenizer_encode(reader->tokenizer, whole, n_prefix + bytes, reader->encode_flags, list);
+    free(whole);
+    for (int64_t i = first; status == OK && i < list->n; i++) {
+        int64_t begin = list->byte_begin[i] - (int64_t)n_prefix;
+        int64_t end = list->byte_end[i] - (int64_t)n_prefix;
+        list->byte_begin[i] = begin > 0 ? begin : 0;
+        list->byte_end[i] = end > 0 ? end : 0;
+    }
+    return status;
+}
+
+enum status document_add_ids(struct token_list *list, const int32_t *id, int64_t n) {
+    if (list->n + n > list->capacity) {
+        int64_t capacity = list->n + n + list->capacity / 2;
+        int32_t *larger = realloc(list->id, (size_t)capacity * sizeof *larger);
+        if (!larger) FAIL(ERR_MEMORY, "no memory for %lld tokens", (long long)capacity);
+        list->id = larger;
+        list->capacity = capacity;
+    }
+    memcpy(list->id + list->n, id, (size_t)n * sizeof *id);
+    list->n += n;
+    return OK;
+}
+
 static enum status tokenize(const struct document *document, const struct document_reader *reader,
                             struct document_text *out) {
     if (document->is_tokens) {
@@ -171,8 +208,7 @@ static enum status tokenize(const struct document *document, const struct docume
              document->name);
     }
     if (out->bytes == 0) FAIL(ERR_INPUT, "%s is empty", document->name);
-    enum status status = tokenizer_encode(reader->tokenizer, out->text, out->bytes,
-                                          reader->encode_flags, &out->tokens);
+    enum status status = document_encode(reader, out->text, out->bytes, &out->tokens);
     if (status != OK) return status_context(status, "%s", document->name);
     for (int64_t i = 0; i < out->tokens.n; i++) {
         if (out->tokens.id[i] >= reader->n_vocab) {
@@ -213,6 +249,8 @@ enum status document_set_open(const struct options *options, const struct docume
         struct document_text text = {0};
         enum status status = load(document, reader, &text, document->digest);
         document->n_token = text.tokens.n;
+        if (status == OK && reader->look)
+            status = reader->look(reader->user, document->name, &text);
         document_text_close(&text);
         TRY(status);
     }

@@ -34,7 +34,11 @@ struct document_text {
 struct document_reader {
     const struct tokenizer *tokenizer; // NULL: only token files can be read
     int64_t n_vocab;
-    int encode_flags; // of texts
+    int encode_flags;   // of texts
+    const char *prefix; // before each text, without bytes of its own; NULL: none
+    // NULL, or called with each document while all are opened, for what a task plans by.
+    enum status (*look)(void *user, const char *name, const struct document_text *text);
+    void *user;
 };
 
 // On rank 0: finds, checks and measures all documents. On the others: only the counts, after
@@ -49,6 +53,11 @@ enum status document_text_open(const struct document_set *set, int index,
                                const struct document_reader *reader, struct comm *comm,
                                struct document_text *out);
 void document_text_close(struct document_text *text); // accepts a zeroed struct
+
+// Appends the tokens of a text, or of a list of ids.
+enum status document_encode(const struct document_reader *reader, const char *text, size_t bytes,
+                            struct token_list *list);
+enum status document_add_ids(struct token_list *list, const int32_t *id, int64_t n);
 
 // Whitespace-separated ids below n_vocab; `name` is for messages.
 enum status document_parse_tokens(const char *text, size_t bytes, const char *name, int64_t n_vocab,

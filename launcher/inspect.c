@@ -23,6 +23,13 @@ static void print_result(const json_t *line) {
         printf("score, %.0f tokens, perplexity ", number(line, "n_token"));
         json_is_number(perplexity) ? printf("%.6g\n", json_number_value(perplexity))
                                    : printf("none\n");
+    } else if (strcmp(text(line, "task"), "embed") == 0) {
+        printf("embed, %.0f vector%s of %.0f from row %.0f of vectors.npy, pooling %s\n",
+               number(line, "n_row"), number(line, "n_row") == 1 ? "" : "s",
+               number(line, "n_hidden"), number(line, "first_row"), text(line, "pooling"));
+    } else if (strcmp(text(line, "task"), "locate") == 0) {
+        const json_t *best = json_array_get(json_object_get(line, "passages"), 0);
+        printf("locate: %.60s -> %.100s\n", text(line, "question"), text(best, "text"));
     } else {
         printf("%s: %.60s -> %.100s\n", text(line, "task"), text(line, "question"),
                text(line, "answer"));

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "launcher/embed.h"
 #include "launcher/extension.h"
 #include "launcher/prompt.h"
 #include "model/indexer.h"
@@ -107,23 +108,34 @@ static enum status open_indexer(struct job *job) {
     return OK;
 }
 
-static enum status extend(struct job *job) {
-    struct extension extension = extension_from_options(job->options);
-    return extension_apply(&extension, job->options->model_path, &job->checkpoint.spec);
+// What the options ask of the network.
+static enum status open_network(struct job *job) {
+    const struct options *o = job->options;
+    struct model_spec *spec = &job->checkpoint.spec;
+    if (!spec->causal && (o->task == TASK_SCORE || o->task == TASK_ANSWER))
+        FAIL(ERR_CONFIG,
+             "%s is an encoder (%s), which predicts no next token: use --task embed or locate",
+             o->model_path, spec->architecture);
+    TRY(open_indexer(job));
+    struct extension extension = extension_from_options(o);
+    TRY(extension_apply(&extension, o->model_path, spec));
+    if (o->attention_window > 0)
+        TRY(model_spec_set_window(spec, o->attention_window, o->attention_sinks));
+    return OK;
 }
 
 static enum status open_model(struct job *job) {
     const char *path = job->options->model_path;
+    enum task_kind task = (enum task_kind)job->options->task;
     TRY(checkpoint_open(path, &job->checkpoint));
-    TRY(open_indexer(job));
-    TRY(extend(job));
+    TRY(open_network(job));
     TRY(tokenizer_open(job->checkpoint.folder, job->checkpoint.gguf, &job->tokenizer));
     if (job->tokenizer) {
         job->chat =
             chat_template_choose(job->tokenizer, (enum chat_family)job->options->chat_template);
-    } else if (job->options->task == TASK_ANSWER) {
-        FAIL(ERR_INPUT, "%s has no tokenizer (tokenizer.json), which task.kind = answer needs",
-             path);
+    } else if (task == TASK_ANSWER || task == TASK_LOCATE) {
+        FAIL(ERR_INPUT, "%s has no tokenizer (tokenizer.json), which task.kind = %s needs", path,
+             task == TASK_ANSWER ? "answer" : "locate");
     }
     return OK;
 }
@@ -137,8 +149,7 @@ enum status job_open_model(struct job *job) {
 
 static enum status open_shapes(struct job *job) {
     TRY(checkpoint_open_shapes(job->options->model_path, &job->checkpoint));
-    TRY(open_indexer(job));
-    return extend(job);
+    return open_network(job);
 }
 
 enum status job_open_shapes(struct job *job) {
@@ -148,7 +159,8 @@ enum status job_open_shapes(struct job *job) {
 struct document_reader job_reader(const struct job *job) {
     return (struct document_reader){.tokenizer = job->tokenizer,
                                     .n_vocab = job->checkpoint.spec.n_vocab,
-                                    .encode_flags = prompt_document_flags(job->options)};
+                                    .encode_flags = prompt_document_flags(job->options),
+                                    .prefix = job->options->prefix};
 }
 
 int64_t job_context(const struct job *job) {
@@ -190,6 +202,8 @@ static enum status measure_document(const struct job *job, const struct document
 static enum status measure_documents(struct job *job, int64_t *longest) {
     struct document_reader reader = job_reader(job);
     *longest = 1;
+    if (job->options->task == TASK_EMBED || job->options->task == TASK_LOCATE)
+        return embed_plan(job, longest);
     TRY(document_set_open(job->options, &reader, &job->documents));
     if (job->options->task == TASK_ANSWER) TRY(prompt_tokens_around(job, &job->around));
     for (int i = 0; i < job->documents.n; i++) {
@@ -306,6 +320,7 @@ enum status job_open_session(struct job *job) {
 
 void job_close(struct job *job) {
     session_close(&job->session);
+    span_file_close(&job->spans);
     document_set_close(&job->documents);
     tokenizer_close(&job->tokenizer);
     checkpoint_close(&job->checkpoint);

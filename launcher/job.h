@@ -7,6 +7,7 @@
 #include "dist/comm.h"
 #include "launcher/documents.h"
 #include "launcher/options.h"
+#include "launcher/span_file.h"
 #include "model/chat.h"
 #include "model/session.h"
 
@@ -21,6 +22,7 @@ struct job {
     const struct chat_template *chat; // NULL without tokenizer
     struct document_set documents;
     int64_t around; // tokens of a sequence besides its document: prompt and longest answer
+    struct span_file spans; // of task.passages; rank 0
     struct session_options session_options;
     struct memory_plan plan;
     struct session *session;
@@ -30,6 +32,10 @@ struct job {
     int64_t tokens_generated;
     int64_t tokens_recomputed; // read although they had been read before
     int64_t longest;           // tokens of the longest sequence so far
+    struct {
+        int64_t documents, packed; // written; of these in batches with others
+        int64_t batches, vectors;
+    } embedded;
     double started;            // seconds, cluster_seconds
     bool working;
 };

@@ -19,7 +19,7 @@ enum status string_list_add(struct string_list *list, const char *text);
 void string_list_close(struct string_list *list); // accepts a zeroed struct
 
 enum verb { VERB_NONE, VERB_RUN, VERB_PLAN, VERB_VERIFY, VERB_INSPECT, N_VERB };
-enum task_kind { TASK_SCORE, TASK_ANSWER };
+enum task_kind { TASK_SCORE, TASK_ANSWER, TASK_EMBED, TASK_LOCATE };
 enum layout_wish { LAYOUT_WISH_AUTO, LAYOUT_WISH_ZIGZAG, LAYOUT_WISH_CONTIGUOUS };
 enum weights_wish { WEIGHTS_AUTO, WEIGHTS_REPLICATED, WEIGHTS_SHARDED };
 enum attention_wish { ATTENTION_WISH_AUTO, ATTENTION_WISH_DENSE, ATTENTION_WISH_DSA };
@@ -54,6 +54,13 @@ struct options {
     int chat_template; // enum chat_family
     bool token_logprobs;
     int64_t evidence;
+    int pooling; // enum pooling
+    bool normalise;
+    char *passages; // "document", "paragraphs" or a file; NULL: by the task
+    int span_unit;  // enum span_unit
+    bool late_chunking;
+    int64_t batch_tokens;
+    char *prefix, *query_prefix; // NULL: none
 
     char *output;
 
@@ -65,6 +72,7 @@ struct options {
     int64_t seed;
     double deadline;     // seconds
     int attention_kind;  // enum attention_wish
+    int64_t attention_window, attention_sinks; // tokens; 0: the checkpoint's, none
     int64_t top_k;       // 0: the checkpoint's
     int index_precision; // enum index_precision
     int exchange;        // enum exchange

@@ -148,6 +148,38 @@ static json_t *describe_rank(const struct rank_record *r, int rank) {
     return object;
 }
 
+// What an option makes of the network that the checkpoint does not say. NULL: nothing.
+static char *approximation(const struct job *job) {
+    const struct options *o = job->options;
+    char *text = NULL;
+    if (o->attention_window == 0) return NULL;
+    int n = asprintf(&text,
+                     "approximate: tokens see %lld before them and the first %lld, where the "
+                     "model was trained to see all",
+                     (long long)o->attention_window - 1, (long long)o->attention_sinks);
+    return n < 0 ? NULL : text;
+}
+
+static void describe_vectors(json_t *object, const struct job *job) {
+    char *approximate = approximation(job);
+    if (approximate) json_object_set_new(object, "approximate", json_string(approximate));
+    free(approximate);
+    if (job->embedded.batches == 0) return;
+    json_object_set_new(object, "vectors", json_integer(job->embedded.vectors));
+    json_object_set_new(object, "documents_packed", json_integer(job->embedded.packed));
+    json_object_set_new(object, "batches", json_integer(job->embedded.batches));
+}
+
+static void print_vectors(FILE *out, const struct job *job) {
+    char *approximate = approximation(job);
+    if (approximate) fprintf(out, "  %s\n", approximate);
+    free(approximate);
+    if (job->embedded.batches == 0) return;
+    fprintf(out, "  %lld vectors of %lld documents, %lld of them packed, in %lld batches\n",
+            (long long)job->embedded.vectors, (long long)job->embedded.documents,
+            (long long)job->embedded.packed, (long long)job->embedded.batches);
+}
+
 static enum status write_json(const struct job *job, const struct rank_record *records,
                               const struct selection_means *means) {
     struct session_facts facts;
@@ -176,6 +208,7 @@ static enum status write_json(const struct job *job, const struct rank_record *r
     if (rope) json_object_set_new(object, "rope", rope);
     json_object_set_new(object, "backend", json_string(job->backend.ops->name));
     json_object_set_new(object, "transport", json_string(job->comm.ops->name));
+    describe_vectors(object, job);
     json_object_set_new(object, "ranks", ranks);
     char *text = json_dumps(object, JSON_INDENT(2) | JSON_REAL_PRECISION(9));
     json_decref(object);
@@ -265,6 +298,7 @@ static enum status write_text(const struct job *job, const struct rank_record *r
     if (rope->method != ROPE_DEFAULT)
         fprintf(out, "  positions by %s, factor %g, for contexts of %lld tokens\n",
                 rope_method_name(rope->method), rope->factor, (long long)job_context(job));
+    print_vectors(out, job);
     if (facts.indexed) print_selection(out, job, &facts, means);
     print_phases(out, records, job->comm.size, totals.wall);
     print_loads(out, records, job->comm.size);

@@ -17,6 +17,8 @@ static void hash_text(XXH3_state_t *hash, const char *text) {
     XXH3_128bits_update(hash, text, strlen(text) + 1);
 }
 
+static const char *const task_name[] = {"score", "answer", "embed", "locate"};
+
 void result_id(const struct job *job, int document, int question, char out[RESULT_ID_BYTES]) {
     const struct options *o = job->options;
     char value[256];
@@ -24,7 +26,7 @@ void result_id(const struct job *job, int document, int question, char out[RESUL
     XXH3_128bits_reset(hash);
     hash_text(hash, job->documents.items[document].name);
     hash_text(hash, job->documents.items[document].digest);
-    hash_text(hash, o->task == TASK_SCORE ? "score" : "answer");
+    hash_text(hash, task_name[o->task]);
     hash_text(hash, question >= 0 ? o->questions.items[question] : "");
     hash_text(hash, job->checkpoint.digest);
     hash_text(hash, job->tokenizer ? tokenizer_digest(job->tokenizer) : "");
@@ -38,6 +40,7 @@ void result_id(const struct job *job, int document, int question, char out[RESUL
         hash_text(hash, option_table[i].path);
         hash_text(hash, value);
     }
+    if (job->spans.name) hash_text(hash, job->spans.digest);
     XXH128_hash_t digest = XXH3_128bits_digest(hash);
     XXH3_freeState(hash);
     snprintf(out, RESULT_ID_BYTES, "%016" PRIx64 "%016" PRIx64, (uint64_t)digest.high64,
@@ -83,6 +86,9 @@ static enum status read_line(struct results *results, const char *line, int n_li
         for (int i = 0; i < n && !own; i++) own = strcmp(ids[i], id) == 0;
     }
     if (own) memcpy(results->finished[results->n_finished++], id, RESULT_ID_BYTES);
+    int64_t n_row = json_integer_value(json_object_get(object, "first_row")) +
+                    json_integer_value(json_object_get(object, "n_row"));
+    if (own && n_row > results->n_row) results->n_row = n_row;
     json_decref(object);
     if (own) return OK;
     FAIL(ERR_CREATE,
@@ -172,13 +178,20 @@ static enum status write_all(int file, const char *path, const char *text, size_
         if (n < 0) FAIL(ERR_IO, "cannot write %s: %s", path, strerror(errno));
         done += (size_t)n;
     }
-    if (fsync(file) != 0 && errno != EINVAL && errno != ENOTSUP) {
-        FAIL(ERR_IO, "cannot write %s: %s", path, strerror(errno));
-    }
     return OK;
 }
 
-enum status results_write(struct results *results, const char *id, json_t *object) {
+static enum status sync_file(int file, const char *path) {
+    if (fsync(file) != 0 && errno != EINVAL && errno != ENOTSUP)
+        FAIL(ERR_IO, "cannot write %s: %s", path, strerror(errno));
+    return OK;
+}
+
+enum status results_sync(struct results *results) {
+    return sync_file(results->file, results->path);
+}
+
+enum status results_append(struct results *results, const char *id, json_t *object) {
     char *text = NULL;
     if (object && json_object_set_new(object, "id", json_string(id)) == 0) {
         text = json_dumps(object, JSON_REAL_PRECISION(9));
@@ -190,6 +203,11 @@ enum status results_write(struct results *results, const char *id, json_t *objec
     enum status status = write_all(results->file, results->path, text, bytes + 1);
     free(text);
     return status;
+}
+
+enum status results_write(struct results *results, const char *id, json_t *object) {
+    TRY(results_append(results, id, object));
+    return results_sync(results);
 }
 
 json_t *json_number(double x) {
@@ -227,6 +245,7 @@ enum status output_write(const struct options *options, const char *name, const 
     file = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
     if (file < 0) FAIL_OR(done, ERR_CREATE, "cannot write %s: %s", temporary, strerror(errno));
     TRY_OR(done, write_all(file, path, text, strlen(text)));
+    TRY_OR(done, sync_file(file, path));
     if (rename(temporary, path) != 0) {
         FAIL_OR(done, ERR_CREATE, "cannot write %s: %s", path, strerror(errno));
     }

@@ -15,6 +15,7 @@ struct results {
     char *path; // OUTPUT/results.jsonl
     int n_finished;
     char (*finished)[RESULT_ID_BYTES]; // sorted, lines of earlier runs
+    int64_t n_row;                     // rows of vectors.npy up to the last that they name
 };
 
 // Id of one line; question -1: the task has none.
@@ -28,6 +29,9 @@ void results_close(struct results *results); // accepts a zeroed struct
 bool results_has(const struct results *results, const char *id);
 // Takes the reference. ERR_IO when it cannot be written.
 enum status results_write(struct results *results, const char *id, json_t *object);
+// The two halves of it: a line is durable after the second.
+enum status results_append(struct results *results, const char *id, json_t *object);
+enum status results_sync(struct results *results);
 
 // Text as JSON: what is not UTF-8 becomes U+FFFD. Numbers: null when not finite.
 json_t *json_text(const char *text, size_t bytes);

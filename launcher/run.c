@@ -1,6 +1,7 @@
 // `halka run`: every document, every task, then the report.
 #include <stdlib.h>
 
+#include "launcher/embed.h"
 #include "launcher/report.h"
 #include "launcher/task.h"
 
@@ -45,7 +46,7 @@ static enum status open_results(struct job *job, struct work *work) {
 
 static enum status open_work(struct job *job, struct work *work) {
     bool answers = job->options->task == TASK_ANSWER;
-    work->n_line_each = answers && job->options->questions.n > 0 ? job->options->questions.n : 1;
+    work->n_line_each = job->options->questions.n > 0 ? job->options->questions.n : 1;
     work->n_line = job->documents.n * work->n_line_each;
     work->finished = calloc((size_t)work->n_line, sizeof *work->finished);
     enum status status = OK;
@@ -65,24 +66,39 @@ static void close_work(struct work *work) {
     free(work->ids);
 }
 
-static bool task_is_finished(const struct task *task) {
+bool task_is_finished(const struct task *task) {
     for (int line = 0; line < task->n_line; line++) {
         if (!task->finished[line]) return false;
     }
     return true;
 }
 
+static struct task document_task(struct job *job, struct work *work, int document) {
+    int first = document * work->n_line_each;
+    return (struct task){.job = job,
+                         .results = &work->results,
+                         .document = document,
+                         .ids = work->ids ? work->ids + first : NULL,
+                         .finished = work->finished + first,
+                         .n_line = work->n_line_each};
+}
+
+static enum status read_packed(struct job *job, struct work *work) {
+    struct task *tasks = malloc((size_t)job->documents.n * sizeof *tasks);
+    if (!tasks) FAIL(ERR_MEMORY, "no memory for %d documents", job->documents.n);
+    for (int i = 0; i < job->documents.n; i++) tasks[i] = document_task(job, work, i);
+    enum status status = embed_documents(job, tasks);
+    free(tasks);
+    return status;
+}
+
 static enum status read_documents(struct job *job, struct work *work) {
+    enum task_kind kind = (enum task_kind)job->options->task;
+    if (kind == TASK_EMBED || kind == TASK_LOCATE) return read_packed(job, work);
     for (int document = 0; document < job->documents.n; document++) {
-        int first = document * work->n_line_each;
-        struct task task = {.job = job,
-                            .results = &work->results,
-                            .document = document,
-                            .ids = work->ids ? work->ids + first : NULL,
-                            .finished = work->finished + first,
-                            .n_line = work->n_line_each};
+        struct task task = document_task(job, work, document);
         if (task_is_finished(&task)) continue;
-        if (job->options->task == TASK_SCORE) {
+        if (kind == TASK_SCORE) {
             TRY(score_document(&task));
         } else {
             TRY(answer_document(&task, &work->prompt));

@@ -19,6 +19,8 @@ struct task {
 enum status score_document(const struct task *task);
 enum status answer_document(const struct task *task, const struct prompt *prompt);
 
+bool task_is_finished(const struct task *task);
+
 // After a document, or a window of one, was read: counts for the report.
 void task_count_read(struct job *job, int64_t n_token, int64_t n_recomputed);
 

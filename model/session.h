@@ -83,6 +83,8 @@ struct encode_args {
 // The states of all tokens. Forgets what the session held before. Causal networks read in chunks,
 // encoders at once.
 enum status session_encode(struct session *session, const struct encode_args *args);
+// Whether it takes more than one document.
+bool session_packs(const struct session *session);
 
 // Chooses the next token (model/sampler.h) by the logits of the last append that asked for them.
 // Only the id leaves the device. Ranks' choices may differ where their devices round differently.

@@ -50,10 +50,15 @@ static enum status encode(struct session *s, const struct encode_args *args, flo
     return OK;
 }
 
+// Layers do not part packed documents: a token would see those before its own.
+bool session_packs(const struct session *s) {
+    return s->forward.spec->n_layer == 0;
+}
+
 enum status session_encode(struct session *s, const struct encode_args *args) {
     float *tile = NULL;
     TRY(check_documents(args));
-    if (args->n_document > 1)
+    if (args->n_document > 1 && !session_packs(s))
         FAIL(ERR_CONFIG, "documents cannot be packed for this network: encode them one by one");
     TRY(session_truncate(s, 0));
     TRY(session_check_tokens(s, args->token, args->n));

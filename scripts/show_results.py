@@ -15,6 +15,15 @@ for path in sys.argv[1:]:
             print(f"== {result.get('task', '')} {result['document']}")
             if "perplexity" in result:
                 print(f"{result['n_token']} tokens, perplexity {result['perplexity']}")
+            if "n_row" in result:
+                print(f"{result['n_row']} vectors of {result['n_hidden']}, rows from "
+                      f"{result['first_row']} of vectors.npy, pooling {result['pooling']}")
+            if result.get("task") == "locate":
+                print(f"question: {result['question']}")
+                for passage in result["passages"]:
+                    print(f"{passage['rank']}: bytes {passage['byte_start']}..{passage['byte_end']}, "
+                          f"cosine {passage['score']:.3f}")
+                    print(paragraph(passage["text"][:300], "  | "))
             if "answer" in result:
                 print(f"question: {result.get('question', '')}")
                 print(paragraph(result["answer"], "  "))

@@ -22,12 +22,11 @@ expect "set out of range" 78 "between 1 and" run --set task.max_tokens=0
 expect "set not finite" 78 "must be a number" run --set task.temperature=nan
 expect "set bad choice" 78 "auto|fp32|bf16" run --set run.precision=fp16
 expect "precision of later" 78 "not in this version" run --set kv.precision=fp8
-expect "task of later" 78 "not in this version" run --task embed
 expect "two job files" 64 "one argument too many" run a.cfg b.cfg
 expect "no model" 78 "no model" run --document x --output y
 expect "no document" 78 "no document" run --model x --output y
 expect "no output" 78 "no output" run --model x --document y
-expect "window of an answer" 78 "document.window is for" run --task answer --set document.window=9
+expect "window of an answer" 78 "document.window is not for" run --task answer --set document.window=9
 expect "stride above window" 78 "must be less" run --set document.window=9 --set document.stride=9
 expect "question without answer" 78 "task answer" run --question "Why?"
 extend() { # NAME TEXT KEY=VALUE...: refused

@@ -1,0 +1,82 @@
+#!/usr/bin/env python3
+"""Makes tests/fixtures/embed: a tokenizer, a text, and the vectors that Hugging Face transformers and
+pooling in Python give for them with the tiny random models.
+
+Needs torch, transformers and tokenizers (made with 2.15, 5.23, 0.23). Tests read the results only.
+  python3 scripts/make_embed_fixtures.py [tests/fixtures [MODEL...]]
+A line of MODEL.vectors is a name and the elements of one vector: document:mean, document:last,
+document:cls, paragraph:K (mean of the tokens that begin in it, from the whole document's states),
+alone:K (mean over the paragraph encoded by itself, specials too).
+"""
+import os
+import re
+import sys
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import AutoModel
+
+N_VOCAB = 290  # below that of each tiny model
+TEXT = """The ferry leaves the harbour of Velm at seven in the morning and comes back at dusk.
+Its captain is Ayşe Kılıç, who has sailed the strait for thirty years.
+
+Tickets are sold at the red kiosk beside the fish market,
+   and dogs travel free of charge.
+\t
+  In winter the ferry is replaced by a sledge – drawn by two white horses.\r
+\r
+Children under six pay nothing. 雪が降る。
+
+The end
+"""
+
+
+def make_tokenizer(path):
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.train_from_iterator([TEXT], trainers.BpeTrainer(
+        vocab_size=N_VOCAB, special_tokens=["[PAD]", "[CLS]", "[SEP]"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)])
+    tokenizer.save(path)
+    return tokenizer
+
+
+def paragraphs(text):
+    for match in re.finditer(r"(?:[^\n]*\S[^\n]*(?:\n|$))+", text):
+        first = match.start() + len(match[0]) - len(match[0].lstrip())
+        yield first, first + len(match[0].strip())
+
+
+def main():
+    root = sys.argv[1] if len(sys.argv) > 1 else "tests/fixtures"
+    folder = f"{root}/embed"
+    os.makedirs(folder, exist_ok=True)
+    tokenizer = make_tokenizer(f"{folder}/tokenizer.json")
+    with open(f"{folder}/text", "w", encoding="utf-8", newline="") as f:
+        f.write(TEXT)
+    for name in sys.argv[2:] or ["tiny-llama"]:
+        model = AutoModel.from_pretrained(f"{root}/{name}", dtype=torch.float64,
+                                          attn_implementation="eager").eval()
+
+        def states(text):
+            encoding = tokenizer.encode(text)
+            with torch.no_grad():
+                return encoding, model(torch.tensor([encoding.ids])).last_hidden_state[0]
+
+        whole, state = states(TEXT)
+        rows = {"document:mean": state.mean(0), "document:cls": state[0], "document:last": state[-1]}
+        starts = [next((i for i in range(a, b) if not TEXT[i].isspace()), a) for a, b in whole.offsets]
+        for k, (begin, end) in enumerate(paragraphs(TEXT)):
+            own = [t for t in range(1, len(starts) - 1) if begin <= starts[t] < end]
+            rows[f"paragraph:{k}"] = state[own].mean(0)
+            rows[f"alone:{k}"] = states(TEXT[begin:end])[1].mean(0)
+        with open(f"{folder}/{name}.vectors", "w", encoding="utf-8") as f:
+            for key, row in rows.items():
+                f.write(" ".join([key] + [f"{x:.7g}" for x in row.tolist()]) + "\n")
+
+
+if __name__ == "__main__":
+    main()

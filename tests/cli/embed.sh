@@ -1,0 +1,241 @@
+#!/bin/bash
+# Embedding and locating: vectors equal to those of transformers and on any number of ranks; windows,
+# packed batches, passages of all kinds, continued jobs, and what is refused.
+set -uo pipefail
+# shellcheck source=tests/common/cli.sh
+source tests/common/cli.sh
+
+fixture=tests/fixtures/embed
+models=(tiny-llama)
+for name in "${models[@]}"; do # the tiny models have no tokenizer of their own
+    mkdir "$work/$name"
+    cp tests/fixtures/"$name"/*.json tests/fixtures/"$name"/*.safetensors "$work/$name"
+    cp $fixture/tokenizer.json "$work/$name"
+done
+use=$work/tiny-llama
+text=$fixture/text
+embed() { # NAME OUTPUT ARGUMENT...
+    local name=$1 output=$2
+    shift 2
+    expect "$name" 0 "" run --model "$use" --task embed --set run.precision=fp32 \
+        --output "$work/$output" "$@"
+}
+rows() { # OUTPUT: the vectors, one a line
+    local columns
+    columns=$(number n_hidden "$work/$1/results.jsonl")
+    od -An -v -tf4 -w$((4 * columns)) -j128 "$work/$1/vectors.npy"
+}
+# near NAME A B TOLERANCE: two files of numbers, each within |a - b| <= tolerance * (1 + |b|).
+near() {
+    if paste -d' ' <(tr -s ' \n' '\n' <"$2" | grep .) <(tr -s ' \n' '\n' <"$3" | grep .) |
+        awk -v t="$4" '{ d = $1 - $2; m = $2 < 0 ? -$2 : $2; if (d < 0) d = -d
+            if (NF != 2 || !(d <= t * (1 + m))) { print "line", NR, $0; bad = 1; exit } }
+            END { exit bad || NR == 0 }' >"$work/difference"; then
+        passed
+    else
+        failed "$1" "$work/difference"
+    fi
+}
+# Sums over other shards round fp32 differently.
+same_rows() { # NAME A B: of two outputs
+    rows "$2" >"$work/a"
+    rows "$3" >"$work/b"
+    near "$1" "$work/a" "$work/b" 1e-5
+}
+expected() { # MODEL PATTERN
+    grep "^$2" "$fixture/$1.vectors" | cut -d' ' -f2-
+}
+like_transformers() { # NAME OUTPUT MODEL PATTERN
+    rows "$2" >"$work/a"
+    expected "$3" "$4" >"$work/b"
+    near "$1" "$work/a" "$work/b" 2e-4
+}
+
+# What transformers and a pooling in Python find.
+for name in "${models[@]}"; do
+    use=$work/$name
+    for pooling in mean cls last; do
+        embed "$name $pooling" "$name-$pooling" --document $text --set task.pooling=$pooling
+        like_transformers "$name $pooling" "$name-$pooling" "$name" "document:$pooling"
+    done
+    embed "$name paragraphs" "$name-paragraphs" --document $text --set task.passages=paragraphs
+    like_transformers "$name paragraphs" "$name-paragraphs" "$name" paragraph:
+    embed "$name alone" "$name-alone" --document $text --set task.passages=paragraphs \
+        --set task.late_chunking=false
+    like_transformers "$name alone" "$name-alone" "$name" alone:
+    embed "$name states" "$name-none" --document $text --set task.pooling=none
+    rows "$name-none" | sed -n '$p' >"$work/a"
+    expected "$name" document:last >"$work/b"
+    near "$name states: the last" "$work/a" "$work/b" 2e-4
+    for ranks in 2 3; do
+        for kind in paragraphs none alone; do
+            arguments=(--set task.passages=paragraphs)
+            [ $kind != none ] || arguments=(--set task.pooling=none)
+            [ $kind != alone ] || arguments+=(--set task.late_chunking=false)
+            RANKS=$ranks embed "$name $kind on $ranks" "$name-$kind-$ranks" --document $text \
+                "${arguments[@]}"
+            same_rows "$name $kind on $ranks ranks" "$name-$kind-$ranks" "$name-$kind"
+        done
+    done
+done
+use=$work/tiny-llama
+
+# The file: its header, and what a line of results says of it.
+n_token=$(number n_token "$work/tiny-llama-none/results.jsonl")
+same "header" "$(head -c 128 "$work/tiny-llama-none/vectors.npy" | tail -c +11 | sed 's/ *$//')" \
+    "{'descr': '<f4', 'fortran_order': False, 'shape': ($n_token, 32), }"
+same "magic" "$(head -c 10 "$work/tiny-llama-none/vectors.npy" | od -An -tx1 | tr -d ' ')" \
+    "934e554d505901007600"
+same "bytes" "$(stat -c %s "$work/tiny-llama-none/vectors.npy")" $((128 + n_token * 32 * 4))
+bytes_of() { # OUTPUT PASSAGE: what its bytes are in the text
+    local begin end
+    begin=$(grep -o '"byte_start": [0-9]*' "$work/$1/results.jsonl" | sed -n "$2p" | grep -o '[0-9]*')
+    end=$(grep -o '"byte_end": [0-9]*' "$work/$1/results.jsonl" | sed -n "$2p" | grep -o '[0-9]*')
+    tail -c +$((begin + 1)) "${3:-$text}" | head -c $((end - begin))
+}
+same "bytes of a paragraph" "$(bytes_of tiny-llama-paragraphs 5)" "The end"
+same "bytes of one beyond a line end of two bytes" "$(bytes_of tiny-llama-paragraphs 4)" \
+    "Children under six pay nothing. 雪が降る。"
+{ printf '\xef\xbb\xbf' && cat $text; } >"$work/marked.txt"
+embed "byte order mark" marked --document "$work/marked.txt" --set task.passages=paragraphs
+same_rows "byte order mark" marked tiny-llama-paragraphs
+same "byte order mark: bytes" "$(bytes_of marked 5 "$work/marked.txt")" "The end"
+
+# Spans in bytes, in tokens, in JSON: the paragraphs again.
+field() { grep -o "\"$1\": [0-9]*" "$work/tiny-llama-paragraphs/results.jsonl" | grep -o '[0-9]*$'; }
+paste -d' ' <(field byte_start) <(field byte_end) >"$work/bytes.spans"
+paste -d' ' <(field token_start) <(field token_end) >"$work/tokens.spans"
+sed "s,\(.*\) \(.*\),{\"start\": \1\, \"end\": \2\, \"document\": \"$text\"}," "$work/bytes.spans" >"$work/json.spans"
+embed "spans in bytes" bytes --document $text --set task.passages="$work/bytes.spans"
+same_rows "spans in bytes" bytes tiny-llama-paragraphs
+RANKS=2 embed "spans in tokens" tokens --document $text --set task.passages="$work/tokens.spans" \
+    --set task.span_unit=token
+same_rows "spans in tokens" tokens tiny-llama-paragraphs
+embed "spans in JSON" json --document $text --set task.passages="$work/json.spans"
+same_rows "spans in JSON" json tiny-llama-paragraphs
+
+# Length 1, windows, prefixes.
+embed "normalised" unit --document $text --set task.normalise=true --set task.passages=paragraphs
+same "normalised" "$(rows unit | awk '{ s = 0; for (i = 1; i <= NF; i++) s += $i * $i
+    if (s < 0.99999 || s > 1.00001) bad++ } END { print NR, bad + 0 }')" "5 0"
+embed "windows" windows --document $text --set document.window=64 --set task.pooling=none
+RANKS=3 embed "windows on three" windows3 --document $text --set document.window=64 \
+    --set task.pooling=none
+same_rows "windows on three" windows3 windows
+same "states of windows" "$(rows windows | wc -l)" "$n_token"
+rows windows | head -60 >"$work/a"
+rows tiny-llama-none | head -60 >"$work/b"
+near "the first window of a causal network" "$work/a" "$work/b" 1e-5
+embed "one window" window1 --document $text --set document.window=4000 --set task.passages=paragraphs
+same_rows "one window" window1 tiny-llama-paragraphs
+embed "prefix" prefix --document $text --set task.prefix="query: " --set task.passages=paragraphs
+{ printf 'query: ' && cat $text; } >"$work/prefixed.txt"
+awk '{ print $1 + 7, $2 + 7 }' "$work/bytes.spans" >"$work/shifted"
+embed "prefix by hand" prefixed --document "$work/prefixed.txt" --set task.passages="$work/shifted"
+same_rows "prefix" prefix prefixed
+same "prefix: bytes" "$(bytes_of prefix 5)" "The end"
+
+# Documents of unequal lengths, packed and one by one.
+documents=()
+for i in 1 2 3 4 5 6 7; do
+    head -c $((i * 47)) $text | iconv -c -f UTF-8 -t UTF-8 >"$work/document$i"
+    documents+=(--document "$work/document$i")
+done
+embed "packed" packed "${documents[@]}"
+embed "one by one" single "${documents[@]}" --set task.batch_tokens=1
+same_rows "packed and one by one" packed single
+for ranks in 2 3; do
+    RANKS=$ranks embed "packed on $ranks" "packed$ranks" "${documents[@]}" --set task.batch_tokens=100
+    same_rows "packed on $ranks" "packed$ranks" packed
+done
+same "rows of the last" "$(number first_row "$work/packed/results.jsonl" 7)" 6
+holds "report" "$work/packed/report.txt" "7 vectors of 7 documents"
+holds "report.json" "$work/packed/report.json" '"vectors": 7'
+expect "inspect" 0 "embed, 1 vector of 32" inspect "$work/packed"
+
+# A job that was killed: before its lines, or between rows and header.
+cp -r "$work/packed" "$work/killed"
+head -3 "$work/packed/results.jsonl" >"$work/killed/results.jsonl"
+printf 'more bytes' >>"$work/killed/vectors.npy"
+embed "continued" killed "${documents[@]}"
+holds "continued: finished" "$work/log" "holds 3 of 7 results"
+same_rows "continued" killed packed
+same "continued: bytes" "$(stat -c %s "$work/killed/vectors.npy")" $((128 + 7 * 32 * 4))
+same "continued: rows" "$(grep -o '"first_row": [0-9]*' "$work/killed/results.jsonl" | tr -dc '0-9')" 0123456
+embed "finished" killed "${documents[@]}"
+same_rows "finished: unchanged" killed packed
+truncate -s 300 "$work/killed/vectors.npy"
+expect "vectors cut" 73 "results.jsonl names" run --model "$use" --task embed \
+    --set run.precision=fp32 --output "$work/killed" "${documents[@]}"
+rm "$work/killed/vectors.npy"
+expect "vectors gone" 73 "vectors.npy" run --model "$use" --task embed --set run.precision=fp32 \
+    --output "$work/killed" "${documents[@]}"
+expect "another job" 73 "belongs to another job" run --model "$use" --task embed \
+    --set task.pooling=last --output "$work/packed" "${documents[@]}"
+embed "overwritten" packed --document "$work/document1" --set task.pooling=last --overwrite
+same "overwritten" "$(rows packed | wc -l)" 1
+
+# Passages by their nearness to questions.
+locate() { # NAME OUTPUT ARGUMENT...
+    local name=$1 output=$2
+    shift 2
+    expect "$name" 0 "" run --model "$use" --task locate --set run.precision=fp32 --document $text \
+        --output "$work/$output" "$@"
+}
+locate "locate" locate --question "The end" --question "In winter the ferry is replaced by a sledge" \
+    --set task.late_chunking=false
+same "locate: lines" "$(wc -l <"$work/locate/results.jsonl")" 2
+holds "locate: itself" "$work/locate/results.jsonl" '"rank": 1, "score": 1.0, "byte_start"'
+holds "locate: text" "$work/locate/results.jsonl" '"text": "The end"'
+same "locate: three of five" "$(head -1 "$work/locate/results.jsonl" | grep -o '"rank"' | wc -l)" 3
+RANKS=2 locate "locate on two" locate2 --question "The end" \
+    --question "In winter the ferry is replaced by a sledge" --set task.late_chunking=false
+ranking() { grep -o '"byte_start": [0-9]*' "$work/$1/results.jsonl" | tr '\n' ' '; }
+same "locate on two" "$(ranking locate2)" "$(ranking locate)"
+
+# Refusals.
+refuse() { # NAME CODE TEXT ARGUMENT...
+    local name=$1 code=$2 text=$3
+    shift 3
+    expect "$name" "$code" "$text" run --model "$use" --output "$work/refused" "$@"
+}
+spans() { # NAME LINES TEXT [ARGUMENT...]: refused at the last line
+    printf '%b' "$2" >"$work/spans"
+    refuse "$1" 65 "$3" --task embed --document $text --set task.passages="$work/spans" "${@:4}"
+}
+spans "a word" '0 4\nfour 5\n' "spans:2: 'four 5' is not a span"
+spans "one number" '0 4\n\n5\n' "spans:3: '5' is not a span"
+spans "three numbers" '0 4 5\n' "spans:1: '0 4 5' is not a span"
+spans "negative" '-1 4\n' "spans:1:"
+spans "empty span" '4 4\n' "spans:1: a span begins at 0"
+spans "no JSON" '{"start": 1\n' "spans:1:"
+spans "JSON without end" '{"start": 1}\n' 'needs whole numbers'
+spans "beyond the text" '0 4\n0 100000\n' "spans:2: the span ends at 100000"
+spans "beyond the tokens" '0 100000\n' "tokens" --set task.span_unit=token
+spans "within a token" '18 19\n' "no token of"
+spans "another document" '{"start": 0, "end": 5, "document": "x"}\n' "is none of the job's documents"
+spans "no spans" '\n' "holds no spans"
+RANKS=2 spans "on two ranks" '0 4\nx\n' "spans:2:"
+refuse "missing spans" 66 "cannot read the spans" --task embed --document $text \
+    --set task.passages=paragraph
+seq 3 60 | tr '\n' ' ' >"$work/ids"
+refuse "paragraphs of ids" 65 "have no paragraphs" --task embed --tokens "$work/ids" \
+    --set task.passages=paragraphs
+refuse "bytes of ids" 65 "span_unit = token" --task embed --tokens "$work/ids" \
+    --set task.passages="$work/bytes.spans"
+refuse "states of passages" 78 "task.pooling = none" --task embed --document $text \
+    --set task.pooling=none --set task.passages=paragraphs
+refuse "cls of passages" 78 "same vector" --task embed --document $text --set task.pooling=cls \
+    --set task.passages=paragraphs
+refuse "locate without question" 78 "needs a question" --task locate --document $text
+refuse "question of embed" 78 "questions are for" --task embed --document $text --question "Who?"
+refuse "prefix of score" 78 "task.prefix is for" --task score --document $text --set task.prefix=a
+refuse "too long" 65 "document.window" --task embed --document $text --set model.context=20
+refuse "too long alone" 65 "a passage has" --task embed --document $text --set model.context=20 \
+    --set task.passages=paragraphs --set task.late_chunking=false
+refuse "window of specials" 78 "document.window = 2 holds 0 tokens" --task embed --document $text \
+    --set document.window=2
+refuse "sinks alone" 78 "needs attention.window" --task embed --document $text --set attention.sinks=4
+refuse "window and dsa" 78 "exclude each other" --task embed --document $text \
+    --set attention.window=8 --set attention.kind=dsa
+finish
