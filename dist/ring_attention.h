@@ -5,7 +5,7 @@
 //   pass-halo  each rank receives only the keys that its queries see, from the ranks that hold
 //              them, distance by distance. For windows and packed documents.
 //   decode     every rank holds the same few queries and attends its shard; one all-to-all brings
-//              each the partials of its own heads (Helix). A shift starts before the work beside it.
+//              each the partials of its heads (Helix). Shifts start before the work beside them.
 #ifndef HALKA_DIST_RING_ATTENTION_H
 #define HALKA_DIST_RING_ATTENTION_H
 
