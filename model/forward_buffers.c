@@ -121,6 +121,21 @@ static bool needs_branch(const struct model_spec *spec) {
     return spec->n_position > 0 || spec->layers[0].norm_place == NORM_SANDWICH;
 }
 
+// What encoders lack: decode, logits and log-probabilities.
+static void carve_decode(struct carver *c, const struct model_spec *spec, const struct widths *w,
+                         const struct forward_shape *shape, struct forward_buffers *b) {
+    b->split = carve(c, w->split, DTYPE_F32);
+    b->gathered = carve(c, w->split, DTYPE_F32);
+    b->key = carve(c, w->kv, DTYPE_F32);
+    b->value = carve(c, w->kv, DTYPE_F32);
+    b->logits_split = carve(c, spec->n_vocab, DTYPE_F32);
+    b->logits = carve(c, spec->n_vocab, DTYPE_F32);
+    b->sampled = carve(c, 1, DTYPE_F32);
+    b->mass = carve(c, shape->n_row, DTYPE_F32);
+    b->all_values = carve(c, shape->n_all, DTYPE_F32);
+    b->last_hidden = carve(c, spec->n_hidden, shape->activation);
+}
+
 int64_t forward_buffers_carve(const struct model_spec *spec, const struct forward_shape *shape,
                               char *base, struct forward_buffers *out) {
     struct carver c = {.base = base};
@@ -139,7 +154,7 @@ int64_t forward_buffers_carve(const struct model_spec *spec, const struct forwar
     b.token = carve(&c, n, DTYPE_F32); // int32 has the width of F32
     b.position = carve(&c, spec->n_position ? n : 0, DTYPE_F32);
     b.branch = carve(&c, needs_branch(spec) ? tile * spec->n_hidden : 0, DTYPE_F32);
-    b.logprob = carve(&c, n, DTYPE_F32);
+    b.logprob = carve(&c, spec->causal ? n : 0, DTYPE_F32);
     b.normed = carve(&c, tile * spec->n_hidden, activation);
     b.projected = carve(&c, tile * w.query, DTYPE_F32);
     b.product_input = carve(&c, tile * w.output, activation);
@@ -149,16 +164,7 @@ int64_t forward_buffers_carve(const struct model_spec *spec, const struct forwar
     carve_latent(&c, &w, activation, &b);
     carve_index(&c, &w, shape, &b);
     carve_experts(&c, spec, &w, shape, &b);
-    b.split = carve(&c, w.split, DTYPE_F32);
-    b.gathered = carve(&c, w.split, DTYPE_F32);
-    b.key = carve(&c, w.kv, DTYPE_F32);
-    b.value = carve(&c, w.kv, DTYPE_F32);
-    b.logits_split = carve(&c, spec->n_vocab, DTYPE_F32);
-    b.logits = carve(&c, spec->n_vocab, DTYPE_F32);
-    b.sampled = carve(&c, 1, DTYPE_F32);
-    b.mass = carve(&c, shape->n_row, DTYPE_F32);
-    b.all_values = carve(&c, shape->n_all, DTYPE_F32);
-    b.last_hidden = carve(&c, spec->n_hidden, activation);
+    if (spec->causal) carve_decode(&c, spec, &w, shape, &b);
     *out = b;
     return c.used;
 }

@@ -33,8 +33,8 @@ enum status session_open(const struct checkpoint *checkpoint, struct backend *ba
     f->zeros = calloc((size_t)widest, sizeof *f->zeros);
     s->position = malloc((size_t)sizes->forward.n_row * sizeof *s->position);
     s->token = malloc((size_t)sizes->forward.n_token * sizeof *s->token);
-    s->gathered = malloc((size_t)sizes->forward.n_all * sizeof *s->gathered);
-    if (!f->zeros || !s->position || !s->token || !s->gathered) {
+    if (f->spec->causal) s->gathered = malloc((size_t)sizes->forward.n_all * sizeof *s->gathered);
+    if (!f->zeros || !s->position || !s->token || (f->spec->causal && !s->gathered)) {
         FAIL_OR(failed, ERR_MEMORY, "no memory for the tables of %lld tokens",
                 (long long)sizes->forward.n_all);
     }
@@ -113,15 +113,13 @@ static enum status begin_chunk(struct session *s, int64_t n, bool decode,
                                struct forward_chunk *chunk) {
     int rank = s->forward.comm->rank;
     int64_t begin = s->sequence.length;
-    enum layout layout = decode ? LAYOUT_ROUND_ROBIN : s->options.layout;
+    enum layout layout = decode ? LAYOUT_ROUND_ROBIN : s->sizes.layout;
     if (!sequence_append(&s->sequence, layout, n)) FAIL(ERR_MEMORY, "no memory for the sequence");
-    *chunk = (struct forward_chunk){
-        .sequence = &s->sequence,
-        .begin = begin,
-        .end = begin + n,
-        .n_token = sequence_count(&s->sequence, rank, begin, begin + n),
-        .first_row = sequence_count(&s->sequence, rank, 0, begin),
-    };
+    chunk->sequence = &s->sequence;
+    chunk->begin = begin;
+    chunk->end = begin + n;
+    chunk->n_token = sequence_count(&s->sequence, rank, begin, begin + n);
+    chunk->first_row = sequence_count(&s->sequence, rank, 0, begin);
     if (chunk->first_row + chunk->n_token > s->sizes.forward.n_row) {
         FAIL(ERR_MEMORY, "the K/V shard has room for %lld tokens, not %lld: too many short appends",
              (long long)s->sizes.forward.n_row, (long long)(chunk->first_row + chunk->n_token));
@@ -165,7 +163,6 @@ static enum status chunk_logprobs(struct session *s, const struct forward_chunk 
     struct weight head;
     int64_t n = chunk->n_token, last = append_begin + args->n - 1;
     TRY(forward_whole_head(f, &head));
-    sequence_positions(&s->sequence, f->comm->rank, chunk->begin, chunk->end, s->position);
     for (int64_t i = 0; i < n; i++) {
         int64_t next = s->position[i] < last ? s->position[i] + 1 : last;
         s->token[i] = args->token[next - append_begin];
@@ -256,7 +253,17 @@ static void choose_exchange(struct session *s, const struct forward_chunk *chunk
                                              chunk->begin, chunk->end);
 }
 
-enum status session_prefill_chunk(struct session *s, const int32_t *token, int64_t n, bool score,
+// Positions of packed documents begin at 0 in each.
+static void place_in_documents(int64_t *position, int64_t n, const struct forward_chunk *chunk) {
+    int64_t begin = 0;
+    for (int64_t i = 0, document = 0; i < n; i++) {
+        while (document < chunk->n_document && position[i] >= chunk->document_end[document])
+            begin = chunk->document_end[document++];
+        position[i] -= begin;
+    }
+}
+
+enum status session_prefill_chunk(struct session *s, const int32_t *token, int64_t n,
                                   struct forward_chunk *chunk) {
     struct forward *f = &s->forward;
     f->step.kept = false;
@@ -266,11 +273,14 @@ enum status session_prefill_chunk(struct session *s, const int32_t *token, int64
         s->token[i] = token[s->position[i] - chunk->begin];
     }
     chunk->token = s->token;
-    chunk->score = score;
+    chunk->position = s->position;
+    place_in_documents(s->position, chunk->n_token, chunk);
     TRY(upload_tokens(s, s->token, chunk->n_token));
     TRY(forward_set_positions(f, s->position, chunk->n_token));
     choose_exchange(s, chunk);
-    return forward_prefill(f, chunk);
+    TRY(forward_prefill(f, chunk));
+    sequence_positions(&s->sequence, f->comm->rank, chunk->begin, chunk->end, s->position);
+    return OK;
 }
 
 static enum status prefill(struct session *s, const struct append_args *args) {
@@ -278,8 +288,8 @@ static enum status prefill(struct session *s, const struct append_args *args) {
     int64_t append_begin = s->sequence.length, done = 0;
     while (done < args->n) {
         int64_t n = args->n - done < s->sizes.chunk ? args->n - done : s->sizes.chunk;
-        struct forward_chunk chunk;
-        TRY(session_prefill_chunk(s, args->token + done, n, args->logprob != NULL, &chunk));
+        struct forward_chunk chunk = {.score = args->logprob != NULL};
+        TRY(session_prefill_chunk(s, args->token + done, n, &chunk));
         if (args->logprob) TRY(chunk_logprobs(s, &chunk, args, append_begin));
         done += n;
         if (done == args->n) TRY(share_last_hidden(s, &chunk));
@@ -292,11 +302,10 @@ static enum status prefill(struct session *s, const struct append_args *args) {
 
 static enum status decode(struct session *s, const struct append_args *args) {
     struct forward *f = &s->forward;
-    struct forward_chunk chunk;
+    struct forward_chunk chunk = {.token = args->token, .position = &chunk.begin};
     TRY(begin_chunk(s, 1, true, &chunk));
-    chunk.token = args->token;
     TRY(upload_tokens(s, args->token, 1));
-    TRY(forward_set_positions(f, &chunk.begin, 1));
+    TRY(forward_set_positions(f, chunk.position, 1));
     TRY(forward_decode(f, &chunk, s->mass_on));
     TRY(forward_final_norm(f, 0, 1, f->buffers.last_hidden, f->activation));
     s->last_position = chunk.begin;
@@ -310,7 +319,7 @@ static enum status decode_ahead(struct session *s) {
     int64_t length = s->sequence.length;
     int64_t n_row = sequence_count(&s->sequence, f->comm->rank, 0, length);
     bool room = length < s->sizes.forward.n_all && n_row < s->sizes.forward.n_row;
-    struct forward_chunk chunk;
+    struct forward_chunk chunk = {.position = &chunk.begin};
     if (!f->keeps_steps || !room) return OK;
     TRY(begin_chunk(s, 1, true, &chunk));
     enum status status = forward_decode_ahead(f, &chunk, s->mass_on);

@@ -13,12 +13,12 @@ enum precision { PRECISION_AUTO, PRECISION_FP32, PRECISION_BF16 };
 enum index_precision { INDEX_PRECISION_AUTO, INDEX_FP8, INDEX_BF16, INDEX_FP32 };
 
 struct session_options {
-    enum precision precision;             // products and activations
-    enum precision kv_precision;          // AUTO: fp32 with fp32 precision asked for, else bf16
-    enum layout layout;                   // of prefill chunks
-    int64_t max_tokens;                   // capacity: prompt and generated tokens of one sequence
-    int64_t chunk;                        // tokens per prefill chunk; 0: the whole prompt at once
-    bool dense;                           // attend to every token although layers have an indexer
+    enum precision precision;    // products and activations
+    enum precision kv_precision; // AUTO: fp32 with fp32 precision asked for, else bf16
+    enum layout layout;          // of prefill chunks; encoders take contiguous
+    int64_t max_tokens;          // capacity: prompt and generated tokens of one sequence
+    int64_t chunk; // tokens per prefill chunk; 0: the whole prompt at once, as encoders read always
+    bool dense;    // attend to every token although layers have an indexer
     enum index_precision index_precision; // AUTO: fp32 with fp32 precision asked for, else fp8
     enum exchange exchange;               // of sparse attention; SCORES cuts chunks short
     bool study;                           // session_study: what sparse attention leaves out

@@ -39,8 +39,9 @@ static enum status deliver_states(struct session *s, const struct encode_args *a
 static enum status encode(struct session *s, const struct encode_args *args, float *tile) {
     for (int64_t done = 0; done < args->n;) {
         int64_t n = args->n - done < s->sizes.chunk ? args->n - done : s->sizes.chunk;
-        struct forward_chunk chunk;
-        TRY(session_prefill_chunk(s, args->token + done, n, false, &chunk));
+        struct forward_chunk chunk = {.n_document = args->n_document,
+                                      .document_end = args->document_end};
+        TRY(session_prefill_chunk(s, args->token + done, n, &chunk));
         TRY(deliver_states(s, args, &chunk, tile));
         TRY(BACKEND(s)->ops->sync(BACKEND(s)));
         profile_sample_memory(s->forward.profile);

@@ -12,7 +12,7 @@ struct session {
     void *arena;           // forward.buffers live in it
     int64_t *position;     // host, [most tokens of this rank's shard]
     int32_t *token;        // host, [n_token]
-    float *gathered;       // host, [n_all]
+    float *gathered;       // host, [n_all]; NULL for encoders
     int64_t last_position; // whose normed state buffers.last_hidden holds; -1: none
     int64_t n_zero;        // of forward.zeros
     bool mass_on;
@@ -24,8 +24,8 @@ struct session {
 // Refuses tokens that do not fit behind what the session holds, or are none.
 enum status session_check_tokens(const struct session *session, const int32_t *token, int64_t n);
 // Appends at most sizes.chunk tokens and runs all layers: buffers.x then holds this rank's tokens,
-// session.position theirs.
+// session.position theirs. Of the chunk, score, n_document and document_end are given.
 enum status session_prefill_chunk(struct session *session, const int32_t *token, int64_t n,
-                                  bool score, struct forward_chunk *chunk);
+                                  struct forward_chunk *chunk);
 
 #endif
