@@ -199,6 +199,20 @@ static enum status project_tile(struct forward *f, int layer, const struct forwa
     return forward_index_tile(f, layer, chunk, row, n);
 }
 
+static struct visibility visibility(const struct forward *f, int layer,
+                                    const struct forward_chunk *chunk) {
+    const struct layer_spec *l = &f->spec->layers[layer];
+    struct visibility out = f->spec->causal ? VISIBILITY_CAUSAL : VISIBILITY_FULL;
+    if (l->window) {
+        out.back = f->spec->causal ? l->window - 1 : l->window / 2;
+        if (!f->spec->causal) out.ahead = out.back;
+        out.sinks = l->sinks;
+    }
+    out.n_document = chunk->n_document;
+    out.document_end = chunk->document_end;
+    return out;
+}
+
 struct ring_attention_args forward_attention_args(const struct forward *f, int layer,
                                                   const struct forward_chunk *chunk) {
     const struct layer_spec *l = &f->spec->layers[layer];
@@ -210,7 +224,8 @@ struct ring_attention_args forward_attention_args(const struct forward *f, int l
                                         .head_dim = l->head_dim,
                                         .value_dim = l->value_dim,
                                         .scale = l->attention_scale,
-                                        .visibility = VISIBILITY_CAUSAL,
+                                        .visibility = visibility(f, layer, chunk),
+                                        .key_begin = f->kv.layers[layer].block.key_begin,
                                         .query = f->buffers.query,
                                         .query_dtype = f->query_dtype,
                                         .key = f->kv.layers[layer].block.key,

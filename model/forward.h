@@ -123,7 +123,6 @@ struct forward_chunk {
     int64_t n_token;                 // of this rank: rows of x; ids are in buffers.token
     int64_t first_row;               // of its K/V rows
     const int32_t *token;            // host, ids as in buffers.token
-    const int64_t *position;         // host, [n_token] within their documents
     int n_document;                  // packed in the sequence; 0: one
     const int64_t *document_end;     // [n_document] ascending global positions
     bool score;                      // the output matrix will be asked for

@@ -273,7 +273,6 @@ enum status session_prefill_chunk(struct session *s, const int32_t *token, int64
         s->token[i] = token[s->position[i] - chunk->begin];
     }
     chunk->token = s->token;
-    chunk->position = s->position;
     place_in_documents(s->position, chunk->n_token, chunk);
     TRY(upload_tokens(s, s->token, chunk->n_token));
     TRY(forward_set_positions(f, s->position, chunk->n_token));
@@ -302,10 +301,10 @@ static enum status prefill(struct session *s, const struct append_args *args) {
 
 static enum status decode(struct session *s, const struct append_args *args) {
     struct forward *f = &s->forward;
-    struct forward_chunk chunk = {.token = args->token, .position = &chunk.begin};
+    struct forward_chunk chunk = {.token = args->token};
     TRY(begin_chunk(s, 1, true, &chunk));
     TRY(upload_tokens(s, args->token, 1));
-    TRY(forward_set_positions(f, chunk.position, 1));
+    TRY(forward_set_positions(f, &chunk.begin, 1));
     TRY(forward_decode(f, &chunk, s->mass_on));
     TRY(forward_final_norm(f, 0, 1, f->buffers.last_hidden, f->activation));
     s->last_position = chunk.begin;
@@ -319,7 +318,7 @@ static enum status decode_ahead(struct session *s) {
     int64_t length = s->sequence.length;
     int64_t n_row = sequence_count(&s->sequence, f->comm->rank, 0, length);
     bool room = length < s->sizes.forward.n_all && n_row < s->sizes.forward.n_row;
-    struct forward_chunk chunk = {.position = &chunk.begin};
+    struct forward_chunk chunk = {0};
     if (!f->keeps_steps || !room) return OK;
     TRY(begin_chunk(s, 1, true, &chunk));
     enum status status = forward_decode_ahead(f, &chunk, s->mass_on);

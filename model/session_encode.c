@@ -51,9 +51,12 @@ static enum status encode(struct session *s, const struct encode_args *args, flo
     return OK;
 }
 
-// Layers do not part packed documents: a token would see those before its own.
+// Sinks are the first tokens of the sequence, not of each document.
 bool session_packs(const struct session *s) {
-    return s->forward.spec->n_layer == 0;
+    const struct model_spec *spec = s->forward.spec;
+    for (int i = 0; i < spec->n_layer; i++)
+        if (spec->layers[i].window > 0 && spec->layers[i].sinks > 0) return false;
+    return true;
 }
 
 enum status session_encode(struct session *s, const struct encode_args *args) {

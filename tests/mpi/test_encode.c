@@ -1,7 +1,8 @@
 // ranks: 1 2 3 4 8
 // fake device: 1 3
 // The states of session_encode: those of one rank that reads all at once, whatever the ranks,
-// chunks and layout; each token's once, in ascending order on each rank.
+// chunks and layout; each token's once, in ascending order on each rank. Packed documents are as if
+// alone. Networks are tiny-llama made to be an encoder, with windows put in.
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -17,6 +18,24 @@
 
 enum { N_TOKEN = 53, N_VOCAB = 256 };
 static const double tolerance = 2e-5; // fp32 sums of other order over three layers
+
+// Of unequal lengths; ends of ranks and windows fall within, at and between them.
+static const int64_t document_end[] = {1, 14, 16, 37, 52, N_TOKEN};
+enum { N_DOCUMENT = sizeof document_end / sizeof *document_end, N_LAYER = 3 };
+struct network {
+    const char *name;
+    bool causal;
+    int64_t window[N_LAYER];
+};
+static const struct network networks[] = {
+    {"full encoder", false, {0}},
+    {"alternating encoder", false, {8, 0, 8}},
+    {"narrow encoder", false, {2, 3, 1}},
+    {"wide encoder", false, {200, 0, 30}},
+    {"causal", true, {0}},
+    {"causal window", true, {6, 0, 6}},
+};
+enum { N_NETWORK = sizeof networks / sizeof *networks };
 
 static struct backend backend;
 static struct comm self;
@@ -63,20 +82,37 @@ static struct session *open_session(const struct checkpoint *network, struct com
     return session;
 }
 
-static struct states encode(struct session *session, const struct checkpoint *network) {
+static struct states encode_packed(struct session *session, const struct checkpoint *network,
+                                   const int32_t *ids, int n_document) {
     struct states out = open_states(network);
-    enum status status = session_encode(
-        session, &(struct encode_args){.token = token, .n = N_TOKEN, .states = take, .user = &out});
+    struct encode_args args = {.token = ids,
+                               .n = N_TOKEN,
+                               .n_document = n_document,
+                               .document_end = document_end,
+                               .states = take,
+                               .user = &out};
+    enum status status = session_encode(session, &args);
     if (status != OK) print_error("%s\n", status_message());
     assert_int_equal(status, OK);
     return out;
 }
 
-static void compare(const struct states *got, const struct states *expected) {
+static struct states encode(struct session *session, const struct checkpoint *network) {
+    return encode_packed(session, network, token, 0);
+}
+
+static void open_network(const struct network *network, struct checkpoint *out) {
+    assert_int_equal(checkpoint_open("tests/fixtures/tiny-llama", out), OK);
+    assert_int_equal(out->spec.n_layer, N_LAYER);
+    out->spec.causal = network->causal;
+    for (int i = 0; i < N_LAYER; i++) out->spec.layers[i].window = network->window[i];
+}
+
+static void compare(const char *name, const struct states *got, const struct states *expected) {
     for (int64_t i = 0; i < N_TOKEN * got->hidden; i++) {
         if (isnan(got->state[i])) continue; // another rank's
         if (!(fabs(got->state[i] - expected->state[i]) <= tolerance))
-            fail_msg("token %d: %.7f, not %.7f", (int)(i / got->hidden), got->state[i],
+            fail_msg("%s: token %d: %.7f, not %.7f", name, (int)(i / got->hidden), got->state[i],
                      expected->state[i]);
     }
 }
@@ -100,12 +136,118 @@ static void test_encode_causal(void **state) {
             struct session_facts facts;
             session_get_facts(session, &facts);
             assert_int_equal(got.n, facts.tokens);
-            compare(&got, &expected);
+            compare("causal", &got, &expected);
             free(got.state);
         }
         session_close(&session);
     }
     free(expected.state);
+    checkpoint_close(&network);
+}
+
+// One rank, each document by itself.
+static struct states encode_one_by_one(struct session *alone, const struct checkpoint *network) {
+    struct states out = open_states(network), one = open_states(network);
+    int64_t begin = 0;
+    for (int i = 0; i < N_DOCUMENT; begin = document_end[i++]) {
+        struct encode_args args = {
+            .token = token + begin, .n = document_end[i] - begin, .states = take, .user = &one};
+        one.last = -1;
+        assert_int_equal(session_encode(alone, &args), OK);
+        memcpy(out.state + begin * out.hidden, one.state,
+               (size_t)(args.n * out.hidden) * sizeof *out.state);
+    }
+    free(one.state);
+    return out;
+}
+
+// Equal to fp32 rounding: products of other shapes sum in another order.
+static void test_packed(void **state) {
+    (void)state;
+    const struct session_options ways[] = {{.chunk = 0}, {.chunk = 9}, {.chunk = 20}};
+    for (int n = 0; n < N_NETWORK; n++) {
+        struct checkpoint network;
+        open_network(&networks[n], &network);
+        struct session *alone = open_session(&network, &self, &ways[0]);
+        struct states expected = encode_one_by_one(alone, &network);
+        session_close(&alone);
+        for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
+            struct session *session = open_session(&network, &mpi_test_comm, &ways[i]);
+            struct states got = encode_packed(session, &network, token, N_DOCUMENT);
+            struct session_facts facts;
+            session_get_facts(session, &facts);
+            assert_int_equal(got.n, facts.tokens);
+            if (!network.spec.causal) assert_int_equal(facts.kv_bytes, 0);
+            compare(networks[n].name, &got, &expected);
+            free(got.state);
+            session_close(&session);
+        }
+        free(expected.state);
+        checkpoint_close(&network);
+    }
+}
+
+static bool sees(const struct network *network, int64_t query, int64_t key, int n_document) {
+    int64_t window = network->window[0], distance = query - key;
+    for (int i = 0; i < n_document; i++)
+        if ((query < document_end[i]) != (key < document_end[i])) return false;
+    if (network->causal) return distance >= 0 && (window == 0 || distance < window);
+    return window == 0 || (distance <= window / 2 && -distance <= window / 2);
+}
+
+// With one layer a state changes where a token that it sees does, and nowhere else.
+static void test_what_is_seen(void **state) {
+    (void)state;
+    const int64_t changed[] = {0, 15, 16, 30, N_TOKEN - 1};
+    for (int n = 0; n < 2 * N_NETWORK; n++) {
+        int n_document = n % 2 ? N_DOCUMENT : 0;
+        struct checkpoint network;
+        open_network(&networks[n / 2], &network);
+        network.spec.n_layer = 1;
+        struct session *session =
+            open_session(&network, &mpi_test_comm, &(struct session_options){.chunk = 0});
+        struct states before = encode_packed(session, &network, token, n_document);
+        for (size_t c = 0; c < sizeof changed / sizeof *changed; c++) {
+            int32_t other[N_TOKEN];
+            memcpy(other, token, sizeof other);
+            other[changed[c]] = (other[changed[c]] + 1) % N_VOCAB;
+            struct states after = encode_packed(session, &network, other, n_document);
+            for (int64_t i = 0; i < N_TOKEN; i++) {
+                const float *a = before.state + i * before.hidden;
+                const float *b = after.state + i * after.hidden;
+                if (isnan(a[0])) continue; // another rank's
+                bool differs = memcmp(a, b, (size_t)before.hidden * sizeof *a) != 0;
+                if (differs != sees(&networks[n / 2], i, changed[c], n_document))
+                    fail_msg("%s: token %d, of token %d", networks[n / 2].name, (int)i,
+                             (int)changed[c]);
+            }
+            free(after.state);
+        }
+        free(before.state);
+        session_close(&session);
+        checkpoint_close(&network);
+    }
+}
+
+// Encoders keep nothing, and have no logits, log-probabilities and attention mass.
+static void test_encoder_memory(void **state) {
+    (void)state;
+    struct checkpoint network;
+    struct memory_plan causal, encoder;
+    struct session_options options = {.precision = PRECISION_FP32, .max_tokens = 8192};
+    int size = mpi_test_comm.size;
+    open_network(&networks[4], &network);
+    assert_int_equal(session_plan(&network, &backend, size, size, &options, &causal), OK);
+    network.spec.causal = false;
+    assert_int_equal(session_plan(&network, &backend, size, size, &options, &encoder), OK);
+    assert_int_equal(encoder.kv, 0);
+    int64_t logits = 2 * network.spec.n_vocab, values = 8192 + 2 * 8192 / size;
+    assert_true(causal.activations + causal.kv >=
+                encoder.activations + (logits + values) * (int64_t)sizeof(float));
+    struct session *session = open_session(&network, &self, &options);
+    assert_int_equal(session_append(session, &(struct append_args){.token = token, .n = N_TOKEN}),
+                     ERR_CONFIG);
+    session_close(&session);
     checkpoint_close(&network);
 }
 
@@ -142,7 +284,8 @@ int main(int argc, char **argv) {
         return mpi_test_stop(1);
     for (int i = 0; i < N_TOKEN; i++) token[i] = (int32_t)((i * 131 + 17) % N_VOCAB);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_encode_causal),
+        cmocka_unit_test(test_encode_causal), cmocka_unit_test(test_packed),
+        cmocka_unit_test(test_what_is_seen),  cmocka_unit_test(test_encoder_memory),
         cmocka_unit_test(test_refusals),
     };
     int failed = cmocka_run_group_tests_name("encode", tests, NULL, NULL);
