@@ -44,6 +44,14 @@ static const char *index_precision_name(enum index_precision precision) {
     return precision == INDEX_FP8 ? "fp8" : precision == INDEX_BF16 ? "bf16" : "fp32";
 }
 
+static const char *pass_name(enum pass pass) {
+    return pass == PASS_HALO ? "halo" : pass == PASS_Q ? "Q" : "KV";
+}
+
+static const char *layout_name(enum layout layout) {
+    return layout == LAYOUT_ZIGZAG ? "zigzag" : "contiguous";
+}
+
 static const char *exchange_name(enum exchange exchange) {
     return exchange == EXCHANGE_SCORES ? "scores" : exchange == EXCHANGE_KEYS ? "keys" : "none";
 }
@@ -189,7 +197,6 @@ static enum status write_json(const struct job *job, const struct rank_record *r
     for (int rank = 0; rank < job->comm.size; rank++) {
         json_array_append_new(ranks, describe_rank(&records[rank], rank));
     }
-    const char *layout = job->session_options.layout == LAYOUT_ZIGZAG ? "zigzag" : "contiguous";
     json_object_set_new(object, "documents", json_integer(job->documents.n));
     json_object_set_new(object, "tokens_read", json_integer(job->tokens_read));
     json_object_set_new(object, "tokens_generated", json_integer(job->tokens_generated));
@@ -201,8 +208,10 @@ static enum status write_json(const struct job *job, const struct rank_record *r
                         json_number((double)job->tokens_read / totals.work));
     json_object_set_new(object, "precision", json_string(precision_name(facts.precision)));
     json_object_set_new(object, "kv_precision", json_string(precision_name(facts.kv_precision)));
-    json_object_set_new(object, "layout", json_string(layout));
-    json_object_set_new(object, "last_pass", json_string(facts.last_pass == PASS_Q ? "Q" : "KV"));
+    json_object_set_new(object, "layout", json_string(layout_name(facts.layout)));
+    json_object_set_new(object, "last_pass", json_string(pass_name(facts.last_pass)));
+    if (facts.windows)
+        json_object_set_new(object, "window_pass", json_string(pass_name(facts.window_pass)));
     if (facts.indexed) json_object_set_new(object, "dsa", describe_selection(job, &facts, means));
     json_t *rope = describe_rope(job);
     if (rope) json_object_set_new(object, "rope", rope);
@@ -286,8 +295,9 @@ static enum status write_text(const struct job *job, const struct rank_record *r
             (double)(job->tokens_read + job->tokens_generated) / totals.work, totals.work);
     fprintf(out, "  products %s, K/V %s, layout %s, last prefill by pass-%s, threads per rank %d\n",
             precision_name(facts.precision), precision_name(facts.kv_precision),
-            job->session_options.layout == LAYOUT_ZIGZAG ? "zigzag" : "contiguous",
-            facts.last_pass == PASS_Q ? "Q" : "KV", job->cluster->n_thread);
+            layout_name(facts.layout), pass_name(facts.last_pass), job->cluster->n_thread);
+    if (facts.windows)
+        fprintf(out, "  layers of a window by pass-%s\n", pass_name(facts.window_pass));
     fprintf(out, "  %lld tokens were read again\n", (long long)job->tokens_recomputed);
     int64_t beyond = job_beyond_training(job, job->longest);
     if (beyond > 0) {

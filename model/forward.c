@@ -199,15 +199,16 @@ static enum status project_tile(struct forward *f, int layer, const struct forwa
     return forward_index_tile(f, layer, chunk, row, n);
 }
 
-static struct visibility visibility(const struct forward *f, int layer,
-                                    const struct forward_chunk *chunk) {
-    const struct layer_spec *l = &f->spec->layers[layer];
-    struct visibility out = f->spec->causal ? VISIBILITY_CAUSAL : VISIBILITY_FULL;
+struct visibility forward_visibility(const struct model_spec *spec, int layer,
+                                     const struct forward_chunk *chunk) {
+    const struct layer_spec *l = &spec->layers[layer];
+    struct visibility out = spec->causal ? VISIBILITY_CAUSAL : VISIBILITY_FULL;
     if (l->window) {
-        out.back = f->spec->causal ? l->window - 1 : l->window / 2;
-        if (!f->spec->causal) out.ahead = out.back;
+        out.back = spec->causal ? l->window - 1 : l->window / 2;
+        if (!spec->causal) out.ahead = out.back;
         out.sinks = l->sinks;
     }
+    if (!chunk) return out;
     out.n_document = chunk->n_document;
     out.document_end = chunk->document_end;
     return out;
@@ -224,7 +225,7 @@ struct ring_attention_args forward_attention_args(const struct forward *f, int l
                                         .head_dim = l->head_dim,
                                         .value_dim = l->value_dim,
                                         .scale = l->attention_scale,
-                                        .visibility = visibility(f, layer, chunk),
+                                        .visibility = forward_visibility(f->spec, layer, chunk),
                                         .key_begin = f->kv.layers[layer].block.key_begin,
                                         .query = f->buffers.query,
                                         .query_dtype = f->query_dtype,
@@ -235,7 +236,7 @@ struct ring_attention_args forward_attention_args(const struct forward *f, int l
 
 static enum status attend(struct forward *f, int layer, const struct forward_chunk *chunk) {
     struct ring_attention_args args = forward_attention_args(f, layer, chunk);
-    args.pass = f->pass;
+    args.pass = f->passes[layer];
     args.out = f->buffers.attended;
     args.lse = f->buffers.lse;
     if (!forward_selects(f, layer, chunk)) return ring_attention_run(&f->ring, &args);

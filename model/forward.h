@@ -108,7 +108,7 @@ struct forward {
     bool indexed;
     enum dtype index_dtype;
     int64_t rope_length;            // tokens that the sequence may come to hold: rope_frequencies
-    enum pass pass;                 // of the last prefill chunk, for the report
+    enum pass *passes;              // host, [n_layer] of the last prefill chunk
     enum exchange exchange;         // likewise, where layers select
     struct expert_exchange experts; // zeroed in networks without
     struct selection_study *study;  // NULL: nobody asks
@@ -167,6 +167,9 @@ enum status forward_logits(struct forward *forward, const void *normed);
 // selected: dense attention.
 bool forward_selects(const struct forward *forward, int layer, const struct forward_chunk *chunk);
 
+// What a layer's queries see, by positions in the sequence. chunk NULL: of one document.
+struct visibility forward_visibility(const struct model_spec *spec, int layer,
+                                     const struct forward_chunk *chunk);
 // What prefill and decode tell the ring of a layer's attention; prefill adds pass, out and lse.
 struct ring_attention_args forward_attention_args(const struct forward *forward, int layer,
                                                   const struct forward_chunk *chunk);

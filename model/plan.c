@@ -106,6 +106,19 @@ static struct expert_exchange_shape measure_experts(const struct model_spec *spe
     return shape;
 }
 
+// The most key rows that pass-halo receives at once. Packed documents are as long as they like:
+// where a layer sees all of them, a shard, as the ring does.
+static int64_t halo_rows(const struct model_spec *spec, const struct session_sizes *s) {
+    int64_t most = 0, shard = kv_store_block_rows(spec, &s->kv);
+    for (int i = 0; i < spec->n_layer; i++) {
+        const struct layer_spec *l = &spec->layers[i];
+        struct visibility v = forward_visibility(spec, i, NULL);
+        int64_t n = l->window ? volume_halo_rows(&v, s->layout, shard) : shard;
+        if (n > most) most = n;
+    }
+    return most;
+}
+
 static int64_t measure_ring(const struct model_spec *spec, const struct session_sizes *s,
                             enum memory memory, int size) {
     const struct ring_extent extent = {
@@ -115,6 +128,7 @@ static int64_t measure_ring(const struct model_spec *spec, const struct session_
         .query = s->forward.n_token,
         .all_query = s->chunk < PASS_Q_MAX_QUERIES ? s->chunk : PASS_Q_MAX_QUERIES,
         .decode_query = 1,
+        .halo = halo_rows(spec, s),
     };
     int64_t dense = ring_attention_workspace_bytes(&s->attention, &extent);
     if (!s->forward.indexed) return dense;

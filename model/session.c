@@ -34,7 +34,8 @@ enum status session_open(const struct checkpoint *checkpoint, struct backend *ba
     s->position = malloc((size_t)sizes->forward.n_row * sizeof *s->position);
     s->token = malloc((size_t)sizes->forward.n_token * sizeof *s->token);
     if (f->spec->causal) s->gathered = malloc((size_t)sizes->forward.n_all * sizeof *s->gathered);
-    if (!f->zeros || !s->position || !s->token || (f->spec->causal && !s->gathered)) {
+    f->passes = calloc((size_t)f->spec->n_layer, sizeof *f->passes);
+    if (!f->zeros || !f->passes || !s->position || !s->token || (f->spec->causal && !s->gathered)) {
         FAIL_OR(failed, ERR_MEMORY, "no memory for the tables of %lld tokens",
                 (long long)sizes->forward.n_all);
     }
@@ -80,6 +81,7 @@ void session_close(struct session **session) {
     free(s->gathered);
     free(s->token);
     free(s->position);
+    free(s->forward.passes);
     free(s->forward.zeros);
     free(s);
     *session = NULL;
@@ -236,16 +238,30 @@ static enum status first_logprob(struct session *s, const struct append_args *ar
     return status;
 }
 
+// The first layer that sees and holds what this one does.
+static int first_alike(const struct model_spec *spec, int layer) {
+    const struct layer_spec *layers = spec->layers;
+    int i = 0;
+    while (layers[i].window != layers[layer].window || layers[i].sinks != layers[layer].sinks) i++;
+    return i;
+}
+
 // Chooses what travels in this chunk.
 static void choose_exchange(struct session *s, const struct forward_chunk *chunk) {
     struct forward *f = &s->forward;
     const struct session_sizes *sizes = &s->sizes;
     bool is_short = chunk->end - chunk->begin <= PASS_Q_MAX_QUERIES;
-    const struct visible_range range = {.sequence = &s->sequence,
-                                        .visibility = VISIBILITY_CAUSAL,
-                                        .query_begin = chunk->begin,
-                                        .query_end = chunk->end};
-    f->pass = volume_choose_pass(&range, &sizes->attention, PASS_Q_MAX_QUERIES);
+    for (int i = 0; i < f->spec->n_layer; i++) {
+        const struct visible_range range = {.sequence = &s->sequence,
+                                            .visibility = forward_visibility(f->spec, i, chunk),
+                                            .key_begin = f->kv.layers[i].block.key_begin,
+                                            .query_begin = chunk->begin,
+                                            .query_end = chunk->end};
+        int alike = first_alike(f->spec, i);
+        f->passes[i] = alike < i
+                           ? f->passes[alike]
+                           : volume_choose_pass(&range, &sizes->attention, PASS_Q_MAX_QUERIES);
+    }
     if (!f->indexed || chunk->end <= sizes->index.k) return;
     f->exchange = is_short ? s->options.exchange : EXCHANGE_KEYS;
     if (f->exchange == EXCHANGE_AUTO)
@@ -397,13 +413,23 @@ enum status session_study(struct session *s, double *recall, double *overlap) {
     return OK;
 }
 
+// Of the first layer with a window, or without; of the first layer where there is none.
+static enum pass pass_of(const struct forward *f, bool window) {
+    for (int i = 0; i < f->spec->n_layer; i++)
+        if ((f->spec->layers[i].window > 0) == window) return f->passes[i];
+    return f->passes[0];
+}
+
 void session_get_facts(const struct session *s, struct session_facts *out) {
     *out = (struct session_facts){
         .kv_bytes = s->sizes.kv_bytes,
         .tokens = sequence_count(&s->sequence, s->forward.comm->rank, 0, s->sequence.length),
         .precision = s->sizes.precision,
         .kv_precision = s->sizes.kv_precision,
-        .last_pass = s->forward.pass,
+        .layout = s->sizes.layout,
+        .windows = model_spec_window(s->forward.spec) > 0,
+        .last_pass = pass_of(&s->forward, false),
+        .window_pass = pass_of(&s->forward, true),
         .indexed = s->forward.indexed,
         .index_precision = s->sizes.forward.index == DTYPE_F32    ? INDEX_FP32
                            : s->sizes.forward.index == DTYPE_BF16 ? INDEX_BF16

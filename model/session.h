@@ -113,8 +113,10 @@ enum status session_study(struct session *session, double *recall, double *overl
 struct session_facts {
     int64_t kv_bytes, tokens; // tokens of the sequence that this rank holds
     enum precision precision, kv_precision;
-    enum pass last_pass;
-    bool indexed; // some layer selects its tokens
+    enum layout layout;               // of chunks
+    bool windows;                     // some layer sees a window
+    enum pass last_pass, window_pass; // of the last chunk, in layers that see all and in those
+    bool indexed;                     // some layer selects its tokens
     enum index_precision index_precision;
     enum exchange last_exchange; // of the last chunk that selected; AUTO: none did
     int64_t steps;               // tokens decoded as one step of the backend
