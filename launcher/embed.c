@@ -208,14 +208,20 @@ enum status embed_documents(struct job *job, const struct task *tasks) {
 struct needs {
     const struct job *job;
     int64_t longest, all; // tokens
+    int64_t batch, n_row; // tokens and rows of the batch that a document would join
+    int64_t most_rows;    // of a batch
 };
 
 static enum status measure_text(void *user, const char *name, const struct document_text *text) {
     struct needs *needs = user;
-    int64_t longest, all;
-    TRY(embed_measure(needs->job, name, text, &longest, &all));
-    if (longest > needs->longest) needs->longest = longest;
-    needs->all += all;
+    struct embed_needs own;
+    TRY(embed_measure(needs->job, name, text, &own));
+    if (own.longest > needs->longest) needs->longest = own.longest;
+    needs->all += own.all;
+    if (needs->batch + own.all > needs->job->options->batch_tokens) needs->batch = needs->n_row = 0;
+    needs->batch += own.all;
+    needs->n_row += own.n_row;
+    if (needs->n_row > needs->most_rows) needs->most_rows = needs->n_row;
     return OK;
 }
 
@@ -249,7 +255,7 @@ static enum status check_span_names(const struct job *job) {
     return OK;
 }
 
-enum status embed_plan(struct job *job, int64_t *longest) {
+enum status embed_plan(struct job *job, int64_t *longest, int64_t *bytes) {
     const struct options *o = job->options;
     struct needs needs = {.job = job, .longest = 1};
     struct document_reader reader = job_reader(job);
@@ -261,5 +267,10 @@ enum status embed_plan(struct job *job, int64_t *longest) {
     if (o->task == TASK_LOCATE) TRY(measure_questions(&needs));
     int64_t batch = min(o->batch_tokens, needs.all);
     *longest = batch > needs.longest ? batch : needs.longest;
+    // Sums or states, which grow by half, of this rank's share; a tile of rows, sums or states.
+    int64_t width = job->checkpoint.spec.n_hidden, row = width * (int64_t)sizeof(double);
+    if (o->pooling == POOLING_NONE) row = width * (int64_t)sizeof(float);
+    *bytes = ceil_div(needs.most_rows * row * 3 / 2, job->comm.size) + 2 * POOL_TILE_BYTES +
+             *longest * (int64_t)sizeof(int32_t);
     return OK;
 }

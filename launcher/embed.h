@@ -6,8 +6,9 @@
 
 #include "launcher/task.h"
 
-// Planning, rank 0: tokens that the session must hold for this job's batches.
-enum status embed_plan(struct job *job, int64_t *longest);
+// Planning, rank 0: tokens that the session must hold for this job's batches, and bytes that a rank
+// needs in host memory besides.
+enum status embed_plan(struct job *job, int64_t *longest, int64_t *bytes);
 // Every document that is not finished. tasks: [job->documents.n]. Every rank calls it.
 enum status embed_documents(struct job *job, const struct task *tasks);
 

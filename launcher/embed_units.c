@@ -113,33 +113,34 @@ void embed_unit_copy(const struct embed_unit *u, int32_t *out) {
 }
 
 static enum status measure_units(const struct job *job, const char *name, struct embed_document *d,
-                                 int64_t *longest, int64_t *all) {
+                                 struct embed_needs *out) {
     int64_t context = job_context(job);
-    *longest = *all = 0;
+    bool none = job->options->pooling == POOLING_NONE;
+    *out = (struct embed_needs){.n_row = none ? d->text.tokens.n : d->passages.n};
     for (int64_t i = 0; i < d->n_unit; i++) {
         struct embed_unit unit = embed_unit_get(d, job->checkpoint.spec.causal, i);
         int64_t n = embed_unit_length(&unit);
-        *all += n;
-        if (n > *longest) *longest = n;
+        out->all += n;
+        if (n > out->longest) out->longest = n;
     }
-    if (*longest <= context) return OK;
+    if (out->longest <= context) return OK;
     if (d->own_spans)
         FAIL(ERR_INPUT,
              "%s: a passage has %lld tokens but the model's context is %lld: shorten it, or set "
-             "model.context to lift the limit",
-             name, (long long)*longest, (long long)context);
+             "extension.method or model.context to lift the limit",
+             name, (long long)out->longest, (long long)context);
     FAIL(ERR_INPUT,
          "%s needs %lld tokens but the model's context is %lld: set document.window to read it in "
-         "windows of at most that, or model.context to lift the limit",
-         name, (long long)*longest, (long long)context);
+         "windows of at most that, or extension.method or model.context to lift the limit",
+         name, (long long)out->longest, (long long)context);
 }
 
 enum status embed_measure(const struct job *job, const char *name, const struct document_text *text,
-                          int64_t *longest, int64_t *all) {
+                          struct embed_needs *out) {
     struct embed_document d = {.text = *text};
     enum status status = cut_passages(job, name, &d);
     if (status == OK) status = cut_units(job, &d);
-    if (status == OK) status = measure_units(job, name, &d, longest, all);
+    if (status == OK) status = measure_units(job, name, &d, out);
     d.text = (struct document_text){0};
     embed_document_close(&d);
     return status;

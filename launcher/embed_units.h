@@ -39,10 +39,14 @@ struct embed_unit {
 enum passage_kind { PASSAGES_WHOLE, PASSAGES_PARAGRAPHS, PASSAGES_GIVEN };
 enum passage_kind embed_passage_kind(const struct options *options);
 
-// Planning, rank 0: tokens of a document's longest unit and of all its units. ERR_INPUT where its
-// passages do not lie in it or a unit is longer than the context.
+struct embed_needs {
+    int64_t longest, all; // tokens of the longest unit and of all units
+    int64_t n_row;
+};
+// Planning, rank 0. ERR_INPUT where passages do not lie in the document or a unit is longer than
+// the context.
 enum status embed_measure(const struct job *job, const char *name, const struct document_text *text,
-                          int64_t *longest, int64_t *all);
+                          struct embed_needs *out);
 // Reads, cuts and shares a document. Close it even after a failure.
 enum status embed_document_open(const struct task *task, struct embed_document *out);
 // The questions of locate, each a passage that is read by itself. On every rank.

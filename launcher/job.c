@@ -203,7 +203,7 @@ static enum status measure_documents(struct job *job, int64_t *longest) {
     struct document_reader reader = job_reader(job);
     *longest = 1;
     if (job->options->task == TASK_EMBED || job->options->task == TASK_LOCATE)
-        return embed_plan(job, longest);
+        return embed_plan(job, longest, &job->embedded.bytes);
     TRY(document_set_open(job->options, &reader, &job->documents));
     if (job->options->task == TASK_ANSWER) TRY(prompt_tokens_around(job, &job->around));
     for (int i = 0; i < job->documents.n; i++) {
@@ -215,8 +215,11 @@ static enum status measure_documents(struct job *job, int64_t *longest) {
 }
 
 static enum status measure_plan(struct job *job) {
-    return session_plan(&job->checkpoint, &job->backend, job->comm.size, job->cluster->local_size,
-                        &job->session_options, &job->plan);
+    TRY(session_plan(&job->checkpoint, &job->backend, job->comm.size, job->cluster->local_size,
+                     &job->session_options, &job->plan));
+    job->plan.tables += job->embedded.bytes;
+    if (job->backend.memory == MEMORY_HOST) job->plan.total += job->embedded.bytes;
+    return OK;
 }
 
 // What this rank may use of its device, which it may share with others of its node; 0 on hosts.
@@ -302,6 +305,7 @@ enum status job_plan(struct job *job) {
     TRY(comm_agree(&job->comm, document_set_share(&job->documents, comm_host(&job->comm))));
     struct comm *host = comm_host(&job->comm);
     TRY(host->ops->broadcast(host, &longest, sizeof longest, 0));
+    TRY(host->ops->broadcast(host, &job->embedded.bytes, sizeof job->embedded.bytes, 0));
     TRY(host->ops->broadcast(host, &job->around, sizeof job->around, 0));
     profile_end(&job->profile, PHASE_TOKENIZE, begun);
     job_set_session_options(job, longest);

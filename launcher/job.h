@@ -21,7 +21,7 @@ struct job {
     struct tokenizer *tokenizer;      // NULL: the checkpoint has none
     const struct chat_template *chat; // NULL without tokenizer
     struct document_set documents;
-    int64_t around; // tokens of a sequence besides its document: prompt and longest answer
+    int64_t around;         // tokens of a sequence besides its document: prompt and longest answer
     struct span_file spans; // of task.passages; rank 0
     struct session_options session_options;
     struct memory_plan plan;
@@ -35,8 +35,9 @@ struct job {
     struct {
         int64_t documents, packed; // written; of these in batches with others
         int64_t batches, vectors;
+        int64_t bytes; // planned for pools
     } embedded;
-    double started;            // seconds, cluster_seconds
+    double started; // seconds, cluster_seconds
     bool working;
 };
 

@@ -4,8 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { TILE_BYTES = 1 << 20 };
-
 static int compare_rows(const void *a, const void *b) {
     const struct pool_row *x = a, *y = b;
     if (x->begin != y->begin) return x->begin < y->begin ? -1 : 1;
@@ -52,7 +50,7 @@ void pool_close(struct pool *pool) {
 }
 
 int64_t pool_tile(const struct pool *pool) {
-    int64_t n = TILE_BYTES / (pool->n_hidden * (int64_t)sizeof(double));
+    int64_t n = POOL_TILE_BYTES / (pool->n_hidden * (int64_t)sizeof(double));
     return n > 0 ? n : 1;
 }
 

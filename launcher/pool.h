@@ -10,6 +10,7 @@
 #include "dist/comm.h"
 #include "partition/partition.h"
 
+enum { POOL_TILE_BYTES = 1 << 20 };
 enum pooling { POOLING_MEAN, POOLING_CLS, POOLING_LAST, POOLING_NONE };
 
 struct pool_row { // a row's tokens, [begin, end)
