@@ -10,16 +10,24 @@ struct cost {
     double product_flop, attention_flop; // of one rank
 };
 
+// Pairs of a query and a key that it sees, of one sequence of n tokens.
+static double visible(const struct model_spec *spec, const struct layer_spec *l, double n) {
+    double reach = spec->causal ? (double)l->window - 1 : (double)(l->window / 2);
+    if (l->window == 0 || reach > n - 1) reach = n - 1;
+    double behind = n * reach - reach * (reach + 1) / 2; // of keys before the query
+    return n + (spec->causal ? behind : 2 * behind);
+}
+
 // One sequence of n tokens, its work shared evenly over the ranks.
 static struct cost estimate_cost(const struct model_spec *spec, int64_t n, int size, bool score) {
     struct cost cost = {0};
-    double pairs = (double)n * (double)(n + 1) / 2;
     for (int i = 0; i < spec->n_layer; i++) {
         const struct layer_spec *l = &spec->layers[i];
+        double n_matrix = l->feed_forward == FEED_FORWARD_PLAIN ? 2 : 3;
         double width = (double)(2 * l->n_head + 2 * l->n_kv_head) * l->head_dim;
         cost.product_flop +=
-            2.0 * (double)n * spec->n_hidden * (width + 3.0 * (double)l->n_feed_forward);
-        cost.attention_flop += 4.0 * pairs * l->n_head * l->head_dim;
+            2.0 * (double)n * spec->n_hidden * (width + n_matrix * (double)l->n_feed_forward);
+        cost.attention_flop += 4.0 * visible(spec, l, (double)n) * l->n_head * l->head_dim;
     }
     if (score) cost.product_flop += 2.0 * (double)n * (double)spec->n_vocab * spec->n_hidden;
     cost.product_flop /= size;
