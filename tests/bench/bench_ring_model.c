@@ -43,11 +43,21 @@ static void clear_profile(struct bench *b) {
     b->ranks.profile = (struct profile){.device = b->ranks.profile.device};
 }
 
+// Seconds of the device, or of host computation, by phase since the profile was cleared.
+static void print_phases(const struct bench *b, int64_t n) {
+    const struct profile *p = &b->ranks.profile;
+    for (int i = 0; i < N_PHASE; i++)
+        if (p->seconds[i] / (double)n > 1e-6)
+            printf("  %s %.3f ms", phase_name[i], p->seconds[i] / (double)n * 1e3);
+    printf("\n");
+    fflush(stdout);
+}
+
 static void measure_prefill(struct bench *b, int64_t n) {
     struct ranks *r = &b->ranks;
     session_truncate(b->session, 0);
     clear_profile(b);
-    double seconds = append_seconds(b, b->token, n), sum = 0;
+    double seconds = append_seconds(b, b->token, n);
     double pairs = (double)n * (double)(n + 1) / 2, elements, flops;
     const struct model_spec *spec = &b->network.checkpoint.spec;
     const struct layer_spec *l = &spec->layers[0];
@@ -58,23 +68,20 @@ static void measure_prefill(struct bench *b, int64_t n) {
     printf("prefill of %7lld tokens: %8.2f s %9.0f tokens/s %7.1f TFLOP/s a GPU, %5.1f %% of a "
            "product's\n",
            (long long)n, seconds, (double)n / seconds, flops * 1e-12, 100 * flops / b->flops);
-    for (int i = 0; i < N_PHASE; i++) sum += r->profile.seconds[i];
-    for (int i = 0; i < N_PHASE; i++)
-        if (r->profile.seconds[i] > 0.0005 * sum)
-            printf("  %s %.1f %%", phase_name[i], 100 * r->profile.seconds[i] / sum);
-    printf("\n");
-    fflush(stdout);
+    print_phases(b, 1);
 }
 
-static void measure_decode(struct bench *b) {
+static void measure_decode(struct bench *b, bool eager) {
     int64_t length = session_length(b->session);
     double seconds = 0;
     append_seconds(b, b->token, 1);
+    append_seconds(b, b->token, 1);
+    clear_profile(b);
     for (int i = 0; i < N_DECODE; i++) seconds += append_seconds(b, b->token + i, 1) / N_DECODE;
-    if (b->ranks.comm->rank == 0)
-        printf("decode at %7lld tokens: %8.3f ms %9.1f tokens/s\n", (long long)length,
-               seconds * 1e3, 1 / seconds);
-    fflush(stdout);
+    if (b->ranks.comm->rank != 0) return;
+    printf("decode at %7lld tokens, %s: %8.3f ms %9.1f tokens/s, by phase\n", (long long)length,
+           eager ? "operation by operation" : "in steps", seconds * 1e3, 1 / seconds);
+    print_phases(b, N_DECODE);
 }
 
 static void print_memory(struct bench *b, const struct memory_plan *plan) {
@@ -111,14 +118,17 @@ static void run(struct bench *b) {
     struct memory_plan plan;
     ranks_require(
         r, session_plan(&b->network.checkpoint, &r->backend, r->comm->size, 1, &options, &plan));
-    ranks_require(r, session_open(&b->network.checkpoint, &r->backend, r->comm, &r->profile,
-                                  &options, &b->session));
-    measure_prefill(b, middle);
-    measure_prefill(b, middle);
-    measure_decode(b);
+    for (int eager = 1; eager >= 0; eager--) {
+        options.eager = eager;
+        ranks_require(r, session_open(&b->network.checkpoint, &r->backend, r->comm, &r->profile,
+                                      &options, &b->session));
+        measure_prefill(b, middle);
+        measure_decode(b, eager);
+        if (eager) session_close(&b->session);
+    }
     if (longest > middle) {
         measure_prefill(b, longest);
-        measure_decode(b);
+        measure_decode(b, false);
     }
     print_memory(b, &plan);
     session_close(&b->session);

@@ -71,10 +71,19 @@ static enum status fill_spec(const struct network_shape *n, int64_t divisor,
     return OK;
 }
 
+static int64_t largest_matrix(const struct model_spec *spec) {
+    int64_t largest = spec->n_vocab * spec->n_hidden;
+    struct tensor_need need[LAYER_TENSORS];
+    int n = tensor_layer_needs(spec, 0, need); // all layers are alike
+    for (int i = 0; i < n; i++)
+        if (need[i].n_row * need[i].n_col > largest) largest = need[i].n_row * need[i].n_col;
+    return largest;
+}
+
 // Its matrices all lie over one block of random values.
 static void fill_values(struct random_network *network) {
     const struct model_spec *spec = &network->checkpoint.spec;
-    int64_t n = spec->n_vocab * spec->n_hidden;
+    int64_t n = largest_matrix(spec);
     network->matrix = test_alloc(dtype_bytes(DTYPE_BF16, n));
     network->ones = test_alloc(spec->n_hidden * (int64_t)sizeof *network->ones);
     for (int i = 0; i < spec->n_hidden; i++) network->ones[i] = 1;
