@@ -37,7 +37,7 @@ ISA_avx512bf16 := $(ISA_avx512) -mavx512bf16
 
 # What a build without CUDA has in place of the cuda backend and NCCL, and the other way round.
 WITHOUT_CUDA := kernels/without_cuda.c dist/without_nccl.c
-ONLY_CUDA    := dist/comm_nccl.c
+ONLY_CUDA    := dist/comm_nccl.c dist/comm_nccl_open.c
 LIB_SRC  := $(sort $(wildcard kernels/*.c kernels/reference/*.c kernels/cpu/*.c partition/*.c dist/*.c model/*.c) \
               $(filter-out launcher/main.c,$(wildcard launcher/*.c)))
 LIB_SRC  := $(filter-out $(if $(CUDA),$(WITHOUT_CUDA),$(ONLY_CUDA)),$(LIB_SRC))
@@ -96,7 +96,7 @@ BUNDLED := config|jansson|pcre2-8|utf8proc|xxhash|crypto|hwloc|dnnl|OpenCL|udev|
 bundle: all
 	@mkdir -p $(BUILD)/lib
 	ldd $(BUILD)/halka $(wildcard $(BUILD)/tests/unit/test_fp8) | awk '/=> \// { print $$3 }' | sort -u | \
-	    grep -E '/lib($(BUNDLED))[.-]' | xargs -I{} cp -L {} $(BUILD)/lib/
+	    grep -v '^$(CURDIR)/' | grep -E '/lib($(BUNDLED))[.-]' | xargs -r -I{} cp -L {} $(BUILD)/lib/
 # Records what runs on a GPU and when (CUPTI, part of the CUDA toolkit); scripts/plot_timeline.sh draws it.
 timeline: $(BUILD)/libtimeline.so
 $(BUILD)/libtimeline.so: tests/bench/timeline.c
