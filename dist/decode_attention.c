@@ -7,7 +7,7 @@ struct decode_room {
     float *out, *lse; // [n_query, n_head, value_dim], [n_query, n_head]: this shard's partial
     float *send;      // per rank [n_query, its heads, value_dim] then [n_query, its heads]
     float *receive;   // per rank the same for this rank's heads
-    float *head_lse;  // [n_query, own heads] merged
+    float *head_lse;  // [n_query, own heads] merged; where the caller wants it, if he does
     float *gathered;  // per rank [n_query, its heads]
     struct ring_partial sinks; // what the queries see of them
 };
@@ -211,13 +211,18 @@ enum status ring_decode_run(struct ring_attention *ring, const struct ring_atten
                             const struct ring_selection *selection, float *head_out,
                             float *all_lse) {
     struct attention_shape shape = ring_shape(args);
+    const int64_t n_query = args->query_end - args->query_begin;
     struct ring_room space = {.base = ring->workspace, .used = ring->reserved};
-    struct decode_room room =
-        carve(&space, &shape, ring->comm->size, args->query_end - args->query_begin);
+    struct decode_room room = carve(&space, &shape, ring->comm->size, n_query);
     TRY(ring_check_room(ring, &space));
-    if (ring->comm->size == 1)
-        return attend_shard(ring, args, selection, &room.sinks, head_out,
-                            all_lse ? all_lse : room.lse);
+    if (args->head_lse) room.head_lse = args->head_lse;
+    if (ring->comm->size == 1) {
+        if (args->head_lse) room.lse = args->head_lse;
+        TRY(attend_shard(ring, args, selection, &room.sinks, head_out, room.lse));
+        return all_lse ? copy_columns(ring->backend, room.lse, args->n_head, n_query, args->n_head,
+                                      all_lse, args->n_head)
+                       : OK;
+    }
     TRY(attend_shard(ring, args, selection, &room.sinks, room.out, room.lse));
     TRY(exchange_heads(ring, args, &room));
     TRY(merge_heads(ring, args, &room, head_out));

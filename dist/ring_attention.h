@@ -29,8 +29,9 @@ struct ring_attention_args {
     const void *key;   // [n_key held by this rank, in the order of positions, n_kv_head, head_dim]
     const void *value; // [n_key, n_kv_head, value_dim]; NULL: the first value_dim elements of keys
     enum dtype kv_dtype;
-    float *out; // [n_query, n_head, value_dim]
-    float *lse; // [n_query, n_head]
+    float *out;      // [n_query, n_head, value_dim]; not read in decode, as lse is not
+    float *lse;      // [n_query, n_head]
+    float *head_lse; // decode: [n_query, heads of this rank], merged; NULL: not wanted
 };
 
 // The largest calls that will be made, and where.
@@ -72,12 +73,16 @@ enum status ring_attention_open(struct ring_attention *out, struct backend *back
                                 int64_t workspace_bytes);
 void ring_attention_close(struct ring_attention *ring); // accepts a zeroed struct
 
+// Into args->out and lse, which merge_partials joins with those of other calls for the same
+// queries: calls that together show each key once, with queries or keys rotated otherwise, are one
+// attention.
 enum status ring_attention_run(struct ring_attention *ring, const struct ring_attention_args *args);
 
 // Decode: the same n_query queries [n_query, n_head, head_dim] are on every rank. Afterwards this
 // rank has the merged result for its heads only, partition_piece(n_head, size, rank):
-// head_out [n_query, n_my_head, value_dim]. all_lse [n_query, n_head] (may be NULL) receives the
-// merged lse of all heads on every rank: for attention_mass.
+// head_out [n_query, n_my_head, value_dim], which args->head_lse joins with other calls'. all_lse
+// [n_query, n_head] (may be NULL) receives the merged lse of all heads on every rank: for
+// attention_mass.
 enum status decode_attention_run(struct ring_attention *ring,
                                  const struct ring_attention_args *args, float *head_out,
                                  float *all_lse);
