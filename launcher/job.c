@@ -288,6 +288,7 @@ void job_set_session_options(struct job *job, int64_t max_tokens) {
         .exchange = (enum exchange)o->exchange,
         .study = o->study,
         .sharded = o->weights == WEIGHTS_SHARDED,
+        .max_forget = job->around, // question and answer, before the next question
     };
 }
 

@@ -94,13 +94,6 @@ enum status session_check_tokens(const struct session *s, const int32_t *token, 
         FAIL(ERR_CONFIG, "%lld tokens do not fit the session, which has room for %lld",
              (long long)(s->sequence.length + n), (long long)s->sizes.forward.n_all);
     }
-    int64_t window = s->forward.spec->window;
-    if (window > 0 && s->sequence.length + n > window) {
-        FAIL(ERR_CONFIG,
-             "this checkpoint attends in windows of %lld tokens, which are not supported yet: "
-             "shorten the document or set document.window",
-             (long long)window);
-    }
     for (int64_t i = 0; i < n; i++) {
         if (token[i] < 0 || token[i] >= n_vocab) {
             FAIL(ERR_INPUT, "token id %d at index %lld is outside the vocabulary of %lld", token[i],

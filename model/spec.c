@@ -170,9 +170,7 @@ enum status spec_build(const struct spec_draft *given, const char *path, struct 
     out->context = draft.context;
     for (int i = 0; i < draft.n_stop; ++i)
         if (draft.stop[i] < draft.n_vocab) out->stop[out->n_stop++] = draft.stop[i];
-    TRY(fill_layers(&draft, path, out));
-    out->window = model_spec_window(out);
-    return OK;
+    return fill_layers(&draft, path, out);
 }
 
 int model_spec_top_k(const struct model_spec *spec) {
@@ -205,7 +203,6 @@ enum status model_spec_set_window(struct model_spec *spec, int64_t window, int64
         l->window = window;
         l->sinks = sinks;
     }
-    if (spec->window == 0 || window < spec->window) spec->window = window;
     return OK;
 }
 

@@ -126,9 +126,7 @@ struct model_spec {
     int64_t n_position, first_position, n_token_type; // n_position 0: there are none
     bool tied_head;                                   // output matrix is the embedding table
     int64_t context;                                  // positions the checkpoint was trained for
-    int64_t reach;  // positions that a method set by extension.h makes usable; 0: context
-    int64_t window; // some layer attends to this many tokens only, which is not computed
-                    // yet: longer sequences are to be refused; 0: no layer does
+    int64_t reach; // positions that a method set by extension.h makes usable; 0: context
     int n_stop;
     int32_t stop[MODEL_MAX_STOP]; // end-of-sequence ids from config and generation_config
 };

@@ -92,13 +92,17 @@ static void test_chunks(void **state) {
     const int64_t chunks[] = {0, 7, 64, N_TOKEN - 1};
     for (int n = 0; n < N_NETWORK; n++) {
         set_network(&networks[n]);
-        for (int way = 0; way < 6; way++) {
+        for (int way = 0; way < 8; way++) {
             struct session_options options = options_of(&networks[n]);
-            options.chunk = chunks[way % 4];
+            options.chunk = chunks[way / 2];
             options.layout = way % 2 ? LAYOUT_CONTIGUOUS : LAYOUT_ZIGZAG;
             struct session *session = open_session(&mpi_test_comm, &options);
             float *logprob = poisoned(N_TOKEN);
             append(session, 0, N_TOKEN, logprob);
+            struct session_facts facts;
+            session_get_facts(session, &facts);
+            if (n == 1 && way == 1 && mpi_test_comm.size > 1)
+                assert_int_equal(facts.window_pass, PASS_HALO);
             char what[32];
             snprintf(what, sizeof what, "chunks of %d", (int)options.chunk);
             compare(n, what, 1, logprob);

@@ -52,7 +52,7 @@ static void test_llama(void **state) {
     assert_int_equal(spec.n_hidden, 64);
     assert_int_equal(spec.n_vocab, 100);
     assert_int_equal(spec.context, 2048);
-    assert_int_equal(spec.window, 0);
+    assert_int_equal(model_spec_window(&spec), 0);
     assert_true(spec.norm_eps == 1e-5f && spec.embedding_scale == 1 && !spec.tied_head);
     assert_int_equal(spec.n_stop, 2); // once each, and only ids of the vocabulary
     assert_true(spec.stop[0] == 2 && spec.stop[1] == 5);
@@ -81,7 +81,7 @@ static void test_qwen(void **state) {
         "\"use_sliding_window\": false, \"sliding_window\": 512, \"max_window_layers\": 1}");
     assert_string_equal(spec.architecture, "qwen2");
     assert_true(spec.layers[0].attention_bias && !spec.layers[0].output_bias);
-    assert_true(!spec.layers[0].query_key_norm && spec.window == 0);
+    assert_true(!spec.layers[0].query_key_norm && model_spec_window(&spec) == 0);
     model_spec_close(&spec);
     spec = expect_json(
         "{\"model_type\": \"qwen3\", \"architectures\": [\"Qwen3ForCausalLM\"],"
@@ -113,7 +113,7 @@ static void test_windows(void **state) {
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; ++i) {
         struct model_spec spec = expect_json(cases[i].changes);
-        assert_int_equal(spec.window, cases[i].window);
+        assert_int_equal(model_spec_window(&spec), cases[i].window);
         model_spec_close(&spec);
     }
 }
