@@ -4,9 +4,10 @@
 #include <string.h>
 
 #include "launcher/embed_units.h"
+#include "launcher/evaluate.h"
 #include "launcher/extension.h"
 
-static const char *const later_verbs[] = {"serve", "evaluate", "distill"};
+static const char *const later_verbs[] = {"serve", "distill"};
 
 static enum status parse_verb(const char *word, enum verb *out) {
     for (int v = VERB_NONE + 1; v < N_VERB; v++) {
@@ -179,10 +180,14 @@ enum status options_check(const struct options *o) {
     if (o->documents.n == 0 && o->token_files.n == 0 && !o->document_list) {
         FAIL(ERR_CONFIG, "no document: give --document FILE, --tokens FILE or document.list");
     }
-    if (o->verb == VERB_RUN && !o->output) {
+    if ((o->verb == VERB_RUN || o->verb == VERB_EVALUATE) && !o->output) {
         FAIL(ERR_CONFIG, "no output folder: give --output DIR or output.dir in the job file");
     }
-    return OK;
+    if (o->verb != VERB_EVALUATE) return OK;
+    struct grid grid;
+    enum status status = grid_open(o, &grid);
+    grid_close(&grid);
+    return status;
 }
 
 enum status options_parse(int argc, char **argv, struct options *out) {

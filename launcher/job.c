@@ -1,6 +1,7 @@
 // Loading and planning: each step is agreed on by all ranks before the next.
 #include "launcher/job.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -85,6 +86,24 @@ enum status job_open_ranks(struct job *job, enum status parsed) {
     job->host_comm = job->comm;
     job->comm = (struct comm){0};
     return comm_agree(&job->host_comm, open_device_comm(job));
+}
+
+void job_print_start(const struct job *job) {
+    const struct cluster *cluster = job->cluster;
+    int n_thread = cluster->n_thread;
+    if (job->comm.rank != 0) return;
+    bool device = job->backend.memory == MEMORY_DEVICE;
+    fprintf(stderr, "halka: %d rank%s, %d thread%s each, backend %s%s%s%s, transport %s\n",
+            job->comm.size, job->comm.size == 1 ? "" : "s", n_thread, n_thread == 1 ? "" : "s",
+            job->backend.ops->name, device ? " (" : "", job->backend.device_name, device ? ")" : "",
+            job->comm.ops->name);
+    options_print_changed(stderr, job->options);
+    if (cluster->cores_idle) {
+        fprintf(stderr,
+                "halka: warning: this job may not use all %d cores of %s: give mpirun "
+                "--bind-to none, or more ranks or cores\n",
+                cluster->node_core, cluster->host);
+    }
 }
 
 // Which layers select, and how many tokens.
@@ -298,8 +317,16 @@ int64_t job_sequence_length(const struct job *job, int document) {
     return o->window > 0 && o->window < n ? o->window : n;
 }
 
+enum status job_plan_length(struct job *job, int64_t longest) {
+    int64_t device_share;
+    job_set_session_options(job, longest);
+    TRY(measure_device(job, &device_share));
+    TRY(choose_weights(job, device_share));
+    return comm_agree(&job->comm, check_plan(job, device_share));
+}
+
 enum status job_plan(struct job *job) {
-    int64_t longest = 0, device_share;
+    int64_t longest = 0;
     double begun = profile_begin(&job->profile, PHASE_TOKENIZE);
     enum status status = job->comm.rank == 0 ? measure_documents(job, &longest) : OK;
     TRY(comm_agree(&job->comm, status));
@@ -309,10 +336,7 @@ enum status job_plan(struct job *job) {
     TRY(host->ops->broadcast(host, &job->embedded.bytes, sizeof job->embedded.bytes, 0));
     TRY(host->ops->broadcast(host, &job->around, sizeof job->around, 0));
     profile_end(&job->profile, PHASE_TOKENIZE, begun);
-    job_set_session_options(job, longest);
-    TRY(measure_device(job, &device_share));
-    TRY(choose_weights(job, device_share));
-    return comm_agree(&job->comm, check_plan(job, device_share));
+    return job_plan_length(job, longest);
 }
 
 enum status job_open_session(struct job *job) {

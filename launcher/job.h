@@ -46,8 +46,11 @@ enum status job_open_model(struct job *job);                     // checkpoint, 
 enum status job_open_shapes(struct job *job); // for plans: no tensor need be here
 void job_set_session_options(struct job *job, int64_t max_tokens);
 enum status job_plan(struct job *job); // documents, session options, memory: ERR_MEMORY
+// The last two alone: for sequences of up to `longest` tokens, which is the same on every rank.
+enum status job_plan_length(struct job *job, int64_t longest);
 enum status job_open_session(struct job *job);
-void job_close(struct job *job); // accepts a zeroed struct
+void job_print_start(const struct job *job); // on rank 0
+void job_close(struct job *job);             // accepts a zeroed struct
 
 struct document_reader job_reader(const struct job *job);
 int64_t job_context(const struct job *job); // longest sequence allowed
@@ -62,5 +65,6 @@ enum status verb_run(struct job *job);
 enum status verb_plan(struct job *job);
 enum status verb_verify(struct job *job);
 enum status verb_inspect(struct job *job);
+enum status verb_evaluate(struct job *job);
 
 #endif

@@ -14,6 +14,8 @@ static enum status do_verb(struct job *job) {
         return verb_plan(job);
     case VERB_VERIFY:
         return verb_verify(job);
+    case VERB_EVALUATE:
+        return verb_evaluate(job);
     case VERB_INSPECT:
         return verb_inspect(job);
     default:

@@ -11,6 +11,8 @@ static const char *const verb_help[N_VERB][2] = {
     [VERB_PLAN] = {"plan",
                    "dry run of [JOB.cfg]: bytes and seconds per rank, refuses what cannot fit"},
     [VERB_VERIFY] = {"verify", "numerical self-test on these ranks: residuals, PASSED or FAILED"},
+    [VERB_EVALUATE] = {"evaluate", "retrieval by length and depth and perplexity by position of "
+                                   "[JOB.cfg] -> OUTPUT/results.jsonl, plots"},
     [VERB_INSPECT] = {"inspect", "what the checkpoint or result folder PATH holds"},
 };
 

@@ -18,6 +18,15 @@ static void hash_text(XXH3_state_t *hash, const char *text) {
 }
 
 static const char *const task_name[] = {"score", "answer", "embed", "locate"};
+void result_hash_options(struct XXH3_state_s *hash, const struct options *o) {
+    char value[256];
+    for (int i = 0; i < n_option; i++) {
+        if (!option_table[i].changes_result) continue;
+        option_format(o, &option_table[i], value, sizeof value);
+        hash_text(hash, option_table[i].path);
+        hash_text(hash, value);
+    }
+}
 
 void result_id(const struct job *job, int document, int question, char out[RESULT_ID_BYTES]) {
     const struct options *o = job->options;
@@ -34,12 +43,7 @@ void result_id(const struct job *job, int document, int question, char out[RESUL
         snprintf(value, sizeof value, "%" PRId64, job_sequence_length(job, document));
         hash_text(hash, value);
     }
-    for (int i = 0; i < n_option; i++) {
-        if (!option_table[i].changes_result) continue;
-        option_format(o, &option_table[i], value, sizeof value);
-        hash_text(hash, option_table[i].path);
-        hash_text(hash, value);
-    }
+    result_hash_options(hash, o);
     if (job->spans.name) hash_text(hash, job->spans.digest);
     XXH128_hash_t digest = XXH3_128bits_digest(hash);
     XXH3_freeState(hash);

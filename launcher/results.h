@@ -20,6 +20,9 @@ struct results {
 
 // Id of one line; question -1: the task has none.
 void result_id(const struct job *job, int document, int question, char out[RESULT_ID_BYTES]);
+// Adds the values of all options that change results.
+struct XXH3_state_s;
+void result_hash_options(struct XXH3_state_s *hash, const struct options *options);
 // Makes the folder and reads what is there. ids: [n] of this job. ERR_CREATE: the folder cannot be
 // written, another job is writing to it, or it holds another job's results; an unfinished last line
 // is cut off.

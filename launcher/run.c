@@ -107,28 +107,10 @@ static enum status read_documents(struct job *job, struct work *work) {
     return OK;
 }
 
-static void print_start(const struct job *job) {
-    const struct cluster *cluster = job->cluster;
-    int n_thread = cluster->n_thread;
-    if (job->comm.rank != 0) return;
-    bool device = job->backend.memory == MEMORY_DEVICE;
-    fprintf(stderr, "halka: %d rank%s, %d thread%s each, backend %s%s%s%s, transport %s\n",
-            job->comm.size, job->comm.size == 1 ? "" : "s", n_thread, n_thread == 1 ? "" : "s",
-            job->backend.ops->name, device ? " (" : "", job->backend.device_name, device ? ")" : "",
-            job->comm.ops->name);
-    options_print_changed(stderr, job->options);
-    if (cluster->cores_idle) {
-        fprintf(stderr,
-                "halka: warning: this job may not use all %d cores of %s: give mpirun "
-                "--bind-to none, or more ranks or cores\n",
-                cluster->node_core, cluster->host);
-    }
-}
-
 enum status verb_run(struct job *job) {
     struct work work = {0};
     enum status status = OK;
-    print_start(job);
+    job_print_start(job);
     TRY(job_open_model(job));
     TRY(job_plan(job));
     TRY_OR(done, open_work(job, &work));
