@@ -239,6 +239,23 @@ static enum status compute_digest(struct checkpoint *checkpoint, const struct co
     return OK;
 }
 
+// BERT's first checkpoints call the weight and bias of a norm gamma and beta.
+static enum status rename_old_norms(struct tensor_list *tensors) {
+    static const char *const ends[][2] = {{"LayerNorm.gamma", "LayerNorm.weight"},
+                                          {"LayerNorm.beta", "LayerNorm.bias"}};
+    for (int64_t i = 0; i < tensors->n; ++i)
+        for (int e = 0; e < 2; ++e) {
+            char *name = tensors->tensors[i].name, *renamed;
+            size_t n = strlen(name), n_end = strlen(ends[e][0]);
+            if (n < n_end || strcmp(name + n - n_end, ends[e][0]) != 0) continue;
+            if (asprintf(&renamed, "%.*s%s", (int)(n - n_end), name, ends[e][1]) < 0)
+                FAIL(ERR_MEMORY, "no memory for a table of tensors");
+            free(name);
+            tensors->tensors[i].name = renamed;
+        }
+    return OK;
+}
+
 static enum status open_parts(const char *path, struct checkpoint *out,
                               struct tensor_list *tensors) {
     struct stat info;
@@ -256,6 +273,7 @@ static enum status open_parts(const char *path, struct checkpoint *out,
     } else {
         TRY(checkpoint_read_gguf(out, tensors, &draft, &config));
     }
+    if (!out->gguf && draft.architecture->scheme == TENSORS_BERT) TRY(rename_old_norms(tensors));
     TRY(tensor_list_sort(tensors, path));
     out->n_tensor = tensors->n;
     out->tensors = tensors->tensors;

@@ -75,10 +75,9 @@ static enum status read_windows(const struct source *in, struct spec_draft *draf
         FAIL(ERR_INPUT, "%s: %s has %" PRIu64 " entries for %" PRId64 " layers", in->path, key,
              pattern->count, draft->n_layer);
     for (int64_t i = 0; draft->window > 0 && i < draft->n_layer && i < SPEC_MAX_LAYER; ++i) {
-        int64_t flag = period == 0 || (i + 1) % period != 0;
-        if (flags && !gguf_array_int(pattern, (uint64_t)i, &flag))
+        draft->windowed[i] = period == 0 || (i + 1) % period != 0;
+        if (flags && !gguf_array_bool(pattern, (uint64_t)i, &draft->windowed[i]))
             FAIL(ERR_INPUT, "%s: %s holds no flags", in->path, key);
-        draft->windowed[i] = flag != 0;
     }
     return OK;
 }

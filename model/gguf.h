@@ -75,7 +75,8 @@ bool gguf_get_int(const struct gguf *gguf, const char *key, int64_t *out);
 bool gguf_get_float(const struct gguf *gguf, const char *key, double *out);
 bool gguf_get_bool(const struct gguf *gguf, const char *key, bool *out);
 bool gguf_get_string(const struct gguf *gguf, const char *key, struct gguf_string *out);
-// Element of an array of numbers; false out of range or when not numeric.
+// Element of an array of numbers or flags; false out of range or when of another kind.
+bool gguf_array_bool(const struct gguf_value *value, uint64_t index, bool *out);
 bool gguf_array_int(const struct gguf_value *value, uint64_t index, int64_t *out);
 bool gguf_array_float(const struct gguf_value *value, uint64_t index, double *out);
 

@@ -86,6 +86,13 @@ bool gguf_get_string(const struct gguf *gguf, const char *key, struct gguf_strin
     return true;
 }
 
+bool gguf_array_bool(const struct gguf_value *value, uint64_t index, bool *out) {
+    if (value->type != GGUF_ARRAY || value->element != GGUF_BOOL || index >= value->count)
+        return false;
+    *out = ((const uint8_t *)value->data)[index] != 0;
+    return true;
+}
+
 bool gguf_array_int(const struct gguf_value *value, uint64_t index, int64_t *out) {
     return value->type == GGUF_ARRAY && index < value->count &&
            load_int(value->element, value->data, index, out);

@@ -29,7 +29,7 @@ static void describe_network(const struct model_spec *spec, FILE *out) {
     if (n_windowed)
         fprintf(out, ", %d layers see a window of %" PRId64, n_windowed, model_spec_window(spec));
     fprintf(out, "\nvocabulary    %" PRId64 "%s\n", spec->n_vocab,
-            spec->tied_head ? ", output tied to the embedding" : "");
+            spec->causal && spec->tied_head ? ", output tied to the embedding" : "");
     fprintf(out, "stops at     ");
     for (int i = 0; i < spec->n_stop; ++i) fprintf(out, " %" PRId32, spec->stop[i]);
     fprintf(out, "%s\n", spec->n_stop ? "" : " no token");

@@ -57,7 +57,7 @@ def fix_rotation(model, length):
     """The rotations of a sequence of this length from now on: transformers would change them as a
     sequence grows and leave the keys that it keeps as they were."""
     rotary = model.model.rotary_emb
-    kind = model.config.rope_parameters["rope_type"]
+    kind = model.config.rope_parameters.get("rope_type")  # none: by layer type
     if kind not in ("dynamic", "longrope"):
         return
     frequencies, rotary.attention_scaling = ROPE_INIT_FUNCTIONS[kind](model.config, "cpu", length)

@@ -27,13 +27,24 @@ static double *read_numbers(const json_t *array, int64_t *n) {
     return out;
 }
 
+static void read_ends(const json_t *array, struct fixture_case *out) {
+    out->n_document = (int)json_array_size(array);
+    out->document_end = calloc((size_t)out->n_document + 1, sizeof *out->document_end);
+    if (!out->document_end) abort();
+    for (int i = 0; i < out->n_document; i++)
+        out->document_end[i] = json_integer_value(json_array_get(array, (size_t)i));
+}
+
 static bool read_case(const json_t *from, struct fixture_case *out) {
     int64_t n_logprob;
     snprintf(out->name, sizeof out->name, "%s", json_string_value(json_object_get(from, "name")));
     out->token = read_ids(json_object_get(from, "token"), &out->n_token);
     out->logprob = read_numbers(json_object_get(from, "logprob"), &n_logprob);
     out->last_logits = read_numbers(json_object_get(from, "last_logits"), &out->n_logit);
-    return out->n_token > 0 && n_logprob == out->n_token;
+    out->state = read_numbers(json_object_get(from, "state"), &out->n_state);
+    read_ends(json_object_get(from, "document_end"), out);
+    if (out->n_token == 0) return false;
+    return out->n_state ? out->n_state % out->n_token == 0 : n_logprob == out->n_token;
 }
 
 static bool read_greedy(const json_t *from, struct fixture_greedy *out) {
@@ -71,6 +82,8 @@ void fixture_close(struct fixture *fixture) {
         free(fixture->cases[i].token);
         free(fixture->cases[i].logprob);
         free(fixture->cases[i].last_logits);
+        free(fixture->cases[i].state);
+        free(fixture->cases[i].document_end);
     }
     for (int i = 0; i < fixture->n_greedy; i++) {
         free(fixture->greedy[i].prompt);

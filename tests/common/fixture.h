@@ -14,6 +14,12 @@ struct fixture_case {
     double *logprob; // [n_token] entry 0 is NaN
     int64_t n_logit; // 0: none were kept
     double *last_logits;
+    // Of encoders, in place of log-probabilities: [n_token, n_state / n_token] last states, where
+    // documents may be packed.
+    int64_t n_state;
+    double *state;
+    int n_document;
+    int64_t *document_end; // [n_document]
 };
 
 struct fixture_greedy {

@@ -47,10 +47,52 @@ static double worse(double worst, double got, double expected) {
     return distance > worst ? distance : worst;
 }
 
+struct state_check {
+    const struct fixture_case *from;
+    int64_t n_hidden, n_seen, last;
+    double worst;
+};
+
+static enum status compare_states(void *user, const int64_t *position, int64_t n,
+                                  const float *state) {
+    struct state_check *c = user;
+    for (int64_t i = 0; i < n; i++) {
+        assert_true(position[i] > c->last);
+        c->last = position[i];
+        for (int64_t j = 0; j < c->n_hidden; j++)
+            c->worst = worse(c->worst, state[i * c->n_hidden + j],
+                             c->from->state[position[i] * c->n_hidden + j]);
+    }
+    c->n_seen += n;
+    return OK;
+}
+
+// Every token's state comes once, from one of the ranks.
+static struct parity_distance measure_states(const struct parity_model *model,
+                                             const struct fixture_case *from) {
+    struct profile profile = {0};
+    struct session *session = open_session(model, &profile, from->n_token);
+    struct state_check check = {
+        .from = from, .n_hidden = from->n_state / from->n_token, .last = -1};
+    assert_int_equal(check.n_hidden, model->checkpoint->spec.n_hidden);
+    demand(session_encode(session, &(struct encode_args){.token = from->token,
+                                                         .n = from->n_token,
+                                                         .n_document = from->n_document,
+                                                         .document_end = from->document_end,
+                                                         .states = compare_states,
+                                                         .user = &check}));
+    struct session_facts facts;
+    session_get_facts(session, &facts);
+    assert_int_equal(check.n_seen, facts.tokens);
+    session_close(&session);
+    return (struct parity_distance){.state_max = check.worst};
+}
+
 struct parity_distance parity_measure(const struct parity_model *model,
                                       const struct fixture_case *from) {
     struct parity_distance out = {0};
     struct profile profile = {0};
+    if (from->n_state) return measure_states(model, from);
     int64_t n_vocab = model->checkpoint->spec.n_vocab;
     float *logprob = poisoned(from->n_token), *logits = poisoned(n_vocab);
     struct session *session = open_session(model, &profile, from->n_token);
@@ -114,7 +156,8 @@ void parity_check(const struct parity_run *run) {
     snprintf(path, sizeof path, "tests/fixtures/%s/%s", run->name,
              run->reference ? run->reference : "reference.json");
     assert_true(fixture_open(path, &fixture));
-    snprintf(path, sizeof path, "tests/fixtures/%s", run->name);
+    snprintf(path, sizeof path, "tests/fixtures/%s%s%s", run->name, run->file ? "/" : "",
+             run->file ? run->file : "");
     demand(checkpoint_open(path, &checkpoint));
     mpi_test_open_backend(run->kind, &backend);
     struct parity_model model = {.checkpoint = &checkpoint,
@@ -127,9 +170,10 @@ void parity_check(const struct parity_run *run) {
                                  .sharded = run->sharded};
     for (int i = 0; i < fixture.n_case; i++) {
         struct parity_distance d = parity_measure(&model, &fixture.cases[i]);
-        if (!(d.logprob_max <= PARITY_FP32_MAX) || !(d.logit_max <= PARITY_FP32_MAX)) {
-            fail_msg("%s, case %s: log-probabilities differ by %g, logits by %g", run->name,
-                     fixture.cases[i].name, d.logprob_max, d.logit_max);
+        if (!(d.logprob_max <= PARITY_FP32_MAX) || !(d.logit_max <= PARITY_FP32_MAX) ||
+            !(d.state_max <= PARITY_FP32_MAX)) {
+            fail_msg("%s, case %s: log-probabilities differ by %g, logits by %g, states by %g",
+                     run->name, fixture.cases[i].name, d.logprob_max, d.logit_max, d.state_max);
         }
     }
     for (int i = 0; i < fixture.n_greedy; i++) {

@@ -21,6 +21,7 @@ struct parity_model {
 // Fails the cmocka test when a call fails or a value is missing.
 struct parity_distance {
     double logprob_max, logprob_mean, logit_max;
+    double state_max;  // of an encoder, over the states of this rank's tokens
     double perplexity; // Halka's over the case's, less one
 };
 struct parity_distance parity_measure(const struct parity_model *model,
@@ -35,6 +36,7 @@ int64_t parity_check_greedy(const struct parity_model *model, const struct fixtu
 // all ranks of mpi_test_comm with one thread each, in fp32.
 struct parity_run {
     const char *name;
+    const char *file;      // of the folder: a GGUF file; NULL: the folder is the checkpoint
     const char *reference; // NULL: reference.json
     enum backend_kind kind;
     int64_t chunk;

@@ -91,31 +91,112 @@ static void test_qwen(void **state) {
     model_spec_close(&spec);
 }
 
-// A window is told, for the session to refuse what lies beyond it.
+// Which layers have windows, as words of F and W.
 static void test_windows(void **state) {
     (void)state;
+#define MODEL(type) "{\"model_type\": \"" type "\", \"architectures\": null, "
+#define GEMMA MODEL("gemma3_text") "\"head_dim\": 16, "
     static const struct {
-        const char *changes;
+        const char *changes, *layers;
         int64_t window;
     } cases[] = {
-        {"{\"model_type\": \"mistral\", \"architectures\": null, \"sliding_window\": 512}", 512},
-        {"{\"model_type\": \"mistral\", \"architectures\": null, \"sliding_window\": null}", 0},
-        {"{\"sliding_window\": 512}", 0}, // llama knows no windows
-        {"{\"model_type\": \"qwen2\", \"architectures\": null, \"use_sliding_window\": true,"
-         "\"sliding_window\": 256, \"max_window_layers\": 2}",
-         256},
-        {"{\"model_type\": \"qwen2\", \"architectures\": null, \"use_sliding_window\": true,"
-         "\"sliding_window\": 256, \"max_window_layers\": 3}",
-         0},
-        {"{\"model_type\": \"qwen3\", \"architectures\": null, \"sliding_window\": 128,"
-         "\"layer_types\": [\"full_attention\", \"sliding_attention\", \"full_attention\"]}",
-         128},
+        {MODEL("mistral") "\"sliding_window\": 512}", "WWW", 512},
+        {MODEL("mistral") "\"sliding_window\": null}", "FFF", 0},
+        {"{\"sliding_window\": 512}", "FFF", 0}, // llama knows no windows
+        {MODEL("qwen2") "\"use_sliding_window\": true, \"sliding_window\": 256,"
+                        "\"max_window_layers\": 2}",
+         "FFW", 256},
+        {MODEL("qwen2") "\"use_sliding_window\": true, \"max_window_layers\": 0}", "WWW", 4096},
+        {MODEL("qwen2") "\"use_sliding_window\": true, \"sliding_window\": 256,"
+                        "\"max_window_layers\": 3}",
+         "FFF", 0},
+        {MODEL("qwen3") "\"sliding_window\": 128, \"layer_types\":"
+                        "[\"full_attention\", \"sliding_attention\", \"full_attention\"]}",
+         "FWF", 128},
+        {GEMMA "\"sliding_window\": 32, \"sliding_window_pattern\": 2}", "WFW", 32},
+        {GEMMA "\"num_hidden_layers\": 7}", "WWWWWFW", 4096},
+        {MODEL("modernbert") "\"num_hidden_layers\": 5}", "FWWFW", 128},
+        {MODEL("modernbert") "\"local_attention\": 20, \"global_attn_every_n_layers\": 2}", "FWF",
+         20},
+        {MODEL("bert") "\"hidden_act\": \"gelu\"}", "FFF", 0},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; ++i) {
         struct model_spec spec = expect_json(cases[i].changes);
         assert_int_equal(model_spec_window(&spec), cases[i].window);
+        assert_int_equal(spec.n_layer, strlen(cases[i].layers));
+        for (int l = 0; l < spec.n_layer; ++l)
+            assert_int_equal(spec.layers[l].window,
+                             cases[i].layers[l] == 'W' ? cases[i].window : 0);
         model_spec_close(&spec);
     }
+}
+
+// A window for every layer of a causal network; a smaller one of a layer's own stays.
+static void test_set_window(void **state) {
+    (void)state;
+    struct model_spec spec = expect_json(GEMMA "\"sliding_window\": 32}");
+    spec.layers[1].window = 64;
+    assert_int_equal(model_spec_set_window(&spec, 48, 4), OK);
+    assert_true(spec.layers[0].window == 32 && spec.layers[0].sinks == 0);
+    assert_true(spec.layers[1].window == 48 && spec.layers[1].sinks == 4);
+    assert_int_equal(model_spec_set_window(&spec, 0, 0), ERR_CONFIG);
+    spec.layers[2].index = (struct index_spec){.layout = INDEX_FULL, .k = 8};
+    assert_int_equal(model_spec_set_window(&spec, 48, 0), ERR_CONFIG);
+    assert_non_null(strstr(status_message(), "select their tokens"));
+    model_spec_close(&spec);
+    spec = expect_json(MODEL("modernbert") "\"norm_eps\": 1e-5}");
+    assert_int_equal(model_spec_set_window(&spec, 48, 0), ERR_CONFIG);
+    assert_non_null(strstr(status_message(), "modernbert is an encoder"));
+    model_spec_close(&spec);
+}
+
+static void test_gemma3(void **state) {
+    (void)state;
+    struct model_spec spec = expect_json(MODEL(
+        "gemma3") "\"eos_token_id\": [1, 7], \"text_config\": {\"model_type\": \"gemma3_text\","
+                  "\"num_hidden_layers\": 6, \"query_pre_attn_scalar\": 64, \"rope_scaling\":"
+                  "{\"rope_type\": \"linear\", \"factor\": 8}, \"hidden_size\": 2560}}");
+    const struct layer_spec *layer = &spec.layers[5];
+    assert_true(spec.causal && spec.tied_head && spec.n_stop == 2 && spec.context == 131072);
+    assert_true(spec.norm_offset == 1 && spec.embedding_scale == sqrtf(2560) && spec.final_norm);
+    assert_true(layer->n_head == 8 && layer->n_kv_head == 4 && layer->head_dim == 256);
+    assert_true(layer->norm_place == NORM_SANDWICH && layer->norm == NORM_RMS);
+    assert_true(layer->query_key_norm && layer->activation == ACTIVATION_GELU_TANH);
+    assert_true(layer->attention_scale == 0.125f && layer->rope == 0 && layer->window == 0);
+    assert_true(spec.layers[0].rope == 1 && spec.layers[0].window == 4096 && spec.n_rope == 2);
+    assert_true(spec.ropes[0].method == ROPE_LINEAR && spec.ropes[0].base == 1e6);
+    assert_true(spec.ropes[1].method == ROPE_DEFAULT && spec.ropes[1].base == 1e4);
+    model_spec_close(&spec);
+    spec = expect_json(
+        GEMMA "\"use_bidirectional_attention\": true, \"rope_parameters\": {\"full_attention\":"
+              "{\"rope_type\": \"linear\", \"factor\": 2, \"rope_theta\": 5e6},"
+              "\"sliding_attention\": {\"rope_type\": \"default\", \"rope_theta\": 300}}}");
+    assert_true(!spec.causal && spec.ropes[0].base == 5e6 && spec.ropes[0].factor == 2);
+    assert_true(spec.ropes[1].base == 300 && spec.ropes[1].method == ROPE_DEFAULT);
+    model_spec_close(&spec);
+}
+
+static void test_encoders(void **state) {
+    (void)state;
+    struct model_spec spec = expect_json(
+        MODEL("modernbert") "\"global_rope_theta\": 9e4, \"mlp_bias\": true, \"norm_bias\": true,"
+                            "\"norm_eps\": 1e-4, \"hidden_activation\": \"silu\"}");
+    assert_true(!spec.causal && spec.embedding_norm && spec.final_norm && spec.norm_eps == 1e-4f);
+    assert_true(!spec.layers[0].attention_norm && spec.layers[1].attention_norm);
+    assert_true(spec.layers[0].norm == NORM_LAYER && spec.layers[0].norm_place == NORM_PRE);
+    assert_true(spec.layers[0].norm_bias && spec.layers[0].feed_forward_bias);
+    assert_true(!spec.layers[0].attention_bias && spec.layers[0].activation == ACTIVATION_SILU);
+    assert_true(spec.ropes[0].base == 9e4 && spec.ropes[1].base == 1e4);
+    model_spec_close(&spec);
+    spec = expect_json(MODEL("xlm-roberta") "\"pad_token_id\": 1, \"type_vocab_size\": 1,"
+                                            "\"max_position_embeddings\": 514}");
+    const struct layer_spec *layer = &spec.layers[0];
+    assert_true(!spec.causal && !spec.final_norm && spec.norm_eps == 1e-12f);
+    assert_true(spec.n_position == 514 && spec.first_position == 2 && spec.context == 512);
+    assert_true(spec.n_token_type == 1 && spec.ropes[0].dim == 0);
+    assert_true(layer->norm_place == NORM_POST && layer->feed_forward == FEED_FORWARD_PLAIN);
+    assert_true(layer->attention_bias && layer->output_bias && layer->feed_forward_bias);
+    model_spec_close(&spec);
 }
 
 static void test_rope_dialects(void **state) {
@@ -208,6 +289,15 @@ static void test_refusals(void **state) {
         {"{\"eos_token_id\": \"two\"}", "eos_token_id is neither"},
         {"{\"eos_token_id\": [1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17]}", "more than 16"},
         {"{\"layer_types\": [\"chunked_attention\"]}", "layer type chunked_attention"},
+        {"{\"layer_types\": [\"full_attention\"]}", "1 entries for 3 layers"},
+        {MODEL("mistral") "\"layer_types\": [\"full_attention\", \"full_attention\","
+                          "\"sliding_attention\"]}",
+         "sliding_window is not given"},
+        {GEMMA "\"final_logit_softcapping\": 30.0}", "soft caps"},
+        {GEMMA "\"rope_parameters\": {\"rope_type\": \"default\"}}", "neither full_attention"},
+        {MODEL("bert") "\"position_embedding_type\": \"relative_key\"}", "other than absolute"},
+        {MODEL("bert") "\"is_decoder\": true}", "is_decoder is not supported"},
+        {MODEL("xlm-roberta") "\"pad_token_id\": 5000}", "trained context"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; ++i) {
         struct model_spec spec;
@@ -356,10 +446,12 @@ static void test_gguf_refusals(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_llama),    cmocka_unit_test(test_qwen),
-        cmocka_unit_test(test_windows),  cmocka_unit_test(test_rope_dialects),
-        cmocka_unit_test(test_refusals), cmocka_unit_test(test_generation),
-        cmocka_unit_test(test_gguf),     cmocka_unit_test(test_gguf_refusals),
+        cmocka_unit_test(test_llama),         cmocka_unit_test(test_qwen),
+        cmocka_unit_test(test_windows),       cmocka_unit_test(test_rope_dialects),
+        cmocka_unit_test(test_set_window),    cmocka_unit_test(test_gemma3),
+        cmocka_unit_test(test_encoders),      cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_generation),    cmocka_unit_test(test_gguf),
+        cmocka_unit_test(test_gguf_refusals),
     };
     return cmocka_run_group_tests_name("spec", tests, NULL, NULL);
 }
