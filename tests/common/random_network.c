@@ -51,7 +51,6 @@ static enum status fill_spec(const struct network_shape *n, int64_t divisor,
         .n_hidden = scaled(n->n_hidden, divisor),
         .norm_eps = 1e-5f,
         .embedding_scale = 1,
-        .causal = true,
         .context = n->context,
     };
     spec->layers = calloc((size_t)spec->n_layer, sizeof *spec->layers);
