@@ -7,6 +7,7 @@
 #include "kernels/cuda/sparse_attention.cuh"
 
 #include <stdlib.h>
+#include <string.h>
 
 namespace {
 
@@ -19,7 +20,7 @@ __global__ void report_kernel(const unsigned long long *bad, const int64_t *quer
     if (atomicCAS(&fault->kind, (int)CUDA_FAULT_NONE, (int)CUDA_FAULT_NAN_SCORE) != CUDA_FAULT_NONE)
         return;
     fault->query_position = query_position[*bad >> 32];
-    fault->key_position = position_of_key(run, n_run, (int64_t)(*bad & 0xffffffffu));
+    fault->key_position = key_run_position(run, n_run, (int64_t)(*bad & 0xffffffffu));
 }
 
 // fp8 to bf16, 16 elements a thread.
@@ -60,72 +61,27 @@ struct layout layout_make(const struct cuda_state *state, int64_t n_query, int64
     return l;
 }
 
-// How many of ascending positions are at or before one.
-int64_t count_visible(const int64_t *position, int64_t n, int64_t at) {
-    int64_t begin = 0, end = n;
-    while (begin < end) {
-        int64_t middle = begin + (end - begin) / 2;
-        if (position[middle] <= at)
-            begin = middle + 1;
-        else
-            end = middle;
-    }
-    return begin;
-}
-
-// The run of evenly spaced positions that begins at `first`. Ascending integers are neighbours when
-// they span as much as they are many, so that long runs are found without reading them.
-struct key_run run_at(const int64_t *position, int64_t n, int64_t first) {
-    struct key_run run = {position[first], 1, 1, first};
-    if (first + 1 == n) return run;
-    run.stride = position[first + 1] - position[first];
-    int64_t step = run.stride == 1 ? n - first : 2, last = first + 1; // is of the run
-    while (step > 0) {
-        if (last + step < n && position[last + step] - run.start == last + step - first)
-            last += step;
-        else
-            step /= 2;
-    }
-    if (run.stride > 1)
-        while (last + 1 < n && position[last + 1] - position[last] == run.stride) last++;
-    run.count = last - first + 1;
-    return run;
-}
-
 // What the kernels know of positions: host memory first, then its copy on the device.
 struct tables {
     int64_t *visible, *query_position; // [n_query]
     struct key_run *run;               // [n_run]
-    int64_t n_run, room, bytes;
+    int64_t bytes;
 };
 
-void tables_place(struct tables *t, void *memory, int64_t n_query) {
-    t->visible = (int64_t *)memory;
-    t->query_position = t->visible + n_query;
-    t->run = (struct key_run *)(t->query_position + n_query);
+struct tables tables_place(const struct index_args *args, void *memory) {
+    struct tables t;
+    t.visible = (int64_t *)memory;
+    t.query_position = t.visible + args->n_query;
+    t.run = (struct key_run *)(t.query_position + args->n_query);
+    t.bytes = args->n_query * 16 + args->n_run * (int64_t)sizeof *t.run;
+    return t;
 }
 
-enum status tables_grow(struct tables *t, int64_t n_query) {
-    int64_t room = 2 * t->room + 16, bytes = n_query * 16 + room * (int64_t)sizeof *t->run;
-    void *memory = realloc(t->visible, (size_t)bytes);
-    if (!memory) FAIL(ERR_MEMORY, "no memory for %lld runs of keys", (long long)room);
-    t->room = room;
-    tables_place(t, memory, n_query);
-    return OK;
-}
-
-enum status tables_fill(struct tables *t, const struct index_args *args) {
-    TRY(tables_grow(t, args->n_query));
-    for (int64_t i = 0; i < args->n_query; i++) {
-        t->query_position[i] = args->query_position[i];
-        t->visible[i] = count_visible(args->key_position, args->n_key, args->query_position[i]);
-    }
-    for (int64_t first = 0; first < args->n_key; first += t->run[t->n_run - 1].count) {
-        if (t->n_run == t->room) TRY(tables_grow(t, args->n_query));
-        t->run[t->n_run++] = run_at(args->key_position, args->n_key, first);
-    }
-    t->bytes = args->n_query * 16 + t->n_run * (int64_t)sizeof *t->run;
-    return OK;
+void tables_fill(const struct tables *t, const struct index_args *args) {
+    memcpy(t->query_position, args->query_position, args->n_query * sizeof *t->query_position);
+    memcpy(t->run, args->run, args->n_run * sizeof *t->run);
+    for (int64_t i = 0; i < args->n_query; i++)
+        t->visible[i] = key_run_visible(args->run, args->n_run, args->query_position[i]);
 }
 
 // Brings queries to the form in which they are scored, in `to` where it differs from their own.
@@ -188,7 +144,7 @@ enum status run_queries(struct backend *backend, const struct index_args *args,
         chosen.first_query = first;
         chosen.visible = chunk.visible;
         chosen.run = tables->run;
-        chosen.n_run = (int)tables->n_run;
+        chosen.n_run = args->n_run;
         chosen.bad = (unsigned long long *)scratch;
         TRY(index_select(backend, &chosen, chunk.n_query, scratch + l->select_at));
     }
@@ -199,11 +155,10 @@ enum status run(struct backend *backend, const struct index_args *args, const st
     const struct cuda_state *state = cuda_state(backend);
     struct layout l = layout_make(state, args->n_query, args->n_key,
                                   index_packed_bytes(args->n_head, args->head_dim), args->k);
-    struct tables tables = *host;
     const void *staged;
     void *scratch;
     TRY(cuda_stage(backend, host->visible, host->bytes, &staged));
-    tables_place(&tables, (void *)staged, args->n_query);
+    const struct tables tables = tables_place(args, (void *)staged);
     TRY(cuda_scratch(backend, l.bytes, &scratch));
     TRY_CUDA(cudaMemsetAsync(scratch, 0xff, sizeof(unsigned long long), state->compute));
     for (int64_t first = 0; first < args->n_query; first += l.n_query) {
@@ -211,7 +166,7 @@ enum status run(struct backend *backend, const struct index_args *args, const st
         TRY(run_queries(backend, args, &l, &tables, (char *)scratch, first, host->visible[last]));
     }
     LAUNCH(backend, report_kernel, 1, 1, 0, (const unsigned long long *)scratch,
-           tables.query_position, tables.run, (int)tables.n_run, state->fault);
+           tables.query_position, tables.run, args->n_run, state->fault);
     return OK;
 }
 
@@ -219,10 +174,14 @@ enum status run(struct backend *backend, const struct index_args *args, const st
 
 enum status cuda_index_top_k(struct backend *backend, const struct index_args *args) {
     if (args->n_query == 0 || args->n_key == 0) return OK;
-    struct tables tables = {};
-    enum status status = tables_fill(&tables, args);
-    if (status == OK) status = run(backend, args, &tables);
-    free(tables.visible);
+    void *memory = malloc((size_t)tables_place(args, NULL).bytes);
+    if (!memory)
+        FAIL(ERR_MEMORY, "no memory for the positions of %lld queries and %d runs of keys",
+             (long long)args->n_query, args->n_run);
+    const struct tables tables = tables_place(args, memory);
+    tables_fill(&tables, args);
+    enum status status = run(backend, args, &tables);
+    free(memory);
     return status;
 }
 

@@ -49,7 +49,8 @@ __device__ void visit_part(const struct select_chunk &c, bool reports, Visit vis
             if (reports && visible && !number)
                 atomicMin(c.bad,
                           (unsigned long long)(c.first_query + t) << 32 | (c.first_key + key + i));
-            visit(visible && number, (uint32_t)(candidate_of(x[i], 0) >> 32), key + i, (uint64_t)0);
+            visit(visible && number, (uint32_t)(candidate_make(x[i], 0) >> 32), key + i,
+                  (uint64_t)0);
         }
     }
     if (blockIdx.x > 0) return;
@@ -152,7 +153,7 @@ __global__ void __launch_bounds__(SPREAD_THREADS)
         if (key >= 0 && (is_above || is_tied))
             candidate =
                 (uint64_t)bits << 32 |
-                (uint32_t)candidate_of(0, position_of_key(c.run, c.n_run, c.first_key + key));
+                (uint32_t)candidate_make(0, key_run_position(c.run, c.n_run, c.first_key + key));
         int at = select_place(&digits->n_above, is_above);
         if (is_above && at < c.k) above[at] = candidate;
         at = select_place(&digits->n_tied, is_tied);
@@ -169,7 +170,7 @@ struct list {
 
 __device__ inline void list_raise(struct list *list, uint64_t threshold) {
     list->threshold = threshold;
-    list->score = threshold ? score_of(threshold) : -INFINITY;
+    list->score = threshold ? candidate_score(threshold) : -INFINITY;
 }
 
 // Adds one score of each lane whose key is visible; all lanes of a warp call it.
@@ -183,7 +184,7 @@ __device__ inline void list_add(const struct select_chunk &c, const struct list 
         wanted = false;
     }
     if (wanted) {
-        candidate = candidate_of(score, position_of_key(c.run, c.n_run, c.first_key + key));
+        candidate = candidate_make(score, key_run_position(c.run, c.n_run, c.first_key + key));
         wanted = candidate >= list.threshold;
     }
     int at = select_place(n, wanted);

@@ -19,19 +19,6 @@ struct select_chunk {
     unsigned long long *bad; // the first query << 32 | key with a score that is not a number
 };
 
-__device__ inline int64_t position_of_key(const struct key_run *run, int n_run, int64_t key) {
-    int begin = 1, end = n_run; // the last run that begins at or before the key
-    while (begin < end) {
-        int middle = begin + (end - begin) / 2;
-        if (run[middle].first_row <= key)
-            begin = middle + 1;
-        else
-            end = middle;
-    }
-    run += begin - 1;
-    return run->start + (key - run->first_row) * run->stride;
-}
-
 // Bytes of scratch for chunks of at most so many queries and keys.
 int64_t index_select_bytes(const struct cuda_state *state, int64_t n_query, int64_t n_key, int k);
 enum status index_select(struct backend *backend, const struct select_chunk *chunk, int64_t n_query,

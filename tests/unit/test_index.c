@@ -193,10 +193,27 @@ struct selection {
     int32_t *n_candidate; // [n_query]
 };
 
+// The positions of keys [keys[0], keys[1]), in runs that end at any place.
+enum { MOST_RUNS = 3 };
+static int list_runs(const struct index_case *c, const int64_t keys[2],
+                     struct key_run run[MOST_RUNS]) {
+    int64_t n = keys[1] - keys[0], stride = c->key_stride ? c->key_stride : 1;
+    int n_run = n > MOST_RUNS ? MOST_RUNS : n > 0;
+    for (int i = 0; i < n_run; i++) {
+        int64_t first = i * n / n_run;
+        run[i] = (struct key_run){.start = (keys[0] + first) * stride,
+                                  .stride = stride,
+                                  .count = (i + 1) * n / n_run - first,
+                                  .first_row = first};
+    }
+    return n_run;
+}
+
 static enum status run_batch(struct backend *backend, const struct index_case *c,
                              const struct index_data *d, const int64_t keys[2],
                              const int64_t queries[2], struct selection *out) {
     int64_t first = queries[0];
+    struct key_run run[MOST_RUNS];
     struct index_args args = {
         .n_query = queries[1] - first,
         .n_key = keys[1] - keys[0],
@@ -209,7 +226,8 @@ static enum status run_batch(struct backend *backend, const struct index_case *c
         .key = (const char *)d->typed_key + dtype_bytes(c->dtype, keys[0] * c->head_dim),
         .key_scale = c->key_stride ? d->scale + keys[0] : NULL,
         .query_position = d->query_position + first,
-        .key_position = d->key_position + keys[0],
+        .run = run,
+        .n_run = list_runs(c, keys, run),
         .k = c->k,
         .candidate = out->candidate + first * c->k,
         .n_candidate = out->n_candidate + first,
