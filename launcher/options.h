@@ -70,12 +70,12 @@ struct options {
     int transport;               // enum transport_wish
     int64_t threads;             // 0: this rank's share of the cores
     int64_t seed;
-    double deadline;     // seconds
-    int attention_kind;  // enum attention_wish
+    double deadline;                           // seconds
+    int attention_kind;                        // enum attention_wish
     int64_t attention_window, attention_sinks; // tokens; 0: the checkpoint's, none
-    int64_t top_k;       // 0: the checkpoint's
-    int index_precision; // enum index_precision
-    int exchange;        // enum exchange
+    int64_t top_k;                             // 0: the checkpoint's
+    int index_precision;                       // enum index_precision
+    int exchange;                              // enum exchange
     bool study;
     int extension;                             // enum extension_method
     double extension_factor, original_context; // 0: not given, as in what follows

@@ -25,14 +25,13 @@ struct forward_shape {
 };
 
 // Backend memory, carved from one allocation by forward_buffers_carve. tile: tokens that pass
-// through projections and feed-forward together, which bounds the fp32 intermediates. slab: tokens
-// whose queries are attended together: all of the chunk but where one rank holds all keys anyway.
+// through projections and feed-forward together, which bounds the fp32 intermediates.
 struct forward_buffers {
-    int64_t tile, slab;
+    int64_t tile;
     float *x;                   // [n_token, n_hidden] residual
-    void *query;                // [slab, n_head * head_dim] query dtype
-    float *attended;            // [slab, n_head * value_dim]
-    float *lse;                 // [slab, n_head]
+    void *query;                // [n_token, n_head * head_dim] query dtype
+    float *attended;            // [n_token, n_head * value_dim]
+    float *lse;                 // [n_token, n_head]
     float *cos[MODEL_MAX_ROPE]; // [n_token, rope dim / 2] for each rope of the spec
     float *sin[MODEL_MAX_ROPE];
     int32_t *token;      // [n_token] ids, or targets of the log-probabilities

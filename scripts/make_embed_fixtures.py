@@ -16,7 +16,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoModel
 
-N_VOCAB = 290  # below that of each tiny model
+N_VOCAB = 256  # below that of each tiny model
 TEXT = """The ferry leaves the harbour of Velm at seven in the morning and comes back at dusk.
 Its captain is Ayşe Kılıç, who has sailed the strait for thirty years.
 
@@ -37,7 +37,7 @@ def make_tokenizer(path):
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.train_from_iterator([TEXT], trainers.BpeTrainer(
         vocab_size=N_VOCAB, special_tokens=["[PAD]", "[CLS]", "[SEP]"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
+        show_progress=False))
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)])
     tokenizer.save(path)

@@ -6,7 +6,7 @@ set -uo pipefail
 source tests/common/cli.sh
 
 fixture=tests/fixtures/embed
-models=(tiny-llama)
+models=(tiny-llama tiny-modernbert tiny-bert)
 for name in "${models[@]}"; do # the tiny models have no tokenizer of their own
     mkdir "$work/$name"
     cp tests/fixtures/"$name"/*.json tests/fixtures/"$name"/*.safetensors "$work/$name"
@@ -80,6 +80,65 @@ for name in "${models[@]}"; do
 done
 use=$work/tiny-llama
 
+# Documents of unequal lengths, packed and one by one; windows.
+documents=()
+for i in 1 2 3 4 5 6 7; do
+    head -c $((i * 47)) $text | iconv -c -f UTF-8 -t UTF-8 >"$work/document$i"
+    documents+=(--document "$work/document$i")
+done
+windows=(--set document.window=64 --set task.pooling=none)
+for name in tiny-modernbert tiny-llama; do
+    use=$work/$name
+    embed "$name packed" packed "${documents[@]}" --overwrite
+    embed "$name one by one" single "${documents[@]}" --set task.batch_tokens=1 --overwrite
+    same_rows "$name packed and one by one" packed single
+    for ranks in 2 3; do
+        RANKS=$ranks embed "$name packed on $ranks" several "${documents[@]}" \
+            --set task.batch_tokens=100 --overwrite
+        same_rows "$name packed on $ranks" several packed
+    done
+    embed "$name windows" windows --document $text "${windows[@]}" --overwrite
+    RANKS=3 embed "$name windows on three" windows3 --document $text "${windows[@]}" --overwrite
+    same_rows "$name windows on three" windows3 windows
+done
+# An encoder's windows [0, 64), [32, 96), [64, 100) are texts of their own; each keeps its half of
+# what it shares.
+seq 100 199 >"$work/ids"
+use=$work/tiny-modernbert
+for part in 1,64,1,48 33,96,17,48 65,100,17,36; do
+    IFS=, read -r first last from to <<<"$part"
+    sed -n "$first,${last}p" "$work/ids" >"$work/ids.part"
+    embed "ids $first to $last" part --tokens "$work/ids.part" --set task.pooling=none --overwrite
+    rows part | sed -n "$from,${to}p"
+done >"$work/a"
+embed "windows of ids" idwindows --tokens "$work/ids" "${windows[@]}"
+rows idwindows >"$work/b"
+near "windows of ids" "$work/a" "$work/b" 1e-5
+use=$work/tiny-llama
+
+# Networks that select their tokens read one document at a time.
+use=tests/fixtures/deepseek_v32_tiny
+seq 10 90 >"$work/ids.more"
+two=(--tokens "$work/ids" --tokens "$work/ids.more")
+RANKS=2 embed "sparse" sparse "${two[@]}"
+embed "sparse, one by one" sparse1 "${two[@]}" --set task.batch_tokens=1
+same_rows "sparse, one by one" sparse1 sparse
+holds "sparse: none packed" "$work/sparse/report.json" '"documents_packed": 0'
+use=$work/tiny-llama
+
+# A window that the model was not trained for.
+embed "attention window" approximate "${documents[@]}" --set attention.window=8
+RANKS=2 embed "attention window on two" approximate2 "${documents[@]}" --set attention.window=8
+same_rows "attention window on two" approximate2 approximate
+holds "attention window: report" "$work/approximate/report.txt" "approximate: tokens see 7 before them"
+holds "attention window: report.json" "$work/approximate/report.json" '"approximate": '
+embed "wide window" wide "${documents[@]}" --set attention.window=1000
+same_rows "wide window" wide packed
+embed "sinks" sinks "${documents[@]}" --set attention.window=8 --set attention.sinks=2
+RANKS=3 embed "sinks on three" sinks3 "${documents[@]}" --set attention.window=8 \
+    --set attention.sinks=2
+same_rows "sinks on three" sinks3 sinks
+
 # The file: its header, and what a line of results says of it.
 n_token=$(number n_token "$work/tiny-llama-none/results.jsonl")
 same "header" "$(head -c 128 "$work/tiny-llama-none/vectors.npy" | tail -c +11 | sed 's/ *$//')" \
@@ -118,10 +177,6 @@ same_rows "spans in JSON" json tiny-llama-paragraphs
 embed "normalised" unit --document $text --set task.normalise=true --set task.passages=paragraphs
 same "normalised" "$(rows unit | awk '{ s = 0; for (i = 1; i <= NF; i++) s += $i * $i
     if (s < 0.99999 || s > 1.00001) bad++ } END { print NR, bad + 0 }')" "5 0"
-embed "windows" windows --document $text --set document.window=64 --set task.pooling=none
-RANKS=3 embed "windows on three" windows3 --document $text --set document.window=64 \
-    --set task.pooling=none
-same_rows "windows on three" windows3 windows
 same "states of windows" "$(rows windows | wc -l)" "$n_token"
 rows windows | head -60 >"$work/a"
 rows tiny-llama-none | head -60 >"$work/b"
@@ -135,19 +190,7 @@ embed "prefix by hand" prefixed --document "$work/prefixed.txt" --set task.passa
 same_rows "prefix" prefix prefixed
 same "prefix: bytes" "$(bytes_of prefix 5)" "The end"
 
-# Documents of unequal lengths, packed and one by one.
-documents=()
-for i in 1 2 3 4 5 6 7; do
-    head -c $((i * 47)) $text | iconv -c -f UTF-8 -t UTF-8 >"$work/document$i"
-    documents+=(--document "$work/document$i")
-done
-embed "packed" packed "${documents[@]}"
-embed "one by one" single "${documents[@]}" --set task.batch_tokens=1
-same_rows "packed and one by one" packed single
-for ranks in 2 3; do
-    RANKS=$ranks embed "packed on $ranks" "packed$ranks" "${documents[@]}" --set task.batch_tokens=100
-    same_rows "packed on $ranks" "packed$ranks" packed
-done
+# What runs report, and what inspect shows.
 same "rows of the last" "$(number first_row "$work/packed/results.jsonl" 7)" 6
 holds "report" "$work/packed/report.txt" "7 vectors of 7 documents"
 holds "report.json" "$work/packed/report.json" '"vectors": 7'
@@ -164,6 +207,25 @@ same "continued: bytes" "$(stat -c %s "$work/killed/vectors.npy")" $((128 + 7 * 
 same "continued: rows" "$(grep -o '"first_row": [0-9]*' "$work/killed/results.jsonl" | tr -dc '0-9')" 0123456
 embed "finished" killed "${documents[@]}"
 same_rows "finished: unchanged" killed packed
+many=()
+for i in $(seq 40); do
+    cp "$work/document$((i % 7 + 1))" "$work/many$i"
+    many+=(--document "$work/many$i")
+done
+long=(run --model "$use" --task embed --set run.precision=fp32 --set task.pooling=none
+    --set task.batch_tokens=1 "${many[@]}" --output)
+expect "many documents" 0 "" "${long[@]}" "$work/whole"
+"$halka" "${long[@]}" "$work/half" >"$work/log" 2>&1 &
+for _ in $(seq 500); do
+    [ "$(wc -l 2>/dev/null <"$work/half/results.jsonl" || echo 0)" -lt 3 ] || break
+    sleep 0.02
+done
+kill -9 $! 2>/dev/null
+wait $! 2>/dev/null
+expect "killed and continued" 0 "" "${long[@]}" "$work/half"
+same_rows "killed and continued" half whole
+same "killed and continued: lines" "$(wc -l <"$work/half/results.jsonl")" 40
+
 truncate -s 300 "$work/killed/vectors.npy"
 expect "vectors cut" 73 "results.jsonl names" run --model "$use" --task embed \
     --set run.precision=fp32 --output "$work/killed" "${documents[@]}"
@@ -238,4 +300,9 @@ refuse "window of specials" 78 "document.window = 2 holds 0 tokens" --task embed
 refuse "sinks alone" 78 "needs attention.window" --task embed --document $text --set attention.sinks=4
 refuse "window and dsa" 78 "exclude each other" --task embed --document $text \
     --set attention.window=8 --set attention.kind=dsa
+use=$work/tiny-modernbert
+refuse "score of an encoder" 78 "predicts no next token" --task score --document $text
+refuse "answer of an encoder" 78 "predicts no next token" --task answer --document $text
+refuse "window of an encoder" 78 "is an encoder" --task embed --document $text \
+    --set attention.window=8
 finish
