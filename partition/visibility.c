@@ -41,22 +41,33 @@ int64_t visibility_sinks(const struct visibility *v) {
     return v->n_document > 0 || v->back == VISIBLE_ALL ? 0 : v->sinks;
 }
 
-int64_t visibility_begin(const struct visibility *v, int64_t position) {
-    int64_t begin = document_begin(v, document_of(v, position));
+static int64_t begin_in(const struct visibility *v, int document, int64_t position) {
+    int64_t begin = document_begin(v, document);
     return v->back == VISIBLE_ALL ? begin : max64(begin, position - v->back);
 }
 
-int64_t visibility_end(const struct visibility *v, int64_t position) {
-    int document = document_of(v, position);
+static int64_t end_in(const struct visibility *v, int document, int64_t position) {
     int64_t end = document_end(v, document);
     if (v->ahead >= far_away) return end;
     return max64(document_begin(v, document), min64(end, position + v->ahead + 1));
 }
 
+int64_t visibility_begin(const struct visibility *v, int64_t position) {
+    return begin_in(v, document_of(v, position), position);
+}
+
+int64_t visibility_end(const struct visibility *v, int64_t position) {
+    return end_in(v, document_of(v, position), position);
+}
+
 void visibility_bounds(const struct visibility *v, const int64_t *position, int64_t n,
                        int64_t *begin, int64_t *end) {
-    for (int64_t i = 0; begin && i < n; i++) begin[i] = visibility_begin(v, position[i]);
-    for (int64_t i = 0; end && i < n; i++) end[i] = visibility_end(v, position[i]);
+    int document = n > 0 ? document_of(v, position[0]) : 0;
+    for (int64_t i = 0; i < n; i++) {
+        while (document < v->n_document && v->document_end[document] <= position[i]) document++;
+        if (begin) begin[i] = begin_in(v, document, position[i]);
+        if (end) end[i] = end_in(v, document, position[i]);
+    }
 }
 
 struct span visibility_keys(const struct visibility *v, int64_t position) {
