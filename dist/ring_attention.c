@@ -73,7 +73,8 @@ struct visible_range ring_range(const struct ring_attention_args *args) {
                                   .visibility = args->visibility,
                                   .key_begin = args->key_begin,
                                   .query_begin = args->query_begin,
-                                  .query_end = args->query_end};
+                                  .query_end = args->query_end,
+                                  .key_end = args->key_end};
 }
 
 enum status ring_check_visible(const struct ring_attention_args *args) {
@@ -144,7 +145,7 @@ enum status ring_list_keys(struct ring_attention *ring, const struct ring_attent
             n_sink = visible_held_before(&range, rank, range.key_begin);
     TRY(ring_reserve_positions(&ring->key_position, n));
     sequence_positions(args->sequence, rank, 0, visible_sinks(&range), ring->key_position.at);
-    sequence_positions(args->sequence, rank, args->key_begin, args->query_end,
+    sequence_positions(args->sequence, rank, args->key_begin, visible_key_end(&range),
                        ring->key_position.at + n_sink);
     block->position = ring->key_position.at;
     return OK;

@@ -21,8 +21,9 @@ struct ring_attention_args {
     int n_head, n_kv_head, head_dim, value_dim;
     float scale;
     struct visibility visibility; // what each query sees, by global positions
-    int64_t key_begin; // keys held by the ranks: positions [key_begin, query_end), and the sinks
-                       // before them. Nothing that is seen may be missing
+    // Keys held by the ranks: positions [key_begin, key_end), and the sinks before them. Nothing
+    // that is seen may be missing. key_end 0: query_end; others are for dense prefill.
+    int64_t key_begin, key_end;
     enum pass pass;
     const void *query; // [n_query of this rank, n_head, head_dim]
     enum dtype query_dtype;

@@ -11,6 +11,8 @@ struct index_block {
     int64_t n_key;
     const void *key;
     const float *scale;
+    const struct key_run *run; // [n_run] positions
+    int n_run;
 };
 struct index_queries {
     int64_t n,
@@ -142,8 +144,18 @@ static enum status clear_counts(struct ring_attention *ring, int32_t *n_candidat
                          n);
 }
 
-// Scores a block in slices, between which the transport makes progress. ring->query_position and
-// ring->key_position hold the positions.
+// The positions of a rank's keys, until those of another are listed.
+static enum status list_keys(struct ring_attention *ring, const struct sparse_ring_args *args,
+                             int rank, struct index_block *block) {
+    struct ring_block keys = {0};
+    TRY(ring_list_keys(ring, &args->attention, rank, true, &keys));
+    block->run = keys.run;
+    block->n_run = keys.n_run;
+    return OK;
+}
+
+// Scores a block in slices, between which the transport makes progress. ring->query_position holds
+// the queries' positions.
 static enum status score_block(struct ring_attention *ring, const struct sparse_ring_args *args,
                                const struct index_queries *queries,
                                const struct index_block *block) {
@@ -163,7 +175,8 @@ static enum status score_block(struct ring_attention *ring, const struct sparse_
             .key = block->key,
             .key_scale = block->scale,
             .query_position = ring->query_position.at + first,
-            .key_position = ring->key_position.at,
+            .run = block->run,
+            .n_run = block->n_run,
             .k = index->k,
             .candidate = queries->candidate + first * index->k,
             .n_candidate = queries->n_candidate + first,
@@ -223,7 +236,7 @@ static enum status select_by_keys(struct ring_attention *ring, const struct spar
         held.n_key = keys_of(args, holder);
         if (!last) TRY(start_key_shift(ring, args, room, &held, step, next));
         if (ring_pairs(a, comm->rank, holder) > 0) {
-            TRY(ring_list_positions(&ring->key_position, a->sequence, holder, 0, a->query_end));
+            TRY(list_keys(ring, args, holder, &held));
             TRY(score_block(ring, args, &queries, &held));
         }
         if (last) break;
@@ -250,11 +263,12 @@ static enum status gather_queries(struct ring_attention *ring, const struct spar
 static enum status score_all_queries(struct ring_attention *ring,
                                      const struct sparse_ring_args *args, const struct room *room) {
     const struct ring_attention_args *a = &args->attention;
-    const struct index_block own = {keys_of(args, ring->comm->rank), args->index_key,
-                                    args->index_key_scale};
+    struct index_block own = {.n_key = keys_of(args, ring->comm->rank),
+                              .key = args->index_key,
+                              .scale = args->index_key_scale};
     int64_t first = 0;
     TRY(clear_counts(ring, room->n_all, a->query_end - a->query_begin));
-    TRY(ring_list_positions(&ring->key_position, a->sequence, ring->comm->rank, 0, a->query_end));
+    TRY(list_keys(ring, args, ring->comm->rank, &own));
     for (int rank = 0; rank < ring->comm->size; rank++) {
         const struct index_queries queries = {
             .n = queries_of(args, rank),
@@ -432,12 +446,12 @@ static enum status select_in_decode(struct ring_attention *ring,
                                           .weight = args->index_weight,
                                           .candidate = alone ? args->candidate : room->all,
                                           .n_candidate = alone ? args->n_candidate : room->n_all};
-    const struct index_block own = {keys_of(args, comm->rank), args->index_key,
-                                    args->index_key_scale};
+    struct index_block own = {
+        .n_key = keys_of(args, comm->rank), .key = args->index_key, .scale = args->index_key_scale};
     TRY(clear_counts(ring, queries.n_candidate, n));
     TRY(ring_reserve_positions(&ring->query_position, n));
     for (int64_t i = 0; i < n; i++) ring->query_position.at[i] = a->query_begin + i;
-    TRY(ring_list_positions(&ring->key_position, a->sequence, comm->rank, 0, a->query_end));
+    TRY(list_keys(ring, args, comm->rank, &own));
     TRY(score_block(ring, args, &queries, &own));
     if (alone) return OK;
     for (int rank = 0; rank < comm->size; rank++)

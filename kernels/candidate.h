@@ -8,7 +8,9 @@
 #include <stdint.h>
 #include <string.h>
 
-static inline uint64_t candidate_make(float score, int64_t position) {
+#include "kernels/host_device.h"
+
+HOST_DEVICE uint64_t candidate_make(float score, int64_t position) {
     uint32_t bits;
     score += 0.0f; // -0.0 becomes 0.0
     memcpy(&bits, &score, sizeof bits);
@@ -16,11 +18,11 @@ static inline uint64_t candidate_make(float score, int64_t position) {
     return (uint64_t)bits << 32 | (0xffffffffu - (uint32_t)position);
 }
 
-static inline int64_t candidate_position(uint64_t candidate) {
+HOST_DEVICE int64_t candidate_position(uint64_t candidate) {
     return 0xffffffffu - (uint32_t)candidate;
 }
 
-static inline float candidate_score(uint64_t candidate) {
+HOST_DEVICE float candidate_score(uint64_t candidate) {
     uint32_t bits = (uint32_t)(candidate >> 32);
     float score;
     bits = bits & 0x80000000u ? bits & 0x7fffffffu : ~bits;

@@ -6,6 +6,7 @@
 
 #include "kernels/candidate.h"
 #include "kernels/kernels.h"
+#include "kernels/key_run.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -35,13 +36,14 @@ struct quantize_args {
 struct index_args {
     int64_t n_query, n_key;
     int n_head, head_dim;
-    enum dtype dtype;       // of query and key: F32, BF16 or F8_E4M3
-    const void *query;      // [n_query, n_head, head_dim]
-    const float *weight;    // [n_query, n_head], with every scale but key_scale folded in
-    const void *key;        // [n_key, head_dim]
-    const float *key_scale; // [n_key] or NULL
-    const int64_t *query_position, *key_position; // host, ascending
-    int k;
+    enum dtype dtype;              // of query and key: F32, BF16 or F8_E4M3
+    const void *query;             // [n_query, n_head, head_dim]
+    const float *weight;           // [n_query, n_head], with every scale but key_scale folded in
+    const void *key;               // [n_key, head_dim]
+    const float *key_scale;        // [n_key] or NULL
+    const int64_t *query_position; // host, ascending
+    const struct key_run *run;     // [n_run] host: the keys' positions
+    int n_run, k;
     uint64_t *candidate;  // [n_query, k] in and out, unordered; see candidate.h
     int32_t *n_candidate; // [n_query] in and out, at most k
 };
@@ -68,11 +70,6 @@ struct index_filter_args {
     const uint64_t *threshold; // [n_query]
 };
 
-// A block's keys by position: run i holds `count` keys at start, start + stride, ... in the block's
-// rows from first_row on. Runs ascend and do not overlap.
-struct key_run {
-    int64_t start, stride, count, first_row;
-};
 // Which rows of a block each query selected: candidates whose position the runs hold.
 struct select_rows_args {
     int64_t n_query;

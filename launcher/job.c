@@ -294,12 +294,22 @@ static enum status choose_weights(struct job *job, int64_t device_share) {
     return OK;
 }
 
+// By which `auto` chooses; zeroed where the layout is given.
+static struct attention_rates layout_rates(const struct job *job) {
+    if (job->options->layout != LAYOUT_WISH_AUTO) return (struct attention_rates){0};
+    if (job->backend.memory == MEMORY_DEVICE) return rates_of_gpu;
+    struct attention_rates rates = rates_of_thread;
+    rates.flop_per_s *= job->cluster->n_thread;
+    return rates;
+}
+
 void job_set_session_options(struct job *job, int64_t max_tokens) {
     const struct options *o = job->options;
     job->session_options = (struct session_options){
         .precision = (enum precision)o->precision,
         .kv_precision = (enum precision)o->kv_precision,
         .layout = o->layout == LAYOUT_WISH_CONTIGUOUS ? LAYOUT_CONTIGUOUS : LAYOUT_ZIGZAG,
+        .rates = layout_rates(job),
         .max_tokens = max_tokens,
         .chunk = o->chunk,
         .dense = o->attention_kind == ATTENTION_WISH_DENSE,

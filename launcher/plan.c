@@ -171,6 +171,11 @@ static void print_memory(const struct job *job, int n_rank) {
     if (p->gathered)
         printf("  weights are sharded: each chunk of prefill brings %.2f GB to each rank\n",
                (double)p->gather_traffic * 1e-9);
+    if (p->layout.zigzag_s > 0)
+        printf("  layout %s: attention and its exchanges take about %.4f s by zigzag, %.4f s by "
+               "contiguous shards\n",
+               p->layout.layout == LAYOUT_ZIGZAG ? "zigzag" : "contiguous", p->layout.zigzag_s,
+               p->layout.contiguous_s);
 }
 
 static void print_node(const struct job *job) {

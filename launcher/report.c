@@ -208,8 +208,12 @@ static enum status write_json(const struct job *job, const struct rank_record *r
                         json_number((double)job->tokens_read / totals.work));
     json_object_set_new(object, "precision", json_string(precision_name(facts.precision)));
     json_object_set_new(object, "kv_precision", json_string(precision_name(facts.kv_precision)));
-    json_object_set_new(object, "layout", json_string(layout_name(facts.layout)));
+    json_object_set_new(object, "layout", json_string(layout_name(facts.layout.layout)));
     json_object_set_new(object, "last_pass", json_string(pass_name(facts.last_pass)));
+    if (facts.layout.zigzag_s > 0)
+        json_object_set_new(object, "layout_seconds",
+                            json_pack("{s:f,s:f}", "zigzag", facts.layout.zigzag_s, "contiguous",
+                                      facts.layout.contiguous_s));
     if (facts.windows)
         json_object_set_new(object, "window_pass", json_string(pass_name(facts.window_pass)));
     if (facts.indexed) json_object_set_new(object, "dsa", describe_selection(job, &facts, means));
@@ -295,7 +299,10 @@ static enum status write_text(const struct job *job, const struct rank_record *r
             (double)(job->tokens_read + job->tokens_generated) / totals.work, totals.work);
     fprintf(out, "  products %s, K/V %s, layout %s, last prefill by pass-%s, threads per rank %d\n",
             precision_name(facts.precision), precision_name(facts.kv_precision),
-            layout_name(facts.layout), pass_name(facts.last_pass), job->cluster->n_thread);
+            layout_name(facts.layout.layout), pass_name(facts.last_pass), job->cluster->n_thread);
+    if (facts.layout.zigzag_s > 0)
+        fprintf(out, "  layout chosen: attention about %.4f s by zigzag, %.4f s by contiguous\n",
+                facts.layout.zigzag_s, facts.layout.contiguous_s);
     if (facts.windows)
         fprintf(out, "  layers of a window by pass-%s\n", pass_name(facts.window_pass));
     fprintf(out, "  %lld tokens were read again\n", (long long)job->tokens_recomputed);

@@ -93,7 +93,8 @@ static enum status solve(struct sparse_case *c) {
                                                      .weight = all->index_weight,
                                                      .key = all->index_key,
                                                      .query_position = c->position,
-                                                     .key_position = c->position,
+                                                     .run = &run,
+                                                     .n_run = 1,
                                                      .k = K,
                                                      .candidate = all->candidate,
                                                      .n_candidate = all->n_candidate}));

@@ -69,6 +69,9 @@ struct bpe_work {
     int64_t n_heap, heap_capacity;
 };
 void bpe_work_close(struct bpe_work *work); // accepts a zeroed struct
+// Room for n symbols; adds one, of bytes begin .. end - 1 of the piece.
+enum status bpe_work_reserve(struct bpe_work *work, size_t n);
+void bpe_work_add(struct bpe_work *work, int32_t id, size_t begin, size_t end);
 // Tokens of one piece of text into work->symbol. O(n log n); pieces of 1 GiB at most.
 enum status bpe_encode(const struct bpe *bpe, const char *data, size_t bytes,
                        struct bpe_work *work);

@@ -18,7 +18,7 @@ void bpe_work_close(struct bpe_work *work) {
     *work = (struct bpe_work){0};
 }
 
-static enum status reserve(struct bpe_work *work, size_t n) {
+enum status bpe_work_reserve(struct bpe_work *work, size_t n) {
     if (n <= (size_t)work->capacity) return OK;
     if (n >= INT32_MAX / 2) FAIL(ERR_INPUT, "a run of %zu bytes without a break is too long", n);
     n = n < 256 ? 256 : n;
@@ -33,7 +33,7 @@ static enum status reserve(struct bpe_work *work, size_t n) {
     return OK;
 }
 
-static void add_symbol(struct bpe_work *work, int32_t id, size_t begin, size_t end) {
+void bpe_work_add(struct bpe_work *work, int32_t id, size_t begin, size_t end) {
     int32_t i = work->n++;
     work->symbol[i] = (struct bpe_symbol){
         .id = id, .previous = i - 1, .next = i + 1, .begin = (uint32_t)begin, .end = (uint32_t)end};
@@ -48,7 +48,7 @@ static void add_unknown(const struct bpe *bpe, struct bpe_work *work, size_t beg
             return;
         }
     }
-    add_symbol(work, bpe->unknown, begin, end);
+    bpe_work_add(work, bpe->unknown, begin, end);
 }
 
 static bool add_bytes(const struct bpe *bpe, struct bpe_work *work, const char *data, size_t begin,
@@ -57,7 +57,7 @@ static bool add_bytes(const struct bpe *bpe, struct bpe_work *work, const char *
     for (size_t i = begin; i < end; i++)
         if (bpe->byte_token[(unsigned char)data[i]] < 0) return false;
     for (size_t i = begin; i < end; i++)
-        add_symbol(work, bpe->byte_token[(unsigned char)data[i]], i, i + 1);
+        bpe_work_add(work, bpe->byte_token[(unsigned char)data[i]], i, i + 1);
     return true;
 }
 
@@ -68,7 +68,7 @@ static void split_symbols(const struct bpe *bpe, const char *data, size_t bytes,
         n = bpe->by_bytes ? 1 : unicode_length(data[i]);
         int32_t id = n == 1 ? bpe->single[(unsigned char)data[i]] : bpe_find(bpe, data + i, n);
         if (id >= 0)
-            add_symbol(work, id, i, i + n);
+            bpe_work_add(work, id, i, i + n);
         else if (!add_bytes(bpe, work, data, i, i + n))
             add_unknown(bpe, work, i, i + n);
     }
@@ -142,11 +142,11 @@ static void close_ranks(struct bpe_work *work) {
 
 enum status bpe_encode(const struct bpe *bpe, const char *data, size_t bytes,
                        struct bpe_work *work) {
-    TRY(reserve(work, bytes));
+    TRY(bpe_work_reserve(work, bytes));
     int32_t whole = bpe->whole_pieces ? bpe_find(bpe, data, bytes) : -1;
     if (whole >= 0) {
         work->n = 0;
-        add_symbol(work, whole, 0, bytes);
+        bpe_work_add(work, whole, 0, bytes);
         return OK;
     }
     split_symbols(bpe, data, bytes, work);

@@ -167,20 +167,25 @@ static enum status project_heads(struct forward *f, int layer, int64_t row, int6
     return forward_rope(f, layer, b->projected, row, n, n_head, out, out_dtype);
 }
 
-// Queries into buffers.query, keys and values into the store, for tokens [row, row + n).
-static enum status project_full(struct forward *f, int layer, int64_t row, int64_t n) {
-    struct forward_buffers *b = &f->buffers;
+// Queries of the normed tokens [row, row + n) into buffers.query, which begins with token `first`.
+static enum status project_queries(struct forward *f, int layer, int64_t first, int64_t row,
+                                   int64_t n) {
     const struct layer_spec *l = &f->spec->layers[layer];
     const struct layer_weights *w = forward_weights(f, layer);
-    int64_t hidden = f->spec->n_hidden, query_width = (int64_t)l->n_head * l->head_dim;
-    void *query = (char *)b->query + dtype_bytes(f->query_dtype, row * query_width);
-    TRY(project_heads(f, layer, row, n, l->n_head, w->query, w->query_bias, w->query_norm, query,
-                      f->query_dtype));
+    int64_t skipped = dtype_bytes(f->query_dtype, (row - first) * l->n_head * l->head_dim);
+    return project_heads(f, layer, row, n, l->n_head, w->query, w->query_bias, w->query_norm,
+                         (char *)f->buffers.query + skipped, f->query_dtype);
+}
+
+// Their keys and values into the store.
+static enum status project_keys(struct forward *f, int layer, int64_t row, int64_t n) {
+    const struct layer_spec *l = &f->spec->layers[layer];
+    const struct layer_weights *w = forward_weights(f, layer);
     TRY(project_heads(f, layer, row, n, l->n_kv_head, w->key, w->key_bias, w->key_norm,
                       kv_store_key(&f->kv, layer, row), f->kv.shape.dtype));
-    return forward_matmul(f, &(struct matmul_args){.x = b->normed,
+    return forward_matmul(f, &(struct matmul_args){.x = f->buffers.normed,
                                                    .x_dtype = f->activation,
-                                                   .x_stride = hidden,
+                                                   .x_stride = f->spec->n_hidden,
                                                    .n_token = n,
                                                    .weight = w->value,
                                                    .bias = w->value_bias,
@@ -189,13 +194,16 @@ static enum status project_full(struct forward *f, int layer, int64_t row, int64
                                                    .out_stride = w->value.n_row});
 }
 
+// What attention needs of a tile, without queries where these come a slab at a time.
 static enum status project_tile(struct forward *f, int layer, const struct forward_chunk *chunk,
                                 int64_t row, int64_t n) {
     TRY(forward_branch_begin(f, layer, BRANCH_ATTENTION, row, n));
-    if (f->spec->layers[layer].attention == ATTENTION_LATENT)
+    if (f->spec->layers[layer].attention == ATTENTION_LATENT) {
         TRY(forward_latent_tile(f, layer, row, n));
-    else
-        TRY(project_full(f, layer, row, n));
+    } else {
+        if (chunk->n_token <= f->buffers.slab) TRY(project_queries(f, layer, 0, row, n));
+        TRY(project_keys(f, layer, row, n));
+    }
     return forward_index_tile(f, layer, chunk, row, n);
 }
 
@@ -234,8 +242,15 @@ struct ring_attention_args forward_attention_args(const struct forward *f, int l
                                         .kv_dtype = f->kv.shape.dtype};
 }
 
-static enum status attend(struct forward *f, int layer, const struct forward_chunk *chunk) {
+// Tokens [first, first + n) of this rank: all, or a slab of one rank's, which owns every position.
+static enum status attend(struct forward *f, int layer, const struct forward_chunk *chunk,
+                          int64_t first, int64_t n) {
     struct ring_attention_args args = forward_attention_args(f, layer, chunk);
+    if (n < chunk->n_token) {
+        args.query_begin = chunk->begin + first;
+        args.query_end = args.query_begin + n;
+        args.key_end = chunk->end;
+    }
     args.pass = f->passes[layer];
     args.out = f->buffers.attended;
     args.lse = f->buffers.lse;
@@ -245,17 +260,19 @@ static enum status attend(struct forward *f, int layer, const struct forward_chu
     if (status == OK) status = OPS(f)->sync(f->backend); // a bad score is known now: of this layer
     if (status != OK) return status_context(status, "layer %d", layer);
     if (!f->study || sparse.reuse) return OK;
-    bool first = layer == 0 || !forward_selects(f, layer - 1, chunk);
-    return selection_study_add(f->study, layer, &sparse, first);
+    bool opens = layer == 0 || !forward_selects(f, layer - 1, chunk);
+    return selection_study_add(f->study, layer, &sparse, opens);
 }
 
-// x += output(attended) for tokens [row, row + n), normed as the layer has it.
-static enum status project_back(struct forward *f, int layer, int64_t row, int64_t n) {
+// x += output(attended) for tokens [row, row + n), normed as the layer has it. buffers.attended
+// begins with token `first`.
+static enum status project_back(struct forward *f, int layer, int64_t first, int64_t row,
+                                int64_t n) {
     struct forward_buffers *b = &f->buffers;
     const struct layer_spec *l = &f->spec->layers[layer];
     const struct layer_weights *w = forward_weights(f, layer);
     int64_t width = w->output.n_col, hidden = f->spec->n_hidden;
-    const float *input = b->attended + row * l->n_head * l->value_dim;
+    const float *input = b->attended + (row - first) * l->n_head * l->value_dim;
     if (l->attention == ATTENTION_LATENT) {
         struct span all = {0, l->n_head};
         TRY(forward_latent_values(f, layer, all, n, input, b->heads));
@@ -332,23 +349,42 @@ enum status forward_gated(struct forward *f, int layer, int64_t row, int64_t n) 
     return add_product(f, down, w->down_columns, w->n_columns);
 }
 
-static enum status prefill_layer(struct forward *f, int layer, const struct forward_chunk *chunk) {
-    int64_t tile = f->buffers.tile, n = chunk->n_token;
+// Attention and, but for experts, the feed-forward of tokens [first, end).
+static enum status prefill_slab(struct forward *f, int layer, const struct forward_chunk *chunk,
+                                int64_t first, int64_t end) {
+    int64_t tile = f->buffers.tile;
     bool experts = f->spec->layers[layer].feed_forward == FEED_FORWARD_EXPERTS;
-    TRY(kv_store_enter(&f->kv, layer));
-    for (int64_t row = 0; row < n; row += tile) {
-        TRY(project_tile(f, layer, chunk, row, n - row < tile ? n - row : tile));
+    bool whole = chunk->n_token <= f->buffers.slab;
+    for (int64_t row = first; row < end && !whole; row += tile) {
+        int64_t count = end - row < tile ? end - row : tile;
+        TRY(forward_branch_begin(f, layer, BRANCH_ATTENTION, row, count));
+        TRY(project_queries(f, layer, first, row, count));
     }
-    TRY(attend(f, layer, chunk));
-    TRY(kv_store_leave(&f->kv, layer));
-    for (int64_t row = 0; row < n; row += tile) {
-        int64_t count = n - row < tile ? n - row : tile;
-        TRY(project_back(f, layer, row, count));
+    TRY(attend(f, layer, chunk, first, end - first));
+    for (int64_t row = first; row < end; row += tile) {
+        int64_t count = end - row < tile ? end - row : tile;
+        TRY(project_back(f, layer, first, row, count));
         if (experts) continue;
         TRY(forward_branch_begin(f, layer, BRANCH_FEED_FORWARD, row, count));
         TRY(forward_gated(f, layer, row, count));
         TRY(forward_branch_end(f, layer, BRANCH_FEED_FORWARD, row, count));
     }
+    return OK;
+}
+
+static enum status prefill_layer(struct forward *f, int layer, const struct forward_chunk *chunk) {
+    int64_t tile = f->buffers.tile, slab = f->buffers.slab, n = chunk->n_token, done = 0;
+    TRY(kv_store_enter(&f->kv, layer));
+    for (int64_t row = 0; row < n; row += tile) {
+        TRY(project_tile(f, layer, chunk, row, n - row < tile ? n - row : tile));
+    }
+    do { // once also where this rank has no tokens: it takes part in the exchange
+        int64_t end = n - done < slab ? n : done + slab;
+        TRY(prefill_slab(f, layer, chunk, done, end));
+        done = end;
+    } while (done < n);
+    TRY(kv_store_leave(&f->kv, layer));
+    bool experts = f->spec->layers[layer].feed_forward == FEED_FORWARD_EXPERTS;
     return experts ? forward_experts(f, layer, chunk) : OK;
 }
 

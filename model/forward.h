@@ -25,13 +25,14 @@ struct forward_shape {
 };
 
 // Backend memory, carved from one allocation by forward_buffers_carve. tile: tokens that pass
-// through projections and feed-forward together, which bounds the fp32 intermediates.
+// through projections and feed-forward together, which bounds the fp32 intermediates. slab: tokens
+// whose queries are attended together: all of the chunk but where one rank holds all keys anyway.
 struct forward_buffers {
-    int64_t tile;
+    int64_t tile, slab;
     float *x;                   // [n_token, n_hidden] residual
-    void *query;                // [n_token, n_head * head_dim] query dtype
-    float *attended;            // [n_token, n_head * value_dim]
-    float *lse;                 // [n_token, n_head]
+    void *query;                // [slab, n_head * head_dim] query dtype
+    float *attended;            // [slab, n_head * value_dim]
+    float *lse;                 // [slab, n_head]
     float *cos[MODEL_MAX_ROPE]; // [n_token, rope dim / 2] for each rope of the spec
     float *sin[MODEL_MAX_ROPE];
     int32_t *token;      // [n_token] ids, or targets of the log-probabilities

@@ -1,6 +1,6 @@
 #include "model/forward.h"
 
-enum { TILE_TOKENS = 2048, ALIGNMENT = 64 };
+enum { TILE_TOKENS = 2048, SLAB_TOKENS = 4 * TILE_TOKENS, ALIGNMENT = 64 };
 
 struct carver {
     char *base;
@@ -136,17 +136,29 @@ static void carve_decode(struct carver *c, const struct model_spec *spec, const 
     b->last_hidden = carve(c, spec->n_hidden, shape->activation);
 }
 
+// Keys would travel a ring again for every slab; queries of latents and of indexers come with keys.
+static bool attends_in_slabs(const struct model_spec *spec, const struct forward_shape *shape) {
+    if (shape->size > 1 || shape->n_token <= SLAB_TOKENS) return false;
+    for (int i = 0; i < spec->n_layer; i++) {
+        const struct layer_spec *l = &spec->layers[i];
+        bool indexed = shape->indexed && l->index.layout != INDEX_NONE;
+        if (l->attention != ATTENTION_FULL || indexed) return false;
+    }
+    return true;
+}
+
 int64_t forward_buffers_carve(const struct model_spec *spec, const struct forward_shape *shape,
                               char *base, struct forward_buffers *out) {
     struct carver c = {.base = base};
     struct widths w = widest(spec, shape);
     enum dtype activation = shape->activation;
     int64_t n = shape->n_token, tile = n < TILE_TOKENS ? n : TILE_TOKENS;
-    struct forward_buffers b = {.tile = tile};
+    int64_t slab = attends_in_slabs(spec, shape) ? SLAB_TOKENS : n;
+    struct forward_buffers b = {.tile = tile, .slab = slab};
     b.x = carve(&c, n * spec->n_hidden, DTYPE_F32);
-    b.query = carve(&c, n * w.query, shape->query);
-    b.attended = carve(&c, n * w.attended, DTYPE_F32);
-    b.lse = carve(&c, n * w.heads, DTYPE_F32);
+    b.query = carve(&c, slab * w.query, shape->query);
+    b.attended = carve(&c, slab * w.attended, DTYPE_F32);
+    b.lse = carve(&c, slab * w.heads, DTYPE_F32);
     for (int i = 0; i < spec->n_rope; i++) {
         b.cos[i] = carve(&c, n * spec->ropes[i].dim / 2, DTYPE_F32);
         b.sin[i] = carve(&c, n * spec->ropes[i].dim / 2, DTYPE_F32);

@@ -1,5 +1,6 @@
 #include "model/plan.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 // A process with MPI, oneDNN and a tokenizer before any model buffer, measured with `halka run` on
@@ -106,6 +107,29 @@ static struct expert_exchange_shape measure_experts(const struct model_spec *spe
     return shape;
 }
 
+static enum status choose_layout(const struct model_spec *spec, struct session_sizes *s, int size,
+                                 const struct attention_rates *rates) {
+    struct layer_kind *kinds = calloc((size_t)spec->n_layer, sizeof *kinds);
+    struct layout_case args = {.kinds = kinds,
+                               .size = size,
+                               .n_token = s->forward.n_all,
+                               .chunk = s->chunk,
+                               .rates = *rates};
+    if (!kinds) FAIL(ERR_MEMORY, "no memory for the kinds of %d layers", spec->n_layer);
+    for (int i = 0; i < spec->n_layer; i++) {
+        struct visibility v = forward_visibility(spec, i, NULL);
+        int k = 0; // layers of one network differ in what they see
+        while (k < args.n_kind &&
+               (kinds[k].visibility.back != v.back || kinds[k].visibility.sinks != v.sinks))
+            k++;
+        if (k == args.n_kind) kinds[args.n_kind++] = (struct layer_kind){v, s->attention, 0};
+        kinds[k].n_layer++;
+    }
+    s->layout = layout_choose(&args);
+    free(kinds);
+    return OK;
+}
+
 // The most key rows that pass-halo receives at once. Packed documents are as long as they like:
 // where a layer sees all of them, a shard, as the ring does.
 static int64_t halo_rows(const struct model_spec *spec, const struct session_sizes *s) {
@@ -113,7 +137,7 @@ static int64_t halo_rows(const struct model_spec *spec, const struct session_siz
     for (int i = 0; i < spec->n_layer; i++) {
         const struct layer_spec *l = &spec->layers[i];
         struct visibility v = forward_visibility(spec, i, NULL);
-        int64_t n = l->window ? volume_halo_rows(&v, s->layout, shard) : shard;
+        int64_t n = l->window ? volume_halo_rows(&v, s->layout.layout, shard) : shard;
         if (n > most) most = n;
     }
     return most;
@@ -150,7 +174,7 @@ enum status session_measure(const struct checkpoint *checkpoint, const struct ba
     bool indexed = index_shape.n_head > 0 && !options->dense;
     if (indexed) s.index = index_shape;
     // An encoder's tokens see those behind them: all come at once, and none is dearer than others.
-    s.layout = spec->causal ? options->layout : LAYOUT_CONTIGUOUS;
+    s.layout.layout = spec->causal ? options->layout : LAYOUT_CONTIGUOUS;
     s.chunk = spec->causal && options->chunk > 0 && options->chunk < n ? options->chunk : n;
     if (indexed && options->exchange == EXCHANGE_SCORES && size > 1 && s.chunk > PASS_Q_MAX_QUERIES)
         s.chunk = PASS_Q_MAX_QUERIES;
@@ -169,6 +193,8 @@ enum status session_measure(const struct checkpoint *checkpoint, const struct ba
     s.kv.n_token = s.forward.n_token;
     s.kv.max_forget = options->max_forget;
     s.attention = widest_attention(spec, s.forward.query, s.kv.dtype);
+    if (spec->causal && size > 1 && model_spec_window(spec) > 0 && options->rates.flop_per_s > 0)
+        TRY(choose_layout(spec, &s, size, &options->rates));
     struct forward_buffers buffers;
     s.buffer_bytes = forward_buffers_carve(spec, &s.forward, NULL, &buffers);
     s.tile = buffers.tile;
@@ -225,6 +251,7 @@ enum status session_plan(const struct checkpoint *checkpoint, const struct backe
         .index_dim = sizes.index.head_dim,
     };
     *out = (struct memory_plan){
+        .layout = sizes.layout,
         .weights = weights_share(&weights, backend, &sizes, local_size),
         .experts = weights.expert_bytes,
         .gathered = gather.buffer_bytes[0] + gather.buffer_bytes[1],

@@ -9,7 +9,7 @@
 struct session_sizes {
     enum precision precision, kv_precision; // resolved: FP32 or BF16
     bool tf32;                              // see struct backend
-    enum layout layout;                     // of chunks
+    struct layout_choice layout;            // of chunks
     int64_t chunk;                          // tokens of one prefill chunk
     int64_t tile;                           // tokens of one product
     struct forward_shape forward;

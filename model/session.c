@@ -108,7 +108,7 @@ static enum status begin_chunk(struct session *s, int64_t n, bool decode,
                                struct forward_chunk *chunk) {
     int rank = s->forward.comm->rank;
     int64_t begin = s->sequence.length;
-    enum layout layout = decode ? LAYOUT_ROUND_ROBIN : s->sizes.layout;
+    enum layout layout = decode ? LAYOUT_ROUND_ROBIN : s->sizes.layout.layout;
     if (!sequence_append(&s->sequence, layout, n)) FAIL(ERR_MEMORY, "no memory for the sequence");
     chunk->sequence = &s->sequence;
     chunk->begin = begin;

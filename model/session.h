@@ -7,7 +7,7 @@
 #include "dist/comm.h"
 #include "dist/profile.h"
 #include "model/checkpoint.h"
-#include "partition/volume.h"
+#include "partition/layout_choice.h"
 
 enum precision { PRECISION_AUTO, PRECISION_FP32, PRECISION_BF16 };
 enum index_precision { INDEX_PRECISION_AUTO, INDEX_FP8, INDEX_BF16, INDEX_FP32 };
@@ -16,7 +16,9 @@ struct session_options {
     enum precision precision;    // products and activations
     enum precision kv_precision; // AUTO: fp32 with fp32 precision asked for, else bf16
     enum layout layout;          // of prefill chunks; encoders take contiguous
-    int64_t max_tokens;          // capacity: prompt and generated tokens of one sequence
+    // Of a rank: where some layers see a window, the layout is what costs less. Zeroed: as above.
+    struct attention_rates rates;
+    int64_t max_tokens; // capacity: prompt and generated tokens of one sequence
     int64_t chunk; // tokens per prefill chunk; 0: the whole prompt at once, as encoders read always
     bool dense;    // attend to every token although layers have an indexer
     enum index_precision index_precision; // AUTO: fp32 with fp32 precision asked for, else fp8
@@ -31,6 +33,7 @@ struct session_options {
 
 // Bytes per rank by part, from the specification alone: session_open allocates these very sizes.
 struct memory_plan {
+    struct layout_choice layout; // seconds 0: there was no choice
     // Mapped and shared by the node's ranks: this rank's proportional share. Sharded: what the rank
     // that has most holds.
     int64_t weights;
@@ -113,7 +116,7 @@ enum status session_study(struct session *session, double *recall, double *overl
 struct session_facts {
     int64_t kv_bytes, tokens; // tokens of the sequence that this rank holds
     enum precision precision, kv_precision;
-    enum layout layout;               // of chunks
+    struct layout_choice layout;      // of chunks; seconds 0: there was no choice
     bool windows;                     // some layer sees a window
     enum pass last_pass, window_pass; // of the last chunk, in layers that see all and in those
     bool indexed;                     // some layer selects its tokens

@@ -58,6 +58,8 @@ void tokenizer_close(struct tokenizer **tokenizer) {
     free(t->normalized.token);
     free(t->special);
     free(t->mark);
+    free(t->join_mark);
+    free(t->wordpiece.mark);
     free(t->chat_template);
     free(t);
     *tokenizer = NULL;
@@ -241,6 +243,14 @@ static enum status fill_digest(struct tokenizer *t) {
     for (int i = 0; i < t->n_suffix; i++) hash_int(state, -1 - (int64_t)t->suffix[i]);
     hash_text(state, t->mark);
     hash_int(state, t->strip_spaces << 1 | t->drop_first_marks);
+    if (t->wordpiece.mark) {
+        hash_text(state, t->wordpiece.mark);
+        hash_int(state, t->wordpiece.max_character);
+    }
+    if (t->join_mark) {
+        hash_text(state, t->join_mark);
+        hash_int(state, t->tidies);
+    }
     XXH128_hash_t hash = XXH3_128bits_digest(state);
     XXH3_freeState(state);
     snprintf(t->digest, sizeof(t->digest), "%016llx%016llx", (unsigned long long)hash.high64,
@@ -253,10 +263,18 @@ enum status tokenizer_finish(struct tokenizer *tokenizer) {
     return fill_digest(tokenizer);
 }
 
-// Bytes that a token adds to the text; `out` has room for the piece.
+// Bytes that a token adds to the text; `out` has room for the piece and a space.
 static size_t decode_piece(const struct tokenizer *t, const char *piece, size_t bytes, bool first,
                            char *out) {
     size_t n_mark = t->mark ? strlen(t->mark) : 0, n = 0;
+    size_t n_join = t->join_mark && !first ? strlen(t->join_mark) : 0;
+    bool joins = n_join > 0 && bytes >= n_join && memcmp(piece, t->join_mark, n_join) == 0;
+    if (t->join_mark && !first && !joins && !(t->tidies && !wordpiece_takes_space(piece, bytes)))
+        out[n++] = ' ';
+    if (joins) {
+        piece += n_join;
+        bytes -= n_join;
+    }
     int byte = t->bpe.byte_fallback ? tokenizer_byte_literal(piece, bytes) : -1;
     if (byte >= 0) {
         out[0] = (char)byte;
@@ -280,7 +298,7 @@ enum status tokenizer_decode(const struct tokenizer *tokenizer, const int32_t *i
         if (!bpe_piece_data(&tokenizer->bpe, id[i], &length))
             FAIL(ERR_INPUT, "token %lld has id %d, which is not in the vocabulary of %lld",
                  (long long)i, id[i], (long long)tokenizer->bpe.n_token);
-        room += length;
+        room += length + 1;
     }
     char *out = malloc(room);
     if (!out) FAIL(ERR_MEMORY, "no memory for %zu bytes of text", room);

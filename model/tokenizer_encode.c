@@ -76,7 +76,11 @@ static enum status encode_piece(struct encoder *encoder, const struct text_view 
                 break;
             }
         struct bpe_work *work = &encoder->work;
-        TRY(bpe_encode(bpe, piece->data + begin, end - begin, work));
+        if (encoder->tokenizer->wordpiece.mark)
+            TRY(wordpiece_encode(bpe, &encoder->tokenizer->wordpiece, piece->data + begin,
+                                 end - begin, work));
+        else
+            TRY(bpe_encode(bpe, piece->data + begin, end - begin, work));
         TRY(list_reserve(encoder->list, work->n));
         for (int32_t i = 0; i < work->n; i++)
             list_add(encoder->list, work->symbol[i].id,
@@ -256,6 +260,11 @@ static enum status normal_step(const struct normal_step *step, const struct text
     case NORMAL_REPLACE:
         if (step->regex.literal) return replace_literal(in, step->regex.source, step->text, out);
         return replace_regex(in, step, out);
+    case NORMAL_CLEAN:
+    case NORMAL_IDEOGRAPHS:
+    case NORMAL_MARKS:
+    case NORMAL_LOWER:
+        return tokenizer_rewrite(step->kind, in, out);
     }
     return OK;
 }

@@ -9,6 +9,7 @@
 #include "model/bpe.h"
 #include "model/tokenizer.h"
 #include "model/tokenizer_text.h"
+#include "model/wordpiece.h"
 
 enum { MAX_STEP = 16, MAX_SPECIAL = 8 };
 
@@ -21,7 +22,15 @@ struct regex {
 enum status regex_open(const char *source, bool literal, struct regex *out);
 void regex_close(struct regex *regex); // accepts a zeroed struct
 
-enum normal_kind { NORMAL_FORM, NORMAL_PREPEND, NORMAL_REPLACE };
+enum normal_kind {
+    NORMAL_FORM,
+    NORMAL_PREPEND,
+    NORMAL_REPLACE,
+    NORMAL_CLEAN,      // without control characters, all white space as spaces
+    NORMAL_IDEOGRAPHS, // spaces around each
+    NORMAL_MARKS,      // without non-spacing marks
+    NORMAL_LOWER,
+};
 struct normal_step {
     enum normal_kind kind;
     int form;           // enum unicode_form
@@ -63,6 +72,7 @@ struct added_set {
 
 struct tokenizer {
     struct bpe bpe;
+    struct wordpiece wordpiece;          // with a mark: it cuts words, by bpe's vocabulary
     bool *special;                       // [bpe.n_token]
     struct added_token *added;           // [n_added] in the checkpoint's order
     int64_t n_added;                     //
@@ -78,6 +88,8 @@ struct tokenizer {
     char *mark;                          // decoded as a space; NULL in byte-level models
     int strip_spaces;                    // spaces taken off the front of decoded text
     bool drop_first_marks;               // decoding leaves out the marks of the first token
+    char *join_mark;                     // decoding: a token with it joins the one before; NULL:
+    bool tidies;                         // all do. Others follow a space, but for punctuation
     int32_t eos;                         //
     char *chat_template;                 //
     char digest[33];                     //
@@ -102,6 +114,10 @@ enum status tokenizer_finish(struct tokenizer *tokenizer);
 enum status tokenizer_normalize(const struct tokenizer *tokenizer, const struct text_view *in,
                                 bool skip_prefix, struct mapped_text *scratch,
                                 struct text_view *out);
+
+// tokenizer_bert.c: the steps that change characters one by one; `out` is not finished.
+enum status tokenizer_rewrite(enum normal_kind kind, const struct text_view *in,
+                              struct mapped_text *out);
 
 extern const char tokenizer_gpt2_pattern[];
 

@@ -147,6 +147,23 @@ static enum status read_merges(struct bpe *bpe, json_t *merges) {
     return OK;
 }
 
+static enum status read_wordpiece(struct tokenizer *t, json_t *model) {
+    const char *mark = json_string_value(json_object_get(model, "continuing_subword_prefix"));
+    const char *unknown = json_string_value(json_object_get(model, "unk_token"));
+    json_t *most = json_object_get(model, "max_input_chars_per_word");
+    json_t *id = json_object_get(json_object_get(model, "vocab"), unknown ? unknown : "[UNK]");
+    if (!id) FAIL(ERR_INPUT, "tokenizer.json: the vocabulary lacks the unknown token");
+    t->bpe.unknown = (int32_t)json_integer_value(id);
+    t->wordpiece.max_character = json_is_integer(most) ? json_integer_value(most) : 100;
+    t->wordpiece.mark = strdup(mark ? mark : "##");
+    if (!t->wordpiece.mark) FAIL(ERR_MEMORY, "no memory for a rule");
+    // Cutting a word looks at each pair of its characters.
+    if (t->wordpiece.max_character < 0 || t->wordpiece.max_character > 10000)
+        FAIL(ERR_INPUT, "tokenizer.json: words of %lld characters",
+             (long long)t->wordpiece.max_character);
+    return OK;
+}
+
 static enum status read_model_flags(struct bpe *bpe, json_t *model) {
     static const char *const unsupported[] = {"continuing_subword_prefix", "end_of_word_suffix"};
     for (size_t i = 0; i < 2; i++) {
@@ -169,8 +186,11 @@ static enum status read_root(json_t *root, struct tokenizer **out) {
     json_t *merges = json_object_get(model, "merges");
     json_t *added = json_object_get(root, "added_tokens");
     const char *type = json_string_value(json_object_get(model, "type"));
-    if ((type && strcmp(type, "BPE") != 0) || !json_is_object(vocab) || !json_is_array(merges))
-        FAIL(ERR_INPUT, "tokenizer.json: the model '%.40s' is not supported (BPE is)",
+    bool words = type && strcmp(type, "WordPiece") == 0;
+    if ((type && !words && strcmp(type, "BPE") != 0) || !json_is_object(vocab) ||
+        (!words && !json_is_array(merges)))
+        FAIL(ERR_INPUT,
+             "tokenizer.json: the model '%.40s' is not supported (BPE and WordPiece are)",
              type ? type : "without a type");
     int64_t n_token;
     TRY(count_ids(vocab, added, &n_token));
@@ -178,11 +198,11 @@ static enum status read_root(json_t *root, struct tokenizer **out) {
     struct tokenizer *t = *out;
     TRY(tokenizer_read_normalizer(t, json_object_get(root, "normalizer")));
     TRY(tokenizer_read_pre_tokenizer(t, json_object_get(root, "pre_tokenizer")));
-    TRY(read_model_flags(&t->bpe, model));
+    TRY(words ? read_wordpiece(t, model) : read_model_flags(&t->bpe, model));
     TRY(read_vocab(&t->bpe, vocab));
     TRY(read_added(t, added));
     TRY(bpe_index(&t->bpe));
-    TRY(read_merges(&t->bpe, merges));
+    if (!words) TRY(read_merges(&t->bpe, merges));
     TRY(tokenizer_read_post_processor(t, json_object_get(root, "post_processor")));
     return tokenizer_read_decoder(t, json_object_get(root, "decoder"));
 }

@@ -95,10 +95,33 @@ static enum status read_replace(struct tokenizer *t, json_t *value, const char *
     return regex_open(pattern, literal, &step->regex);
 }
 
+static enum status add_step(struct tokenizer *t, enum normal_kind kind) {
+    struct normal_step *step;
+    return new_step(t, kind, &step);
+}
+
+static enum status read_bert_normalizer(struct tokenizer *t, json_t *value, const char *type) {
+    (void)type;
+    bool lower = flag(value, "lowercase", true);
+    if (flag(value, "clean_text", true)) TRY(add_step(t, NORMAL_CLEAN));
+    if (flag(value, "handle_chinese_chars", true)) TRY(add_step(t, NORMAL_IDEOGRAPHS));
+    if (flag(value, "strip_accents", lower)) {
+        struct normal_step *step;
+        TRY(new_step(t, NORMAL_FORM, &step));
+        step->form = UNICODE_NFD;
+        TRY(add_step(t, NORMAL_MARKS));
+    }
+    return lower ? add_step(t, NORMAL_LOWER) : OK;
+}
+
 enum status tokenizer_read_normalizer(struct tokenizer *tokenizer, json_t *value) {
-    static const struct rule rules[] = {{"NFC", read_form},          {"NFD", read_form},
-                                        {"NFKC", read_form},         {"NFKD", read_form},
-                                        {"Prepend", read_prepend},   {"Replace", read_replace},
+    static const struct rule rules[] = {{"NFC", read_form},
+                                        {"NFD", read_form},
+                                        {"NFKC", read_form},
+                                        {"NFKD", read_form},
+                                        {"Prepend", read_prepend},
+                                        {"Replace", read_replace},
+                                        {"BertNormalizer", read_bert_normalizer},
                                         {.type = NULL, .read = NULL}};
     return read_rule(tokenizer, value, "normalizer", "normalizers", rules, 0);
 }
@@ -174,25 +197,29 @@ static enum status read_metaspace(struct tokenizer *t, json_t *value, const char
     return tokenizer_add_stage(t, stage->mark, true, SPLIT_WITH_NEXT, false);
 }
 
+static enum status read_bert_words(struct tokenizer *t, json_t *value, const char *type) {
+    (void)value;
+    TRY(check_last(t, type));
+    TRY(tokenizer_add_stage(t, "\\s+", false, SPLIT_REMOVED, false));
+    return tokenizer_add_stage(t, "[!-/:-@\\[-`{-~\\p{P}]", false, SPLIT_ISOLATED, false);
+}
+
 enum status tokenizer_read_pre_tokenizer(struct tokenizer *tokenizer, json_t *value) {
     static const struct rule rules[] = {{"Split", read_split},
                                         {"Digits", read_digits},
                                         {"ByteLevel", read_byte_level},
                                         {"Metaspace", read_metaspace},
+                                        {"BertPreTokenizer", read_bert_words},
                                         {.type = NULL, .read = NULL}};
     return read_rule(tokenizer, value, "pre-tokenizer", "pretokenizers", rules, 0);
 }
 
-static enum status add_special(struct tokenizer *t, json_t *ids, bool before) {
-    size_t index;
-    json_t *id;
-    json_array_foreach(ids, index, id) {
-        int *n = before ? &t->n_prefix : &t->n_suffix;
-        int64_t value = json_integer_value(id);
-        if (!json_is_integer(id) || value < 0 || value >= t->bpe.n_token || *n == MAX_SPECIAL)
-            FAIL(ERR_INPUT, "tokenizer.json: the post-processor's special tokens are wrong");
-        (before ? t->prefix : t->suffix)[(*n)++] = (int32_t)value;
-    }
+static enum status add_special(struct tokenizer *t, json_t *id, bool before) {
+    int *n = before ? &t->n_prefix : &t->n_suffix;
+    int64_t value = json_integer_value(id);
+    if (!json_is_integer(id) || value < 0 || value >= t->bpe.n_token || *n == MAX_SPECIAL)
+        FAIL(ERR_INPUT, "tokenizer.json: the post-processor's special tokens are wrong");
+    (before ? t->prefix : t->suffix)[(*n)++] = (int32_t)value;
     return OK;
 }
 
@@ -211,13 +238,26 @@ static enum status read_template(struct tokenizer *t, json_t *value, const char 
         }
         json_t *ids = name ? json_object_get(json_object_get(specials, name), "ids") : NULL;
         if (!ids) FAIL(ERR_INPUT, "tokenizer.json: item %zu of %s is unknown", index, type);
-        TRY(add_special(t, ids, before));
+        size_t place;
+        json_t *id;
+        json_array_foreach(ids, place, id) TRY(add_special(t, id, before));
     }
     return OK;
 }
 
+// {"cls": [token, id], "sep": [token, id]}
+static enum status read_pair(struct tokenizer *t, json_t *value, const char *type) {
+    json_t *first = json_array_get(json_object_get(value, "cls"), 1);
+    json_t *last = json_array_get(json_object_get(value, "sep"), 1);
+    if (!first || !last) FAIL(ERR_INPUT, "tokenizer.json: %s lacks its 'cls' or 'sep'", type);
+    TRY(add_special(t, first, true));
+    return add_special(t, last, false);
+}
+
 enum status tokenizer_read_post_processor(struct tokenizer *tokenizer, json_t *value) {
     static const struct rule rules[] = {{"TemplateProcessing", read_template},
+                                        {"BertProcessing", read_pair},
+                                        {"RobertaProcessing", read_pair},
                                         {"ByteLevel", NULL}, // trims offsets only
                                         {.type = NULL, .read = NULL}};
     return read_rule(tokenizer, value, "post-processor", "processors", rules, 0);
@@ -258,6 +298,14 @@ static enum status read_decode_metaspace(struct tokenizer *t, json_t *value, con
     return set_mark(t, mark ? mark : "▁");
 }
 
+static enum status read_decode_words(struct tokenizer *t, json_t *value, const char *type) {
+    (void)type;
+    free(t->join_mark);
+    t->join_mark = NULL;
+    t->tidies = flag(value, "cleanup", true);
+    return copy_string(value, "prefix", "##", &t->join_mark);
+}
+
 enum status tokenizer_read_decoder(struct tokenizer *tokenizer, json_t *value) {
     static const struct rule rules[] = {{"ByteLevel", NULL},
                                         {"ByteFallback", NULL},
@@ -265,6 +313,7 @@ enum status tokenizer_read_decoder(struct tokenizer *tokenizer, json_t *value) {
                                         {"Replace", read_decode_replace},
                                         {"Strip", read_decode_strip},
                                         {"Metaspace", read_decode_metaspace},
+                                        {"WordPiece", read_decode_words},
                                         {.type = NULL, .read = NULL}};
     return read_rule(tokenizer, value, "decoder", "decoders", rules, 0);
 }

@@ -67,6 +67,36 @@ bool unicode_is_word(int32_t c) {
            category == UTF8PROC_CATEGORY_PC;
 }
 
+bool unicode_is_other(int32_t c) {
+    utf8proc_category_t category = utf8proc_category(c);
+    return category == UTF8PROC_CATEGORY_CC || category == UTF8PROC_CATEGORY_CF ||
+           category == UTF8PROC_CATEGORY_CO;
+}
+
+bool unicode_is_nonspacing(int32_t c) {
+    return utf8proc_category(c) == UTF8PROC_CATEGORY_MN;
+}
+
+bool unicode_is_ideograph(int32_t c) {
+    static const int32_t ranges[][2] = {
+        {0x3400, 0x4DBF},   {0x4E00, 0x9FFF},   {0xF900, 0xFAFF},   {0x20000, 0x2A6DF},
+        {0x2A700, 0x2B81F}, {0x2B920, 0x2CEAF}, {0x2F800, 0x2FA1F},
+    };
+    for (size_t i = 0; i < sizeof(ranges) / sizeof(*ranges); i++)
+        if (c >= ranges[i][0] && c <= ranges[i][1]) return true;
+    return false;
+}
+
+int unicode_lower(int32_t c, int32_t out[2]) {
+    out[0] = c == 0x130 ? 'i' : utf8proc_tolower(c); // the one form of two characters
+    out[1] = 0x307;
+    return c == 0x130 ? 2 : 1;
+}
+
+size_t unicode_encode(int32_t c, char out[4]) {
+    return (size_t)utf8proc_encode_char(c, (utf8proc_uint8_t *)out);
+}
+
 struct segment {
     int32_t *character; // [capacity]
     int32_t *spare;     // [capacity] for sorting

@@ -6,13 +6,12 @@ const struct attention_rates rates_of_thread = {40e9, 5.6e9};
 const struct attention_rates rates_of_gpu = {580e12, 348e9};
 
 static double rank_seconds(const struct visible_range *range, const struct layer_kind *kind,
-                           const struct attention_rates *rates, int rank) {
+                           const struct attention_rates *rates, enum pass pass, int rank) {
     int64_t pairs = 0;
     for (int holder = 0; holder < range->sequence->size; holder++)
         pairs += visible_pairs(range, rank, holder);
-    int64_t bytes = volume_choose_pass(range, &kind->shape, 0) == PASS_HALO
-                        ? volume_pass_halo(range, &kind->shape, rank)
-                        : volume_pass_kv(range, &kind->shape, rank);
+    int64_t bytes = pass == PASS_HALO ? volume_pass_halo(range, &kind->shape, rank)
+                                      : volume_pass_kv(range, &kind->shape, rank);
     double flop = 2.0 * (double)pairs * kind->shape.n_head *
                   (double)(kind->shape.head_dim + kind->shape.value_dim);
     return flop / rates->flop_per_s + (double)bytes / rates->bytes_per_s;
@@ -33,9 +32,10 @@ static double chunk_seconds(const struct layout_case *c, enum layout layout, int
                                       .query_begin = begin,
                                       .query_end = end};
         if (begin < end) range.key_begin = visibility_begin(&kind->visibility, begin);
+        enum pass pass = volume_choose_pass(&range, &kind->shape, 0);
         double slowest = 0;
         for (int rank = 0; rank < c->size; rank++) {
-            double s = rank_seconds(&range, kind, &c->rates, rank);
+            double s = rank_seconds(&range, kind, &c->rates, pass, rank);
             if (s > slowest) slowest = s;
         }
         seconds += slowest * kind->n_layer;

@@ -86,11 +86,11 @@ bool visible_is_held(const struct visible_range *r) {
 
 int64_t visible_held_before(const struct visible_range *r, int rank, int64_t end) {
     int64_t sinks = sequence_count(r->sequence, rank, 0, min64(end, visible_sinks(r)));
-    return sinks + sequence_count(r->sequence, rank, r->key_begin, min64(end, r->query_end));
+    return sinks + sequence_count(r->sequence, rank, r->key_begin, min64(end, visible_key_end(r)));
 }
 
 int64_t visible_held(const struct visible_range *r, int rank) {
-    return visible_held_before(r, rank, r->query_end);
+    return visible_held_before(r, rank, visible_key_end(r));
 }
 
 // Pairs with key position <= query position + offset.
@@ -138,7 +138,8 @@ int64_t visible_pairs(const struct visible_range *r, int query_rank, int key_ran
         run_of_extent(queries, sequence->size, query_rank, r->query_begin, r->query_end, query);
         for (int k = 0; k < sequence->n_extent; k++) {
             struct run key[RUNS_PER_EXTENT];
-            run_of_extent(&sequence->extents[k], sequence->size, key_rank, 0, r->query_end, key);
+            run_of_extent(&sequence->extents[k], sequence->size, key_rank, 0, visible_key_end(r),
+                          key);
             for (int i = 0; i < RUNS_PER_EXTENT * RUNS_PER_EXTENT; i++)
                 pairs += run_pairs(&r->visibility, &query[i / 2], &key[i % 2]);
         }
@@ -174,7 +175,7 @@ static int add_extent_spans(const struct visible_range *r, const struct extent *
     run_of_extent(extent, r->sequence->size, rank, r->query_begin, r->query_end, runs);
     for (int i = 0; i < RUNS_PER_EXTENT; i++) {
         if (runs[i].count == 0) continue;
-        int64_t end = min64(visibility_end(v, last_of(&runs[i])), r->query_end);
+        int64_t end = min64(visibility_end(v, last_of(&runs[i])), visible_key_end(r));
         n = add_span(out, n, visibility_begin(v, runs[i].start), end);
     }
     return n;
@@ -194,7 +195,7 @@ static int64_t last_query(const struct visible_range *r, int rank) {
 int visible_spans(const struct visible_range *r, int rank, struct span *out) {
     int64_t last = last_query(r, rank);
     if (last < 0) return 0;
-    int64_t end = min64(visibility_end(&r->visibility, last), r->query_end);
+    int64_t end = min64(visibility_end(&r->visibility, last), visible_key_end(r));
     int n = add_span(out, 0, 0, min64(visibility_sinks(&r->visibility), end));
     for (int e = 0; e < r->sequence->n_extent; e++)
         n = add_extent_spans(r, &r->sequence->extents[e], rank, out, n);

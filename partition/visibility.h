@@ -40,12 +40,16 @@ void visibility_bounds(const struct visibility *visibility, const int64_t *posit
                        int64_t *begin, int64_t *end);
 
 // One attention: queries at [query_begin, query_end) of the sequence, and the keys that the ranks
-// hold for them: positions [key_begin, query_end) and, before these, the sinks.
+// hold for them: positions [key_begin, key_end) and, before these, the sinks.
 struct visible_range {
     const struct sequence *sequence;
     struct visibility visibility;
     int64_t key_begin, query_begin, query_end;
+    int64_t key_end; // 0: query_end
 };
+static inline int64_t visible_key_end(const struct visible_range *range) {
+    return range->key_end ? range->key_end : range->query_end;
+}
 
 // Sinks held before key_begin.
 int64_t visible_sinks(const struct visible_range *range);

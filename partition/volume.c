@@ -15,10 +15,8 @@ static int64_t partial_head_bytes(const struct attention_shape *shape) { // fp32
 
 int64_t volume_pass_kv(const struct visible_range *range, const struct attention_shape *shape,
                        int rank) {
-    int64_t n = 0;
-    for (int other = 0; other < range->sequence->size; other++)
-        if (other != rank) n += visible_held(range, other);
-    return n * kv_row_bytes(shape);
+    int64_t all = visible_sinks(range) + range->query_end - range->key_begin;
+    return (all - visible_held(range, rank)) * kv_row_bytes(shape);
 }
 
 int64_t volume_pass_q(const struct visible_range *range, const struct attention_shape *shape,

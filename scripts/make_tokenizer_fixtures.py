@@ -7,6 +7,7 @@ Needs the Python packages tokenizers, gguf and (with a model file as argument) n
 
 corpus.txt: one text per line, with \\n \\r \\t \\\\ escaped. NAME.expect: per corpus line the CRC-32 of
     ids with specials parsed and added, ids as plain text, decoded text; on every 20th line the ids.
+    "-": a line with characters of which BERT's normaliser in the library has older properties.
 turns.txt, NAME.turns: the same for texts with the chat markers of DeepSeek and GLM.
 """
 import json
@@ -225,6 +226,43 @@ def with_bos(tokenizer, bos, eos=None):
         special_tokens=[(n, tokenizer.token_to_id(n)) for n in names])
 
 
+def bert(lines, lower):
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]", max_input_chars_per_word=40))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lower, strip_accents=None)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    tokenizer.train_from_iterator(lines, trainers.WordPieceTrainer(
+        vocab_size=900, special_tokens=names, show_progress=False, limit_alphabet=300))
+    pair = [("[SEP]", 3), ("[CLS]", 2)]
+    if lower:
+        with_bos(tokenizer, "[CLS]", "[SEP]")
+    else:
+        tokenizer.post_processor = processors.BertProcessing(*pair)
+    return tokenizer
+
+
+def same_properties(line):
+    """Whether BERT's normaliser sees each character as the Unicode of this Python does."""
+    def check(**flags):
+        off = dict(clean_text=False, handle_chinese_chars=False, strip_accents=False, lowercase=False)
+        return normalizers.BertNormalizer(**dict(off, **flags))
+    clean, marks, lower = check(clean_text=True), check(strip_accents=True), check(lowercase=True)
+    words = pre_tokenizers.BertPreTokenizer()
+    for c in line:
+        kind = unicodedata.category(c)
+        removed = kind in ("Cc", "Cf", "Co") and c not in "\t\n\r" or c in "\0\ufffd"
+        bare = "".join(x for x in unicodedata.normalize("NFD", c) if unicodedata.category(x) != "Mn")
+        mark = kind[0] == "P" or c.isascii() and kind[0] == "S"
+        if (clean.normalize_str(c) == "") != removed or marks.normalize_str(c) != bare:
+            return False
+        if lower.normalize_str(c) != c.lower() or kind == "Cn":
+            return False
+        if (len(words.pre_tokenize_str(f"a{c}b")) == 3) != mark and not c.isspace():
+            return False
+    return True
+
+
 def make_tokenizers(lines):
     out = {}
     byte = pre_tokenizers.ByteLevel
@@ -260,6 +298,19 @@ def make_tokenizers(lines):
             split(",", "removed"), split(Regex(r"\w+"), "contiguous"), split(Regex(r"[^\s]+"), "isolated", True),
             pre_tokenizers.Digits(False), byte(add_prefix_space=True)]),
         ["<|endoftext|>"])
+    out["modernbert"] = byte_level(lines, 900, normalizers.NFC(), byte(add_prefix_space=False),
+                                   ["<|padding|>", "<|endoftext|>"])
+    out["modernbert"].add_tokens([AddedToken(t, normalized=True) for t in
+                                  [" " * 8, " " * 4, "  ", "|||IP_ADDRESS|||"]])
+    out["modernbert"].add_special_tokens(special("[UNK]", "[CLS]", "[SEP]", "[PAD]")
+                                         + special("[MASK]", lstrip=True))
+    with_bos(out["modernbert"], "[CLS]", "[SEP]")
+    out["roberta"] = byte_level(lines, 800, None, byte(add_prefix_space=False),
+                                ["<s>", "<pad>", "</s>", "<unk>"])
+    out["roberta"].add_special_tokens(special("<mask>", lstrip=True))
+    out["roberta"].post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
+    out["bert"] = bert(lines, True)
+    out["bert-cased"] = bert(lines, False)
     vocab, merges = sentencepiece_vocab(lines, 900, ["<unk>", "<s>", "</s>"], True)
     llama, _ = sentencepiece(vocab, merges, "<unk>")
     llama.normalizer = normalizers.Sequence([normalizers.Prepend(MARK), normalizers.Replace(" ", MARK)])
@@ -334,8 +385,12 @@ def expect(path, tokenizer, lines):
     def pack(ids):
         return struct.pack(f"<{len(ids)}i", *ids)
 
+    is_bert = isinstance(tokenizer.normalizer, normalizers.BertNormalizer)
     with open(path, "w") as f:
         for i, line in enumerate(lines):
+            if is_bert and not same_properties(line):
+                f.write("-\n")
+                continue
             tokenizer.encode_special_tokens = False
             parsed = tokenizer.encode(line, add_special_tokens=True).ids
             tokenizer.encode_special_tokens = True

@@ -92,19 +92,6 @@ static struct kv_rows expanded(const struct task *t, const void *data, int64_t f
     return rows;
 }
 
-// How many keys a query at this position sees.
-static int64_t count_visible(const struct index_args *a, int64_t position) {
-    int64_t begin = 0, end = a->n_key;
-    while (begin < end) {
-        int64_t middle = begin + (end - begin) / 2;
-        if (a->key_position[middle] <= position)
-            begin = middle + 1;
-        else
-            end = middle;
-    }
-    return begin;
-}
-
 // Every part prunes by the candidates that came with the call; the first one holds them.
 static void task_open(struct task *t, char *memory) {
     const struct shape *s = t->shape;
@@ -121,7 +108,7 @@ static void task_open(struct task *t, char *memory) {
         int64_t query = t->first_query + i;
         struct kv_rows rows = expanded(t, a->query, query * a->n_head, a->n_head);
         s->tile->pack_query(&rows, t->query + i * s->query_bytes);
-        t->visible[i] = count_visible(a, a->query_position[query]);
+        t->visible[i] = key_run_visible(a->run, a->n_run, a->query_position[query]);
         struct index_list *list = &t->list[i];
         const uint64_t *candidate = a->candidate + query * a->k;
         int32_t n = a->n_candidate[query];
@@ -137,11 +124,13 @@ static void task_open(struct task *t, char *memory) {
 
 static void add_scores(struct task *t, int64_t query, int64_t first_key, int64_t n_key) {
     struct index_list *list = &t->list[query];
+    const struct index_args *a = t->args;
     for (int64_t i = 0; i < n_key; i++) {
         float score = t->score[i];
         if (score < list->score) continue;
         if (!isnan(score)) {
-            index_list_add(list, candidate_make(score, t->args->key_position[first_key + i]));
+            int64_t position = key_run_position(a->run, a->n_run, first_key + i);
+            index_list_add(list, candidate_make(score, position));
         } else if (t->first_query + query < t->bad_query) { // keys ascend: the first is the first
             t->bad_query = t->first_query + query;
             t->bad_key = first_key + i;
@@ -248,7 +237,8 @@ static enum status check_scores(const struct index_args *args, const struct task
     }
     if (query == INT64_MAX) return OK;
     FAIL(ERR_INPUT, "the indexer's score of query %lld on token %lld is not a number",
-         (long long)args->query_position[query], (long long)args->key_position[key]);
+         (long long)args->query_position[query],
+         (long long)key_run_position(args->run, args->n_run, key));
 }
 
 enum status cpu_index_top_k(struct backend *backend, const struct index_args *args) {

@@ -59,33 +59,13 @@ enum status cpu_index_filter(struct backend *backend, const struct index_filter_
     return OK;
 }
 
-// The row that holds a position, or -1: only the last run that begins at or before it can.
-static int64_t row_of(const struct key_run *run, int n_run, int64_t position) {
-    int begin = 0, end = n_run;
-    while (begin < end) {
-        int middle = begin + (end - begin) / 2;
-        if (run[middle].start <= position)
-            begin = middle + 1;
-        else
-            end = middle;
-    }
-    if (begin == 0) return -1;
-    run += begin - 1;
-    int64_t step = position - run->start;
-    if (run->stride > 1) {
-        if (step % run->stride != 0) return -1;
-        step /= run->stride;
-    }
-    return step < run->count ? run->first_row + step : -1;
-}
-
 // `marked` has one bit for each row of the block, all 0 here and on return.
 static void select_query(const struct select_rows_args *args, int64_t t, uint64_t *marked) {
     const uint64_t *candidate = args->candidate + t * args->k;
     int32_t *row = args->row + t * args->k, n = 0;
     int64_t first = args->n_row, last = 0;
     for (int32_t i = 0; i < args->n_candidate[t]; i++) {
-        int64_t at = row_of(args->run, args->n_run, candidate_position(candidate[i]));
+        int64_t at = key_run_row(args->run, args->n_run, candidate_position(candidate[i]));
         if (at < 0) continue;
         marked[at / 64] |= (uint64_t)1 << at % 64;
         first = min64(first, at);

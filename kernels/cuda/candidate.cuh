@@ -3,21 +3,8 @@
 #ifndef HALKA_KERNELS_CUDA_CANDIDATE_CUH
 #define HALKA_KERNELS_CUDA_CANDIDATE_CUH
 
+#include "kernels/candidate.h"
 #include "kernels/cuda/launch.cuh"
-
-// candidate_make and candidate_score of kernels/candidate.h.
-__device__ inline uint64_t candidate_of(float score, int64_t position) {
-    uint32_t bits = __float_as_uint(score + 0.0f); // -0.0 becomes 0.0
-    bits = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-    return (uint64_t)bits << 32 | (0xffffffffu - (uint32_t)position);
-}
-__device__ inline float score_of(uint64_t candidate) {
-    uint32_t bits = (uint32_t)(candidate >> 32);
-    return __uint_as_float(bits & 0x80000000u ? bits & 0x7fffffffu : ~bits);
-}
-__device__ inline int64_t position_of(uint64_t candidate) {
-    return 0xffffffffu - (uint32_t)candidate;
-}
 
 enum { SELECT_DIGIT_BITS = 8, SELECT_N_DIGIT = 1 << SELECT_DIGIT_BITS };
 // Shared by the threads of a block that select together.

@@ -4,6 +4,7 @@
 
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/matmul.cuh"
+#include "kernels/expert_group.h"
 
 namespace {
 
@@ -48,21 +49,11 @@ __device__ void score_experts(const struct expert_gate_args &a, const float *log
     for (int e = lane; e < a.n_expert; e += WARP) score[e] /= total;
 }
 
-// Strikes out every expert outside the best groups; a group counts the sum of its two best.
+// Strikes out every expert outside the best groups.
 __device__ void keep_groups(const struct expert_gate_args &a, float *choice, float *group_score) {
     int lane = threadIdx.x % WARP, width = a.n_expert / a.n_group;
-    for (int g = lane; g < a.n_group; g += WARP) {
-        float first = -INFINITY, second = -INFINITY;
-        for (int e = g * width; e < (g + 1) * width; e++) {
-            if (choice[e] > first) {
-                second = first;
-                first = choice[e];
-            } else if (choice[e] > second) {
-                second = choice[e];
-            }
-        }
-        group_score[g] = width > 1 ? first + second : first;
-    }
+    for (int g = lane; g < a.n_group; g += WARP)
+        group_score[g] = expert_group_score(choice + g * width, width);
     __syncwarp();
     for (int kept = 0; kept < a.n_group_used; kept++) {
         int best = find_best(group_score, a.n_group);

@@ -42,26 +42,6 @@ __global__ void filter_kernel(struct index_filter_args a) {
     if (threadIdx.x == 0) a.n_candidate[t] = n;
 }
 
-// The row that holds a position, or -1: only the last run that begins at or before it can.
-__device__ int64_t row_of(const struct key_run *run, int n_run, int64_t position) {
-    int begin = 0, end = n_run;
-    while (begin < end) {
-        int middle = begin + (end - begin) / 2;
-        if (run[middle].start <= position)
-            begin = middle + 1;
-        else
-            end = middle;
-    }
-    if (begin == 0) return -1;
-    run += begin - 1;
-    int64_t step = position - run->start;
-    if (run->stride > 1) {
-        if (step % run->stride != 0) return -1;
-        step /= run->stride;
-    }
-    return step < run->count ? run->first_row + step : -1;
-}
-
 // How many the threads before this one count; `total` is the count of all.
 __device__ int count_before(int n, int *shared, int *total) {
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, sum = n;
@@ -95,7 +75,7 @@ __global__ void rows_kernel(struct select_rows_args a, const struct key_run *run
         for (int i = threadIdx.x; i < per_thread * THREADS; i += THREADS) marked[i] = 0;
         __syncthreads();
         for (int i = threadIdx.x; i < n_candidate; i += THREADS) {
-            int64_t at = row_of(run, a.n_run, position_of(candidate[i])) - first;
+            int64_t at = key_run_row(run, a.n_run, candidate_position(candidate[i])) - first;
             if (at >= 0 && at < n_row) atomicOr(&marked[at / 32], 1u << at % 32);
         }
         __syncthreads();

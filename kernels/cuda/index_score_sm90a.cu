@@ -24,41 +24,11 @@ template <int N_HEAD_, int HEAD_DIM_> struct form {
     static_assert(HEAD_DIM % PANEL_ELEMENTS == 0 && PANEL_BYTES % ALIGN == 0, "whole panels");
 };
 
-#define HALKA_D(n) "+f"(d[n][0]), "+f"(d[n][1]), "+f"(d[n][2]), "+f"(d[n][3])
-// d[64, 64] = or += a[64, 16] b[64, 16]^T, a in registers, k within a row of b.
-__device__ inline void multiply(float (&d)[8][4], const uint32_t (&a)[4], uint64_t b, bool add) {
-    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %37, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
-                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-                 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
-                 "}, {%32, %33, %34, %35}, %36, p, 1, 1, 0;\n}\n"
-                 : HALKA_D(0), HALKA_D(1), HALKA_D(2), HALKA_D(3), HALKA_D(4), HALKA_D(5),
-                   HALKA_D(6), HALKA_D(7)
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"((int)add));
-}
-// Likewise d[64, 32].
-__device__ inline void multiply(float (&d)[4][4], const uint32_t (&a)[4], uint64_t b, bool add) {
-    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %21, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {"
-                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
-                 "}, {%16, %17, %18, %19}, %20, p, 1, 1, 0;\n}\n"
-                 : HALKA_D(0), HALKA_D(1), HALKA_D(2), HALKA_D(3)
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"((int)add));
-}
-#undef HALKA_D
-
 // positive_part in one instruction.
 __device__ inline float positive(float x) {
     float y;
     asm("max.NaN.f32 %0, %1, 0f00000000;\n" : "=f"(y) : "f"(x));
     return y;
-}
-
-__device__ inline void copy_bulk(void *shared, const void *global, int bytes, uint64_t *barrier) {
-    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes "
-                 "[%0], [%1], %2, [%3];\n" ::"r"(shared_address(shared)),
-                 "l"(global), "r"(bytes), "r"(shared_address(barrier))
-                 : "memory");
 }
 
 template <typename T> __device__ inline uint32_t load_pair(const T *x, int64_t element);
@@ -122,7 +92,7 @@ __device__ void produce(const struct score_chunk &c, int64_t begin, int64_t end,
         int turn = (int)(t - begin), stage = turn % STAGES;
         mbarrier_wait(&room.free[stage], (turn / STAGES + 1) % 2); // at first all are free
         mbarrier_expect(&room.full[stage], F::COPY_BYTES);
-        copy_bulk(room.query + stage * F::QUERY_BYTES,
+        bulk_copy(room.query + stage * F::QUERY_BYTES,
                   (const unsigned char *)c.query + t * F::QUERY_BYTES, F::COPY_BYTES,
                   &room.full[stage]);
     }
@@ -165,7 +135,7 @@ __device__ void consume(const struct score_chunk &c, int64_t first_key, int64_t 
 #pragma unroll
         for (int step = 0; step < F::STEPS; step++) {
             uint32_t at = query_at + stage * F::QUERY_BYTES + step / 4 * F::PANEL_BYTES;
-            multiply(dot, key[step], wgmma_operand(at + step % 4 * 32, 0), step > 0);
+            wgmma_registers_rows(dot, key[step], wgmma_operand(at + step % 4 * 32, 0), step > 0);
         }
         wgmma_commit();
         wgmma_wait<0>();

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <unordered_map>
+#include <vector>
 
 static const int64_t kSegmentBytes = 4 << 20; // grows to the largest table
 static const int64_t kLandingBytes = 4 << 20;
@@ -20,11 +21,12 @@ static int64_t round_up(int64_t n, int64_t multiple) {
 }
 
 int64_t cuda_memory_fixed_bytes(void) {
-    return STAGE_SEGMENTS * kSegmentBytes;
+    return STAGE_SEGMENTS * kSegmentBytes + cuda_steps_bytes();
 }
 
 struct cuda_ledger {
     std::unordered_map<void *, int64_t> bytes;
+    std::vector<cuda_stage_ring> outgrown; // rings whose tables queued work may still read
 };
 
 static enum status device_alloc(struct cuda_memory *memory, int64_t bytes, void **out) {
@@ -74,10 +76,15 @@ enum status cuda_device_memory(struct backend *backend, struct device_memory *ou
 // The ring and its twin; events of segments exist already.
 static enum status ring_alloc(struct cuda_memory *memory, int64_t segment_bytes) {
     struct cuda_stage_ring *ring = &memory->ring;
-    void *device = NULL;
-    TRY_CUDA(
-        cudaHostAlloc(&ring->host, (size_t)(STAGE_SEGMENTS * segment_bytes), cudaHostAllocDefault));
-    TRY(device_alloc(memory, STAGE_SEGMENTS * segment_bytes, &device));
+    int64_t bytes = STAGE_SEGMENTS * segment_bytes;
+    void *host = NULL, *device = NULL;
+    TRY_CUDA(cudaHostAlloc(&host, (size_t)bytes, cudaHostAllocDefault));
+    enum status status = device_alloc(memory, bytes, &device);
+    if (status != OK) {
+        (void)cudaFreeHost(host);
+        return status;
+    }
+    ring->host = (uint8_t *)host;
     ring->device = (uint8_t *)device;
     ring->segment_bytes = segment_bytes;
     ring->segment = 0;
@@ -86,12 +93,24 @@ static enum status ring_alloc(struct cuda_memory *memory, int64_t segment_bytes)
     return OK;
 }
 
-static void ring_free(struct cuda_memory *memory) {
-    struct cuda_stage_ring *ring = &memory->ring;
+static void ring_free(struct cuda_memory *memory, struct cuda_stage_ring *ring) {
     (void)cudaFreeHost(ring->host);
     device_free(memory, ring->device);
-    ring->host = ring->device = NULL;
-    ring->segment_bytes = 0;
+}
+
+// Once the device has done what was queued.
+static void free_outgrown(struct cuda_memory *memory) {
+    for (struct cuda_stage_ring &ring : memory->ledger->outgrown) ring_free(memory, &ring);
+    memory->ledger->outgrown.clear();
+}
+
+// An operation that stages a table after another may queue its work later than both: the ring that
+// holds the first outlives the growth.
+static enum status ring_grow(struct cuda_memory *memory, int64_t segment_bytes) {
+    const struct cuda_stage_ring before = memory->ring;
+    enum status status = ring_alloc(memory, segment_bytes);
+    if (status == OK) memory->ledger->outgrown.push_back(before);
+    return status;
 }
 
 enum status cuda_memory_open(struct backend *backend) {
@@ -127,7 +146,8 @@ void cuda_memory_close(struct cuda_state *state) {
     for (int i = 0; i < COPY_TICKETS; i++) destroy_event(memory->ticket[i]);
     destroy_event(memory->work);
     destroy_event(memory->copies);
-    ring_free(memory);
+    free_outgrown(memory);
+    ring_free(memory, &memory->ring);
     (void)cudaFreeHost(memory->landing.host);
     (void)cudaFreeHost(memory->fault);
     device_free(memory, state->fault);
@@ -220,11 +240,7 @@ static enum status stage_take(struct backend *backend, int64_t bytes, uint8_t **
     struct cuda_stage_ring *ring = &memory->ring;
     if (cuda_steps_keeping(cuda_state(backend)))
         return cuda_steps_stage(backend, round_up(bytes, kAlignment), host, device);
-    if (bytes > ring->segment_bytes) {
-        TRY(wait_for_compute(backend));
-        ring_free(memory);
-        TRY(ring_alloc(memory, round_up(bytes, kSegmentBytes)));
-    }
+    if (bytes > ring->segment_bytes) TRY(ring_grow(memory, round_up(bytes, kSegmentBytes)));
     if (ring->used + bytes > ring->segment_bytes) TRY(leave_segment(backend, ring));
     int64_t offset = ring->segment * ring->segment_bytes + ring->used;
     *host = ring->host + offset;
@@ -328,6 +344,7 @@ enum status cuda_sync(struct backend *backend) {
                              cudaMemcpyDeviceToHost, state->compute));
     cuda_phase(backend, -1);
     TRY(land(backend));
+    free_outgrown(state->memory);
     cuda_phases_add(backend);
     return check_fault(state);
 }

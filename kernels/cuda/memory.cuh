@@ -46,7 +46,7 @@ struct cuda_memory {
 // Of an opened state; close accepts one that failed half-way.
 enum status cuda_memory_open(struct backend *backend);
 void cuda_memory_close(struct cuda_state *state);
-// Device memory held from the start, for `plan`.
+// Device memory held from the start or in every decode, for `plan`.
 int64_t cuda_memory_fixed_bytes(void);
 
 enum status cuda_alloc(struct backend *backend, int64_t bytes, void **out);
@@ -75,6 +75,8 @@ void cuda_phases_add(struct backend *backend);
 extern const struct step_ops cuda_steps_ops;
 enum status cuda_steps_open(struct backend *backend);
 void cuda_steps_close(struct backend *backend);
+// Device memory of tables and graphs, for `plan`.
+int64_t cuda_steps_bytes(void);
 bool cuda_steps_keeping(const struct cuda_state *state);
 // Room for a host table of the step being kept: pinned memory and its twin on the device, untouched
 // until the step has run.

@@ -12,6 +12,7 @@
 // Shapes differ by a few nodes in each of 32, 64, ... layers: a prime tells them apart.
 enum { N_SIDE = 2, N_SHAPE = 61 };
 static const int64_t kBlockBytes = 1 << 20;
+static const int64_t kGraphBytes = 8 << 20; // of the nodes of a hundred layers, 2 KiB each
 
 struct table_block {
     uint8_t *host, *device; // pinned, and its twin
@@ -31,6 +32,12 @@ struct cuda_steps {
     cudaGraphExec_t kept;    // to be launched; NULL: nothing
     std::vector<void *> old; // scratch that a step may use
 };
+
+// A step's tables fill less than a block. Graphs of several shapes are rare: a layer begins to
+// select, attention mass is asked for.
+int64_t cuda_steps_bytes(void) {
+    return N_SIDE * (kBlockBytes + kGraphBytes);
+}
 
 bool cuda_steps_keeping(const struct cuda_state *state) {
     return state->steps && state->steps->keeping;

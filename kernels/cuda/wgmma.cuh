@@ -126,6 +126,29 @@ __device__ inline void wgmma_registers(float (&d)[32][4], const uint32_t (&a)[4]
                    HALKA_D(30), HALKA_D(31)
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"((int)add));
 }
+
+// d[64, 64] = or += a[64, 16] b[64, 16]^T, a in registers, k within a row of b.
+__device__ inline void wgmma_registers_rows(float (&d)[8][4], const uint32_t (&a)[4], uint64_t b,
+                                            bool add) {
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %37, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
+                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+                 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+                 "}, {%32, %33, %34, %35}, %36, p, 1, 1, 0;\n}\n"
+                 : HALKA_D(0), HALKA_D(1), HALKA_D(2), HALKA_D(3), HALKA_D(4), HALKA_D(5),
+                   HALKA_D(6), HALKA_D(7)
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"((int)add));
+}
+// Likewise d[64, 32].
+__device__ inline void wgmma_registers_rows(float (&d)[4][4], const uint32_t (&a)[4], uint64_t b,
+                                            bool add) {
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %21, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {"
+                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
+                 "}, {%16, %17, %18, %19}, %20, p, 1, 1, 0;\n}\n"
+                 : HALKA_D(0), HALKA_D(1), HALKA_D(2), HALKA_D(3)
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"((int)add));
+}
 #undef HALKA_D
 
 // mbarriers in shared memory. A phase ends when `count` threads have arrived and the bytes that
@@ -171,6 +194,13 @@ __device__ inline void tensor_copy_3d(void *shared, const CUtensorMap *map, uint
     asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes "
                  "[%0], [%1, {%2, %3, %4}], [%5];\n" ::"r"(shared_address(shared)),
                  "l"(map), "r"(x), "r"(y), "r"(z), "r"(shared_address(barrier))
+                 : "memory");
+}
+// Contiguous bytes, a multiple of 16, at addresses that are.
+__device__ inline void bulk_copy(void *shared, const void *global, int bytes, uint64_t *barrier) {
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes "
+                 "[%0], [%1], %2, [%3];\n" ::"r"(shared_address(shared)),
+                 "l"(global), "r"(bytes), "r"(shared_address(barrier))
                  : "memory");
 }
 // Stores of this thread to shared memory are seen by products and tensor copies that come after.

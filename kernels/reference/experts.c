@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/expert_group.h"
 #include "kernels/reference/reference.h"
 
 // The best `n` of the experts still allowed (choice is not -inf), best first, the lower number
@@ -18,21 +19,11 @@ static void take_best(float *choice, int n_expert, int n, int32_t *out) {
     }
 }
 
-// Strikes out every expert outside the best groups; a group counts the sum of its two best.
+// Strikes out every expert outside the best groups.
 static void keep_groups(const struct expert_gate_args *args, float *choice, float *group_score) {
     int width = args->n_expert / args->n_group;
-    for (int g = 0; g < args->n_group; g++) {
-        float first = -INFINITY, second = -INFINITY;
-        for (int e = g * width; e < (g + 1) * width; e++) {
-            if (choice[e] > first) {
-                second = first;
-                first = choice[e];
-            } else if (choice[e] > second) {
-                second = choice[e];
-            }
-        }
-        group_score[g] = width > 1 ? first + second : first;
-    }
+    for (int g = 0; g < args->n_group; g++)
+        group_score[g] = expert_group_score(choice + g * width, width);
     for (int kept = 0; kept < args->n_group_used; kept++) {
         int best = 0;
         for (int g = 1; g < args->n_group; g++)

@@ -55,12 +55,14 @@ static int best_first(const void *a, const void *b) {
 // Every visible key of query t in `all`, behind the n candidates that it holds already.
 static enum status score_keys(const struct index_args *args, int64_t t, const float *query,
                               const float *key, uint64_t *all, int64_t *n) {
-    for (int64_t s = 0; s < args->n_key && args->key_position[s] <= args->query_position[t]; s++) {
+    for (int64_t s = 0; s < args->n_key; s++) {
+        int64_t position = key_run_position(args->run, args->n_run, s);
+        if (position > args->query_position[t]) break;
         float score = index_score(args, t, s, query, key + s * args->head_dim);
         if (isnan(score))
             FAIL(ERR_INPUT, "the indexer's score of query %lld on token %lld is not a number",
-                 (long long)args->query_position[t], (long long)args->key_position[s]);
-        all[(*n)++] = candidate_make(score, args->key_position[s]);
+                 (long long)args->query_position[t], (long long)position);
+        all[(*n)++] = candidate_make(score, position);
     }
     return OK;
 }

@@ -203,6 +203,7 @@ static enum status call_index(struct backend *backend, void *user) {
 static double index_seconds(struct bench *b, int64_t n_query, int64_t n_key, int n_head) {
     int64_t k = scaled(b, TOP_K);
     int32_t *zeros = calloc((size_t)n_query, sizeof *zeros);
+    const struct key_run run = {0, 1, n_key, 0};
     struct index_call c = {
         .args = {.n_query = n_query,
                  .n_key = n_key,
@@ -215,7 +216,8 @@ static double index_seconds(struct bench *b, int64_t n_query, int64_t n_key, int
                  .key_scale = random_held(b, DTYPE_F32, n_key),
                  // every key is visible
                  .query_position = b->position + n_key,
-                 .key_position = b->position,
+                 .run = &run,
+                 .n_run = 1,
                  .k = (int)k,
                  .candidate = poisoned_held(b, n_query * k * 8),
                  .n_candidate = poisoned_held(b, n_query * 4)},

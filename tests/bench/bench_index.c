@@ -63,6 +63,7 @@ static double index_seconds(struct backend *backend, enum dtype dtype, int64_t n
     float *weight = random_vector(DTYPE_F32, n_query * N_HEAD, 1, 3);
     float *key_scale = test_alloc(n_key * 4);
     int64_t *position = test_alloc(n_key * 8);
+    const struct key_run run = {0, 1, n_key, 0};
     for (int64_t i = 0; i < n_key; i++) {
         position[i] = i;
         key_scale[i] = (float)(1 + i % 3);
@@ -71,7 +72,8 @@ static double index_seconds(struct backend *backend, enum dtype dtype, int64_t n
     args.key = key;
     args.weight = weight;
     args.key_scale = key_scale;
-    args.key_position = position;
+    args.run = &run;
+    args.n_run = 1;
     args.query_position = position + n_key - n_query;
     args.candidate = test_alloc(n_query * K * 8);
     args.n_candidate = test_alloc(n_query * 4);

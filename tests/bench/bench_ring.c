@@ -1,6 +1,7 @@
 // What the transport and ring attention deliver on these ranks (mpirun -np 2 ...): GB/s of a shift,
-// latency of small collectives, the share of ring attention that is exposed wait, and how many
-// queries make pass-Q slower than pass-KV. Best of several short runs, slowest rank.
+// latency of small collectives, the share of ring attention that is exposed wait, how many queries
+// make pass-Q slower than pass-KV, and what windows gain by the halo. Best of several short runs,
+// slowest rank.
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -79,18 +80,25 @@ static void print_latency(void) {
     free(bytes);
 }
 
-// The last n_query of N_TOKEN tokens as one zigzag chunk after the rest.
+// The last n_query of N_TOKEN tokens as one chunk after the rest.
 struct run {
     double seconds;
     struct profile profile; // of the best run
+    int64_t received;       // bytes, by this rank
+};
+
+struct how {
+    enum pass pass;
+    enum layout layout;
+    struct visibility visibility;
 };
 
 static struct run attend(struct backend *backend, int64_t n_query, enum dtype dtype,
-                         enum pass pass) {
+                         const struct how *how) {
     struct sequence sequence;
     sequence_open(&sequence, comm.size);
-    if (!sequence_append(&sequence, LAYOUT_ZIGZAG, N_TOKEN - n_query) ||
-        !sequence_append(&sequence, LAYOUT_ZIGZAG, n_query))
+    if (!sequence_append(&sequence, how->layout, N_TOKEN - n_query) ||
+        !sequence_append(&sequence, how->layout, n_query))
         require(status_fail(ERR_MEMORY, "", "no memory for a sequence"));
     int64_t n_key = sequence_count(&sequence, comm.rank, 0, N_TOKEN);
     int64_t n_own = sequence_count(&sequence, comm.rank, N_TOKEN - n_query, N_TOKEN);
@@ -103,7 +111,8 @@ static struct run attend(struct backend *backend, int64_t n_query, enum dtype dt
                                        .size = comm.size,
                                        .shard = N_TOKEN,
                                        .query = n_query,
-                                       .all_query = pass == PASS_Q ? n_query : 0};
+                                       .all_query = how->pass == PASS_Q ? n_query : 0,
+                                       .halo = how->pass == PASS_HALO ? N_TOKEN : 0};
     int64_t bytes = ring_attention_workspace_bytes(&shape, &extent);
     require(ring_attention_open(&ring, backend, &comm, &profile, bytes));
     struct ring_attention_args args = {
@@ -115,8 +124,8 @@ static struct run attend(struct backend *backend, int64_t n_query, enum dtype dt
         .head_dim = HEAD_DIM,
         .value_dim = HEAD_DIM,
         .scale = 0.125f,
-        .visibility = VISIBILITY_CAUSAL,
-        .pass = pass,
+        .visibility = how->visibility,
+        .pass = how->pass,
         .query = random_vector(dtype, n_own * N_HEAD * HEAD_DIM + 1, 1, 1),
         .query_dtype = dtype,
         .key = random_vector(DTYPE_BF16, n_key * N_KV_HEAD * HEAD_DIM, 1, 2),
@@ -128,10 +137,12 @@ static struct run attend(struct backend *backend, int64_t n_query, enum dtype dt
     for (int i = 0; i < N_REPEAT; i++) {
         profile = (struct profile){0};
         require(comm.ops->barrier(&comm));
+        int64_t received = comm.bytes_received;
         double begun = cluster_seconds();
         require(ring_attention_run(&ring, &args));
         double seconds = slowest(cluster_seconds() - begun);
-        if (seconds < best.seconds) best = (struct run){seconds, profile};
+        if (seconds < best.seconds)
+            best = (struct run){seconds, profile, comm.bytes_received - received};
     }
     free((void *)args.query);
     free((void *)args.key);
@@ -143,8 +154,35 @@ static struct run attend(struct backend *backend, int64_t n_query, enum dtype dt
     return best;
 }
 
+static const struct how by_kv = {PASS_KV, LAYOUT_ZIGZAG, {.back = VISIBLE_ALL}};
+static const struct how by_q = {PASS_Q, LAYOUT_ZIGZAG, {.back = VISIBLE_ALL}};
+
+// Layers of a window and encoders: the ring against what the queries see.
+static void print_windows(struct backend *backend, enum dtype dtype) {
+    static const struct {
+        const char *name;
+        struct how how;
+    } rows[] = {
+        {"causal window of 1024, ring", {PASS_KV, LAYOUT_CONTIGUOUS, {.back = 1023}}},
+        {"causal window of 1024, halo", {PASS_HALO, LAYOUT_CONTIGUOUS, {.back = 1023}}},
+        {"the same by zigzag, halo", {PASS_HALO, LAYOUT_ZIGZAG, {.back = 1023}}},
+        {"512 either way, halo", {PASS_HALO, LAYOUT_CONTIGUOUS, {.back = 512, .ahead = 512}}},
+        {"both ways, ring", {PASS_KV, LAYOUT_CONTIGUOUS, {VISIBLE_ALL, VISIBLE_ALL, 0, 0, NULL}}},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct run run = attend(backend, N_TOKEN, dtype, &rows[i].how);
+        double wait = slowest(run.profile.seconds[PHASE_RING_WAIT]);
+        double received = slowest((double)run.received);
+        if (comm.rank == 0)
+            printf("%-28s %5d tokens: %8.2f ms, %8.2f KiB received at most, exposed wait %5.2f "
+                   "%%\n",
+                   rows[i].name, N_TOKEN, run.seconds * 1e3, received / 1024,
+                   100 * wait / run.seconds);
+    }
+}
+
 static void print_exposed(struct backend *backend, enum dtype dtype) {
-    struct run run = attend(backend, N_TOKEN, dtype, PASS_KV);
+    struct run run = attend(backend, N_TOKEN, dtype, &by_kv);
     double wait = slowest(run.profile.seconds[PHASE_RING_WAIT]);
     double rate = (double)run.profile.attention_flop / run.profile.seconds[PHASE_ATTENTION];
     if (comm.rank == 0)
@@ -156,8 +194,8 @@ static void print_exposed(struct backend *backend, enum dtype dtype) {
 
 static void print_crossover(struct backend *backend, enum dtype dtype) {
     for (int64_t n_query = 16; n_query <= N_TOKEN / 2; n_query *= 4) {
-        double kv = attend(backend, n_query, dtype, PASS_KV).seconds;
-        double q = attend(backend, n_query, dtype, PASS_Q).seconds;
+        double kv = attend(backend, n_query, dtype, &by_kv).seconds;
+        double q = attend(backend, n_query, dtype, &by_q).seconds;
         struct sequence sequence;
         sequence_open(&sequence, comm.size);
         if (!sequence_append(&sequence, LAYOUT_ZIGZAG, N_TOKEN))
@@ -191,6 +229,7 @@ int main(int argc, char **argv) {
     print_latency();
     print_exposed(&backend, dtype);
     print_crossover(&backend, dtype);
+    print_windows(&backend, dtype);
     backend_close(&backend);
     comm_close(&comm);
     cluster_stop(&cluster);

@@ -1,7 +1,8 @@
 // Ring attention over ranks of a device each (mpirun -np N): GB/s of a shift; rate of a GPU, its
 // share of what the same tiles reach without a ring, exposed wait, zigzag against contiguous
-// shards; decoding. Device work, random data, the slowest rank, medians. `bench_ring_gpu [LONGEST
-// [DIVISOR]]`: tokens of the longest case (1M); a divisor of all sizes rehearses on any machine.
+// shards; windows by ring and by halo; decoding. Device work, random data, the slowest rank,
+// medians. `bench_ring_gpu [LONGEST [DIVISOR]]`: tokens of the longest case (1M); a divisor of all
+// sizes rehearses on any machine.
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -10,7 +11,7 @@
 #include "tests/common/measure.h"
 #include "tests/common/measure_ranks.h"
 
-enum { TOKENS_OF_A_RANK = 8192, MIDDLE = 131072, HEAD_DIM = 128, DECODE_CALLS = 50 };
+enum { TOKENS_OF_A_RANK = 8192, MIDDLE = 131072, WINDOW = 4096, HEAD_DIM = 128, DECODE_CALLS = 50 };
 
 static enum status call_shift(struct ranks *b, void *user) {
     TRY(b->comm->ops->shift_start(b->comm, user));
@@ -61,7 +62,8 @@ static void open_ring(struct ranks *b, const struct shape *shape, enum layout la
                                        .size = b->comm->size,
                                        .shard = n / b->comm->size + 4,
                                        .query = decode ? 0 : n_query / b->comm->size + 4,
-                                       .decode_query = decode};
+                                       .decode_query = decode,
+                                       .halo = decode ? 0 : n / b->comm->size + 4};
     ranks_require(b, ring_attention_open(&r->ring, &b->backend, b->comm, &b->profile,
                                          ring_attention_workspace_bytes(&widths, &extent)));
     int64_t query_width = (int64_t)shape->n_head * HEAD_DIM;
@@ -170,6 +172,42 @@ static void print_prefill(struct ranks *b, const struct shape *shape, enum layou
     close_ring(b, &r);
 }
 
+// A layer of a window, or of an encoder: the bytes that the slowest rank receives, and its time.
+static void print_window(struct ranks *b, enum pass pass, enum layout layout, int64_t n,
+                         struct visibility visibility) {
+    static const char *const pass_names[] = {
+        [PASS_KV] = "ring", [PASS_Q] = "queries", [PASS_HALO] = "halo"};
+    const struct shape *shape = &shapes[0];
+    struct ring_run r;
+    open_ring(b, shape, layout, n, n, &r);
+    r.args.pass = pass;
+    r.args.visibility = visibility;
+    struct ranks_timing t = ranks_measure(b, call_ring, &r, 8);
+    measure_check(&b->backend, DTYPE_F32, r.args.out, r.n_query * shape->n_head * HEAD_DIM);
+    int64_t received = b->comm->bytes_received, most;
+    ranks_require(b, call_ring(b, &r));
+    ranks_require(b, b->backend.ops->sync(&b->backend));
+    most = b->comm->bytes_received - received;
+    struct comm *host = comm_host(b->comm);
+    ranks_require(b, host->ops->all_reduce(host, &most, 1, REDUCE_MAX_I64));
+    const struct visible_range range = {
+        .sequence = &r.sequence, .visibility = visibility, .query_end = n};
+    int64_t pairs = 0;
+    for (int i = 0; i < b->comm->size * b->comm->size; i++)
+        pairs += visible_pairs(&range, i % b->comm->size, i / b->comm->size);
+    double flop = (double)pairs * 4 * HEAD_DIM * shape->n_head / b->comm->size;
+    if (b->comm->rank == 0) {
+        printf("window of %lld %s, %7lld tokens, %-10s by %-4s %10.3f ms %8.1f TFLOP/s a GPU, "
+               "%8.2f MiB received, wait %4.1f %%, merge %4.1f %%\n",
+               (long long)visibility.back + 1, visibility.ahead ? "both ways" : "behind",
+               (long long)n, layout == LAYOUT_ZIGZAG ? "zigzag" : "contiguous", pass_names[pass],
+               t.seconds * 1e3, flop / t.seconds * 1e-12, (double)most / (1 << 20), 100 * t.wait,
+               100 * t.merge);
+        fflush(stdout);
+    }
+    close_ring(b, &r);
+}
+
 static enum status call_decode(struct ranks *b, void *user) {
     struct ring_run *r = user;
     (void)b;
@@ -198,6 +236,12 @@ static void run(struct ranks *b) {
         if (b->comm->size > 1) print_prefill(b, &shapes[i], LAYOUT_CONTIGUOUS, middle, 1);
         print_decode(b, &shapes[i], middle);
     }
+    const struct visibility behind = {.back = ranks_scaled(b, WINDOW) - 1};
+    const struct visibility around = {.back = behind.back, .ahead = behind.back};
+    print_window(b, PASS_KV, LAYOUT_CONTIGUOUS, middle, behind);
+    print_window(b, PASS_HALO, LAYOUT_CONTIGUOUS, middle, behind);
+    print_window(b, PASS_HALO, LAYOUT_ZIGZAG, middle, behind);
+    print_window(b, PASS_HALO, LAYOUT_CONTIGUOUS, middle, around);
     for (int i = 0; i < N_SHAPE && longest > middle; i++)
         print_prefill(b, &shapes[i], LAYOUT_ZIGZAG, longest, 1);
 }

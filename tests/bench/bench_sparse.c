@@ -164,7 +164,8 @@ static struct sparse_seconds sparse_seconds(const struct keys *k, const struct q
                                      .key = k->index_key,
                                      .key_scale = k->index_scale,
                                      .query_position = k->position + n_key - n_query,
-                                     .key_position = k->position,
+                                     .run = &run,
+                                     .n_run = 1,
                                      .k = K,
                                      .candidate = q->candidate,
                                      .n_candidate = q->n_candidate};

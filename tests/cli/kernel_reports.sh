@@ -16,11 +16,14 @@ attention_mma_256 attend
 attention_mma_latent attend
 attention_wgmma_sm90a attend
 attention_merge merge_
-index select_kernel
+index_select select_kernel
+index_select count_kernel
+index_select gather_kernel
 index_score_mma score_kernel
 index_candidates merge_kernel
 sparse_attention_mma attend_kernel
 matmul_short multiply_rows
+matmul_short multiply_chosen
 dequantise expand_rows
 logprob take_logits
 elementwise norm_rows

@@ -248,7 +248,7 @@ struct op_memory op_memory_index_top_k(struct index_args *a) {
     ADD(&m, a, key, dtype_bytes(a->dtype, a->n_key * a->head_dim), OP_READ);
     ADD(&m, a, key_scale, floats(a->n_key), OP_READ);
     ADD_HOST(&m, a, query_position, a->n_query * 8);
-    ADD_HOST(&m, a, key_position, a->n_key * 8);
+    ADD_HOST(&m, a, run, a->n_run * (int64_t)sizeof *a->run);
     ADD_CANDIDATES(&m, a);
     return m;
 }

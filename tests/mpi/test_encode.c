@@ -42,10 +42,19 @@ static struct comm self;
 static struct profile profile;
 static int32_t token[N_TOKEN];
 
+struct pack {
+    const int32_t *token; // [n]
+    int64_t n;
+    int n_document;
+    const int64_t *document_end;
+};
+static const struct pack whole = {token, N_TOKEN, 0, NULL},
+                         packed = {token, N_TOKEN, N_DOCUMENT, document_end};
+
 // What the callback received: states by position, and how many.
 struct states {
-    int64_t hidden, n, last;
-    float *state; // [N_TOKEN, hidden] NaN where nothing came
+    int64_t hidden, total, n, last;
+    float *state; // [total, hidden] NaN where nothing came
     bool refuse;
 };
 
@@ -53,7 +62,7 @@ static enum status take(void *user, const int64_t *position, int64_t n, const fl
     struct states *out = user;
     if (out->refuse) FAIL(ERR_INPUT, "not these");
     for (int64_t i = 0; i < n; i++) {
-        assert_true(position[i] > out->last && position[i] < N_TOKEN);
+        assert_true(position[i] > out->last && position[i] < out->total);
         out->last = position[i];
         memcpy(out->state + position[i] * out->hidden, state + i * out->hidden,
                (size_t)out->hidden * sizeof *state);
@@ -62,11 +71,11 @@ static enum status take(void *user, const int64_t *position, int64_t n, const fl
     return OK;
 }
 
-static struct states open_states(const struct checkpoint *network) {
-    struct states out = {.hidden = network->spec.n_hidden, .last = -1};
-    out.state = malloc((size_t)(N_TOKEN * out.hidden) * sizeof *out.state);
+static struct states open_states(const struct checkpoint *network, int64_t total) {
+    struct states out = {.hidden = network->spec.n_hidden, .total = total, .last = -1};
+    out.state = malloc((size_t)(total * out.hidden) * sizeof *out.state);
     assert_non_null(out.state);
-    for (int64_t i = 0; i < N_TOKEN * out.hidden; i++) out.state[i] = NAN;
+    for (int64_t i = 0; i < total * out.hidden; i++) out.state[i] = NAN;
     return out;
 }
 
@@ -75,30 +84,26 @@ static struct session *open_session(const struct checkpoint *network, struct com
     struct session *session = NULL;
     struct session_options options = *how;
     options.precision = PRECISION_FP32;
-    options.max_tokens = N_TOKEN;
+    if (options.max_tokens == 0) options.max_tokens = N_TOKEN;
     enum status status = session_open(network, &backend, comm, &profile, &options, &session);
     if (status != OK) print_error("%s\n", status_message());
     assert_int_equal(status, OK);
     return session;
 }
 
-static struct states encode_packed(struct session *session, const struct checkpoint *network,
-                                   const int32_t *ids, int n_document) {
-    struct states out = open_states(network);
-    struct encode_args args = {.token = ids,
-                               .n = N_TOKEN,
-                               .n_document = n_document,
-                               .document_end = document_end,
+static struct states encode(struct session *session, const struct checkpoint *network,
+                            const struct pack *pack) {
+    struct states out = open_states(network, pack->n);
+    struct encode_args args = {.token = pack->token,
+                               .n = pack->n,
+                               .n_document = pack->n_document,
+                               .document_end = pack->document_end,
                                .states = take,
                                .user = &out};
     enum status status = session_encode(session, &args);
     if (status != OK) print_error("%s\n", status_message());
     assert_int_equal(status, OK);
     return out;
-}
-
-static struct states encode(struct session *session, const struct checkpoint *network) {
-    return encode_packed(session, network, token, 0);
 }
 
 static void open_network(const struct network *network, struct checkpoint *out) {
@@ -109,7 +114,7 @@ static void open_network(const struct network *network, struct checkpoint *out) 
 }
 
 static void compare(const char *name, const struct states *got, const struct states *expected) {
-    for (int64_t i = 0; i < N_TOKEN * got->hidden; i++) {
+    for (int64_t i = 0; i < got->total * got->hidden; i++) {
         if (isnan(got->state[i])) continue; // another rank's
         if (!(fabs(got->state[i] - expected->state[i]) <= tolerance))
             fail_msg("%s: token %d: %.7f, not %.7f", name, (int)(i / got->hidden), got->state[i],
@@ -126,13 +131,13 @@ static void test_encode_causal(void **state) {
     struct checkpoint network;
     assert_int_equal(checkpoint_open("tests/fixtures/tiny-llama", &network), OK);
     struct session *alone = open_session(&network, &self, &ways[0]);
-    struct states expected = encode(alone, &network);
+    struct states expected = encode(alone, &network, &whole);
     assert_int_equal(expected.n, N_TOKEN);
     session_close(&alone);
     for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
         struct session *session = open_session(&network, &mpi_test_comm, &ways[i]);
         for (int again = 0; again < 2; again++) {
-            struct states got = encode(session, &network);
+            struct states got = encode(session, &network, &whole);
             struct session_facts facts;
             session_get_facts(session, &facts);
             assert_int_equal(got.n, facts.tokens);
@@ -146,12 +151,15 @@ static void test_encode_causal(void **state) {
 }
 
 // One rank, each document by itself.
-static struct states encode_one_by_one(struct session *alone, const struct checkpoint *network) {
-    struct states out = open_states(network), one = open_states(network);
+static struct states encode_one_by_one(struct session *alone, const struct checkpoint *network,
+                                       const struct pack *pack) {
+    struct states out = open_states(network, pack->n), one = open_states(network, pack->n);
     int64_t begin = 0;
-    for (int i = 0; i < N_DOCUMENT; begin = document_end[i++]) {
-        struct encode_args args = {
-            .token = token + begin, .n = document_end[i] - begin, .states = take, .user = &one};
+    for (int i = 0; i < pack->n_document; begin = pack->document_end[i++]) {
+        struct encode_args args = {.token = pack->token + begin,
+                                   .n = pack->document_end[i] - begin,
+                                   .states = take,
+                                   .user = &one};
         one.last = -1;
         assert_int_equal(session_encode(alone, &args), OK);
         memcpy(out.state + begin * out.hidden, one.state,
@@ -169,11 +177,11 @@ static void test_packed(void **state) {
         struct checkpoint network;
         open_network(&networks[n], &network);
         struct session *alone = open_session(&network, &self, &ways[0]);
-        struct states expected = encode_one_by_one(alone, &network);
+        struct states expected = encode_one_by_one(alone, &network, &packed);
         session_close(&alone);
         for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
             struct session *session = open_session(&network, &mpi_test_comm, &ways[i]);
-            struct states got = encode_packed(session, &network, token, N_DOCUMENT);
+            struct states got = encode(session, &network, &packed);
             struct session_facts facts;
             session_get_facts(session, &facts);
             assert_int_equal(got.n, facts.tokens);
@@ -185,6 +193,33 @@ static void test_packed(void **state) {
         free(expected.state);
         checkpoint_close(&network);
     }
+}
+
+// One rank attends long sequences in slabs of queries: of a pack longer than one, whose documents
+// are not, though they begin and end within.
+static void test_slabs(void **state) {
+    (void)state;
+    static const int64_t ends[] = {1, 3000, 8900, 9301};
+    enum { N_LONG = 9301 };
+    int32_t *ids = malloc(N_LONG * sizeof *ids);
+    assert_non_null(ids);
+    for (int i = 0; i < N_LONG; i++) ids[i] = (int32_t)((i * 131 + i / 256 * 7 + 17) % N_VOCAB);
+    const struct pack pack = {ids, N_LONG, 4, ends};
+    const struct session_options longer = {.max_tokens = N_LONG};
+    for (int n = 1; n < N_NETWORK && mpi_test_comm.size == 1; n += 4) {
+        struct checkpoint network;
+        open_network(&networks[n], &network);
+        struct session *session = open_session(&network, &self, &longer);
+        struct states expected = encode_one_by_one(session, &network, &pack);
+        struct states got = encode(session, &network, &pack);
+        assert_int_equal(got.n, N_LONG);
+        compare(networks[n].name, &got, &expected);
+        free(got.state);
+        free(expected.state);
+        session_close(&session);
+        checkpoint_close(&network);
+    }
+    free(ids);
 }
 
 static bool sees(const struct network *network, int64_t query, int64_t key, int n_document) {
@@ -206,12 +241,14 @@ static void test_what_is_seen(void **state) {
         network.spec.n_layer = 1;
         struct session *session =
             open_session(&network, &mpi_test_comm, &(struct session_options){.chunk = 0});
-        struct states before = encode_packed(session, &network, token, n_document);
+        struct pack pack = n_document ? packed : whole;
+        struct states before = encode(session, &network, &pack);
         for (size_t c = 0; c < sizeof changed / sizeof *changed; c++) {
             int32_t other[N_TOKEN];
             memcpy(other, token, sizeof other);
             other[changed[c]] = (other[changed[c]] + 1) % N_VOCAB;
-            struct states after = encode_packed(session, &network, other, n_document);
+            pack.token = other;
+            struct states after = encode(session, &network, &pack);
             for (int64_t i = 0; i < N_TOKEN; i++) {
                 const float *a = before.state + i * before.hidden;
                 const float *b = after.state + i * after.hidden;
@@ -248,6 +285,16 @@ static void test_encoder_memory(void **state) {
     assert_int_equal(session_append(session, &(struct append_args){.token = token, .n = N_TOKEN}),
                      ERR_CONFIG);
     session_close(&session);
+    // A token of a long sequence on one rank: residual, keys, values, rotation, id and
+    // log-probability.
+    int64_t hidden = network.spec.n_hidden, kv = 2 * 2 * 16, rotation = 16;
+    struct memory_plan longer;
+    options.max_tokens = 100000;
+    assert_int_equal(session_plan(&network, &backend, 1, 1, &options, &encoder), OK);
+    options.max_tokens = 200000;
+    assert_int_equal(session_plan(&network, &backend, 1, 1, &options, &longer), OK);
+    assert_int_equal(longer.activations - encoder.activations,
+                     100000 * (hidden + kv + rotation + 1) * (int64_t)sizeof(float));
     checkpoint_close(&network);
 }
 
@@ -256,7 +303,7 @@ static void test_refusals(void **state) {
     struct checkpoint network;
     assert_int_equal(checkpoint_open("tests/fixtures/tiny-llama", &network), OK);
     struct session *session = open_session(&network, &self, &(struct session_options){0});
-    struct states out = open_states(&network);
+    struct states out = open_states(&network, N_TOKEN);
     struct encode_args args = {.token = token, .n = 4, .states = take, .user = &out};
     int64_t falling[] = {3, 2}, beyond[] = {3, 5}, before[] = {2, 3};
     int64_t *ends[] = {falling, beyond, before};
@@ -284,9 +331,9 @@ int main(int argc, char **argv) {
         return mpi_test_stop(1);
     for (int i = 0; i < N_TOKEN; i++) token[i] = (int32_t)((i * 131 + 17) % N_VOCAB);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_encode_causal), cmocka_unit_test(test_packed),
-        cmocka_unit_test(test_what_is_seen),  cmocka_unit_test(test_encoder_memory),
-        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_encode_causal),  cmocka_unit_test(test_packed),
+        cmocka_unit_test(test_slabs),          cmocka_unit_test(test_what_is_seen),
+        cmocka_unit_test(test_encoder_memory), cmocka_unit_test(test_refusals),
     };
     int failed = cmocka_run_group_tests_name("encode", tests, NULL, NULL);
     comm_close(&self);

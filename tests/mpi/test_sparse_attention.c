@@ -79,6 +79,7 @@ static void solve(struct data *d, struct backend *on) {
     int32_t *row = test_alloc((int64_t)N_TOKEN * k * 4), n_selected[N_TOKEN];
     for (int i = 0; i < N_TOKEN; i++) position[i] = i;
     memset(d->n_candidate, 0, N_TOKEN * sizeof *d->n_candidate);
+    struct key_run run = {0, 1, N_TOKEN, 0};
     struct index_args score = {.n_query = N_TOKEN,
                                .n_key = N_TOKEN,
                                .n_head = s->index.n_head,
@@ -89,12 +90,12 @@ static void solve(struct data *d, struct backend *on) {
                                .key = d->index_key,
                                .key_scale = s->index.scale_bytes ? d->index_scale : NULL,
                                .query_position = position,
-                               .key_position = position,
+                               .run = &run,
+                               .n_run = 1,
                                .k = k,
                                .candidate = d->candidate,
                                .n_candidate = d->n_candidate};
     assert_int_equal(on->ops->index_top_k(on, &score), OK);
-    struct key_run run = {0, 1, N_TOKEN, 0};
     struct select_rows_args rows = {N_TOKEN, k,       d->candidate, d->n_candidate, &run,
                                     1,       N_TOKEN, row,          n_selected};
     assert_int_equal(reference_select_rows(&reference, &rows), OK);

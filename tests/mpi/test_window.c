@@ -229,6 +229,28 @@ static void test_memory(void **state) {
     session_close(&session);
 }
 
+// Where layers see a window and the rates are known, the layout is what costs less.
+static void test_layout(void **state) {
+    (void)state;
+    for (int n = 0; n < N_NETWORK; n++) {
+        set_network(&networks[n]);
+        struct session_options options = options_of(&networks[n]);
+        options.rates = rates_of_thread;
+        struct session *session = open_session(&mpi_test_comm, &options);
+        struct session_facts facts;
+        session_get_facts(session, &facts);
+        assert_int_equal(facts.layout.zigzag_s > 0, mpi_test_comm.size > 1);
+        if (mpi_test_comm.size == 1) {
+            assert_int_equal(facts.layout.layout, LAYOUT_ZIGZAG); // as given
+        } else {
+            bool less = facts.layout.contiguous_s < facts.layout.zigzag_s;
+            if (less) assert_int_equal(facts.layout.layout, LAYOUT_CONTIGUOUS);
+            if (n == 1) assert_int_equal(facts.layout.layout, LAYOUT_CONTIGUOUS);
+        }
+        session_close(&session);
+    }
+}
+
 // Attention mass is on what is seen: a token's is one in all, on tokens of its window and sinks.
 static void test_mass(void **state) {
     (void)state;
@@ -304,8 +326,8 @@ int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_chunks),   cmocka_unit_test(test_decode),
         cmocka_unit_test(test_truncate), cmocka_unit_test(test_refuses_to_forget),
-        cmocka_unit_test(test_memory),   cmocka_unit_test(test_mass),
-        cmocka_unit_test(test_steps),
+        cmocka_unit_test(test_memory),   cmocka_unit_test(test_layout),
+        cmocka_unit_test(test_mass),     cmocka_unit_test(test_steps),
     };
     int failed = cmocka_run_group_tests_name("window", tests, NULL, NULL);
     for (int n = 0; n < N_NETWORK; n++) free(expected[n]);

@@ -50,6 +50,12 @@ static const struct index_case exact_cases[] = {
     {"k = 2048", 3, 5000, 2, 32, 2048, DTYPE_F8_E4M3, EXACT, 4998, 1},
     {"k = 3000", 2, 7000, 1, 16, 3000, DTYPE_F32, EXACT, 6998, 1},
     {"decode", 1, 5000, 64, 128, 2048, DTYPE_F8_E4M3, EXACT, 4999, 1},
+    {"a long row", 1, 9001, 1, 16, 700, DTYPE_F32, EXACT, 9000, 1},
+    {"long rows, uneven", 2, 9200, 3, 16, 2048, DTYPE_BF16, EXACT, 8600, 1},
+    {"long rows, few seen", 3, 8200, 1, 16, 300, DTYPE_F32, EXACT, 250, 1},
+    {"a long row, all equal", 1, 8300, 1, 16, 30, DTYPE_F32, ALL_EQUAL, 8299, 1},
+    {"a long row, all -inf", 1, 8300, 1, 16, 8200, DTYPE_F32, MINUS_INFINITY, 8299, 1},
+    {"a long row, fewer than k", 1, 8200, 1, 16, 9000, DTYPE_F32, EXACT, 8150, 1},
     {"all codes of fp8", 2, 256, 1, 40, 200, DTYPE_F8_E4M3, FP8_CODES, 255, 1},
 };
 #define N_EXACT_CASE (int)(sizeof exact_cases / sizeof *exact_cases)
@@ -63,6 +69,7 @@ static const struct index_case random_cases[] = {
     {"32 heads of 64, fp8", 9, 331, 32, 64, 64, DTYPE_F8_E4M3, NORMAL, 320, 1},
     {"decode, fp8", 1, 5000, 64, 128, 2048, DTYPE_F8_E4M3, NORMAL, 4999, 1},
     {"decode, bf16", 1, 5000, 64, 128, 2048, DTYPE_BF16, NORMAL, 4999, 1},
+    {"long rows", 2, 9500, 2, 32, 1000, DTYPE_F32, NORMAL, 9498, 1},
 };
 #define N_RANDOM_CASE (int)(sizeof random_cases / sizeof *random_cases)
 
@@ -186,10 +193,27 @@ struct selection {
     int32_t *n_candidate; // [n_query]
 };
 
+// The positions of keys [keys[0], keys[1]), in runs that end at any place.
+enum { MOST_RUNS = 3 };
+static int list_runs(const struct index_case *c, const int64_t keys[2],
+                     struct key_run run[MOST_RUNS]) {
+    int64_t n = keys[1] - keys[0], stride = c->key_stride ? c->key_stride : 1;
+    int n_run = n > MOST_RUNS ? MOST_RUNS : n > 0;
+    for (int i = 0; i < n_run; i++) {
+        int64_t first = i * n / n_run;
+        run[i] = (struct key_run){.start = (keys[0] + first) * stride,
+                                  .stride = stride,
+                                  .count = (i + 1) * n / n_run - first,
+                                  .first_row = first};
+    }
+    return n_run;
+}
+
 static enum status run_batch(struct backend *backend, const struct index_case *c,
                              const struct index_data *d, const int64_t keys[2],
                              const int64_t queries[2], struct selection *out) {
     int64_t first = queries[0];
+    struct key_run run[MOST_RUNS];
     struct index_args args = {
         .n_query = queries[1] - first,
         .n_key = keys[1] - keys[0],
@@ -202,7 +226,8 @@ static enum status run_batch(struct backend *backend, const struct index_case *c
         .key = (const char *)d->typed_key + dtype_bytes(c->dtype, keys[0] * c->head_dim),
         .key_scale = c->key_stride ? d->scale + keys[0] : NULL,
         .query_position = d->query_position + first,
-        .key_position = d->key_position + keys[0],
+        .run = run,
+        .n_run = list_runs(c, keys, run),
         .k = c->k,
         .candidate = out->candidate + first * c->k,
         .n_candidate = out->n_candidate + first,
@@ -272,6 +297,7 @@ static void test_exact_scores(void **state) {
             check_exact(c, b, &d, (struct split){64, 0, true});
             check_exact(c, b, &d, (struct split){370, 2, false});
             check_exact(c, b, &d, (struct split){600, 1, true});
+            if (c->n_key > 8192) check_exact(c, b, &d, (struct split){8192, 0, true});
         }
         index_data_close(&d);
     }
@@ -306,7 +332,7 @@ static void check_close(const struct index_case *c, const struct index_data *d, 
 
 static void test_random_scores(void **state) {
     (void)state;
-    const struct split splits[] = {{64, 0, false}, {100, 0, true},  {0, 1, false},
+    const struct split splits[] = {{64, 0, false}, {100, 0, true},  {8300, 1, true}, {0, 1, false},
                                    {0, 7, false},  {100, 7, false}, {64, 1, true}};
     for (int i = 0; i < N_RANDOM_CASE; i++) {
         const struct index_case *c = &random_cases[i];

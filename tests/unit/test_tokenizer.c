@@ -140,6 +140,7 @@ static int count_wrong(const struct tokenizer *t, const char *lines_path, int n_
     struct token_list list = {0};
     for (int i = 0; i < n_line; i++) {
         assert_true(getline(&row, &room, file) > 0);
+        if (row[0] == '-') continue;
         char *rest;
         uint32_t expected = (uint32_t)strtoul(row, &rest, 16);
         bool same = line_crc(t, &line[i], &list) == expected;
@@ -160,12 +161,28 @@ static int count_wrong(const struct tokenizer *t, const char *lines_path, int n_
 static void test_equals_hugging_face(void **state) {
     (void)state;
     static const char *const files[][2] = {
-        {"smollm.json", "smollm"},     {"smollm.gguf", "smollm"}, {"gpt2.json", "gpt2"},
-        {"gpt2.gguf", "gpt2"},         {"llama3.json", "llama3"}, {"llama3.gguf", "llama3"},
-        {"qwen2.json", "qwen2"},       {"qwen2.gguf", "qwen2"},   {"llama2.json", "llama2"},
-        {"llama2.gguf", "llama2"},     {"gemma.json", "gemma"},   {"gemma.gguf", "gemma"},
-        {"mistral.json", "mistral"},   {"mixed.json", "mixed"},   {"deepseek.json", "deepseek"},
-        {"deepseek.gguf", "deepseek"}, {"glm.json", "glm"},       {"glm.gguf", "glm"},
+        {"smollm.json", "smollm"},
+        {"smollm.gguf", "smollm"},
+        {"gpt2.json", "gpt2"},
+        {"gpt2.gguf", "gpt2"},
+        {"llama3.json", "llama3"},
+        {"llama3.gguf", "llama3"},
+        {"qwen2.json", "qwen2"},
+        {"qwen2.gguf", "qwen2"},
+        {"llama2.json", "llama2"},
+        {"llama2.gguf", "llama2"},
+        {"gemma.json", "gemma"},
+        {"gemma.gguf", "gemma"},
+        {"mistral.json", "mistral"},
+        {"mixed.json", "mixed"},
+        {"deepseek.json", "deepseek"},
+        {"deepseek.gguf", "deepseek"},
+        {"glm.json", "glm"},
+        {"glm.gguf", "glm"},
+        {"modernbert.json", "modernbert"},
+        {"roberta.json", "roberta"},
+        {"bert.json", "bert"},
+        {"bert-cased.json", "bert-cased"},
     };
     int wrong = 0;
     for (size_t i = 0; i < sizeof(files) / sizeof(*files); i++) {
@@ -377,8 +394,8 @@ static void test_hostile_text(void **state) {
     static const char *const units[] = {
         "a", "ab",           " ",  "\n",  " \n",       "7", "\xCC\x81\xCC\xA3", "<|",
         "▁", "\xE6\xBC\xA2", "<s", "  x", "\t\t\t\t\r"};
-    static const char *const names[] = {"smollm", "llama3", "qwen2",   "llama2",
-                                        "gemma",  "mixed",  "mistral", "deepseek"};
+    static const char *const names[] = {"smollm", "llama3",  "qwen2",    "llama2", "gemma",
+                                        "mixed",  "mistral", "deepseek", "bert",   "modernbert"};
     enum { SIZE = 1 << 20, LIMIT_SECONDS = 10 };
     char *text = malloc(SIZE + 8);
     struct token_list list = {0};
@@ -395,7 +412,7 @@ static void test_hostile_text(void **state) {
             double seconds = (double)(clock() - start) / CLOCKS_PER_SEC;
             if (seconds > LIMIT_SECONDS) fail_msg("%s, unit %zu: %.1f s", names[k], u, seconds);
             check_offsets(&list, bytes);
-            assert_true(list.n > 0);
+            assert_true(list.n > 0 || strcmp(names[k], "bert") == 0); // white space is nothing
         }
         close_opened(&opened);
     }
@@ -419,9 +436,16 @@ static void test_refusals(void **state) {
         const char *json, *message;
     } cases[] = {
         {"{\"normalizer\":{\"type\":\"Lowercase\"}," MODEL "}", "Lowercase"},
-        {"{\"pre_tokenizer\":{\"type\":\"BertPreTokenizer\"}," MODEL "}", "BertPreTokenizer"},
-        {"{\"post_processor\":{\"type\":\"RobertaProcessing\"}," MODEL "}", "RobertaProcessing"},
-        {"{\"decoder\":{\"type\":\"WordPiece\"}," MODEL "}", "WordPiece"},
+        {"{\"pre_tokenizer\":{\"type\":\"Whitespace\"}," MODEL "}", "Whitespace"},
+        {"{\"post_processor\":{\"type\":\"RobertaProcessing\"}," MODEL "}", "lacks its 'cls'"},
+        {"{\"post_processor\":{\"type\":\"BertProcessing\",\"cls\":[\"a\",0],\"sep\":[\"x\",9]}"
+         "," MODEL "}",
+         "special tokens are wrong"},
+        {"{\"decoder\":{\"type\":\"CTC\"}," MODEL "}", "CTC"},
+        {"{\"model\":{\"type\":\"WordPiece\",\"vocab\":{\"a\":0}}}", "lacks the unknown token"},
+        {"{\"model\":{\"type\":\"WordPiece\",\"max_input_chars_per_word\":-1,"
+         "\"vocab\":{\"[UNK]\":0}}}",
+         "words of -1"},
         {"{\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"(\"},\"behavior\":"
          "\"Isolated\"}," MODEL "}",
          "cannot be compiled"},
