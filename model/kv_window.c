@@ -89,17 +89,34 @@ static enum status begin_window(struct kv_store *store, int layer) {
     return OK;
 }
 
+// Rows are counted once for all layers of a window. The first layer before this one that sees and
+// holds what it does has its block; NULL: none.
+static const struct kv_block *same_block(const struct kv_store *store, int layer) {
+    const struct kv_layer *l = &store->layers[layer];
+    const struct layer_spec *spec = store->spec->layers;
+    for (int i = 0; i < layer; i++)
+        if (store->layers[i].keep == KEEP_WINDOW && store->layers[i].begin == l->begin &&
+            spec[i].window == spec[layer].window && spec[i].sinks == spec[layer].sinks)
+            return &store->layers[i].block;
+    return NULL;
+}
+
 enum status kv_store_begin(struct kv_store *store, const struct kv_chunk *chunk) {
     store->chunk = *chunk;
     int64_t n_before = count(chunk, 0, chunk->begin);
     for (int i = 0; i < store->n_layer; i++) {
         struct kv_layer *l = &store->layers[i];
-        if (l->keep == KEEP_WINDOW)
+        const struct kv_block *same = l->keep == KEEP_WINDOW ? same_block(store, i) : NULL;
+        if (same) {
+            l->block = *same;
+            if (chunk->in_place) l->block.key = l->key, l->block.value = l->value;
+        } else if (l->keep == KEEP_WINDOW) {
             TRY(begin_window(store, i));
-        else if (l->keep == KEEP_ALL)
+        } else if (l->keep == KEEP_ALL) {
             l->block = (struct kv_block){l->key, l->value, 0, n_before, 0};
-        else
+        } else {
             l->block = (struct kv_block){store->room_key, store->room_value, 0, 0, 0};
+        }
     }
     return OK;
 }

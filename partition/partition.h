@@ -33,7 +33,10 @@ struct sequence {
     int size; // ranks
     int n_extent, capacity;
     struct extent *extents; // owned
-    int64_t length;         // positions in all
+    // [capacity, size] owned: positions that each rank owns before the extent, so that counting
+    // takes no longer where there are many; NULL: extents that were put together by hand.
+    int64_t *owned_before;
+    int64_t length; // positions in all
 };
 
 // What a rank owns, as ascending arithmetic progressions that do not overlap: start, start +

@@ -7,8 +7,21 @@ void sequence_open(struct sequence *sequence, int size) {
 }
 
 void sequence_close(struct sequence *sequence) {
+    free(sequence->owned_before);
     free(sequence->extents);
     *sequence = (struct sequence){0};
+}
+
+static bool grow(struct sequence *sequence) {
+    int capacity = sequence->capacity ? 2 * sequence->capacity : 8;
+    size_t n = (size_t)capacity * sizeof *sequence->extents;
+    struct extent *extents = realloc(sequence->extents, n);
+    if (extents) sequence->extents = extents;
+    n = (size_t)capacity * (size_t)sequence->size * sizeof *sequence->owned_before;
+    int64_t *before = realloc(sequence->owned_before, n);
+    if (before) sequence->owned_before = before;
+    if (extents && before) sequence->capacity = capacity;
+    return extents && before;
 }
 
 bool sequence_append(struct sequence *sequence, enum layout layout, int64_t length) {
@@ -20,14 +33,10 @@ bool sequence_append(struct sequence *sequence, enum layout layout, int64_t leng
         sequence->length += length;
         return true;
     }
-    if (!sequence->extents || sequence->n_extent == sequence->capacity) {
-        int capacity = sequence->capacity ? 2 * sequence->capacity : 8;
-        struct extent *grown =
-            realloc(sequence->extents, (size_t)capacity * sizeof *sequence->extents);
-        if (!grown) return false;
-        sequence->extents = grown;
-        sequence->capacity = capacity;
-    }
+    if (sequence->n_extent == sequence->capacity && !grow(sequence)) return false;
+    int64_t *before = sequence->owned_before + (int64_t)sequence->n_extent * sequence->size;
+    for (int rank = 0; rank < sequence->size; rank++)
+        before[rank] = sequence_count(sequence, rank, 0, sequence->length);
     sequence->extents[sequence->n_extent++] =
         (struct extent){layout, sequence->length, length, length};
     sequence->length += length;
@@ -46,19 +55,49 @@ void sequence_truncate(struct sequence *sequence, int64_t length) {
     sequence->length = length;
 }
 
+// The last extent that starts at or before a position.
+static int extent_of(const struct sequence *sequence, int64_t position) {
+    int low = 0, high = sequence->n_extent - 1;
+    while (low < high) {
+        int middle = (low + high + 1) / 2;
+        if (sequence->extents[middle].start <= position)
+            low = middle;
+        else
+            high = middle - 1;
+    }
+    return low;
+}
+
+static int64_t count_in(const struct sequence *sequence, int extent, int rank, int64_t begin,
+                        int64_t end) {
+    struct run runs[RUNS_PER_EXTENT];
+    int64_t count = 0;
+    run_of_extent(&sequence->extents[extent], sequence->size, rank, begin, end, runs);
+    for (int i = 0; i < RUNS_PER_EXTENT; i++) count += runs[i].count;
+    return count;
+}
+
 int64_t sequence_count(const struct sequence *sequence, int rank, int64_t begin, int64_t end) {
     int64_t count = 0;
-    for (int e = 0; e < sequence->n_extent && sequence->extents[e].start < end; e++) {
-        struct run runs[RUNS_PER_EXTENT];
-        run_of_extent(&sequence->extents[e], sequence->size, rank, begin, end, runs);
-        for (int i = 0; i < RUNS_PER_EXTENT; i++) count += runs[i].count;
+    if (begin < 0) begin = 0;
+    if (sequence->n_extent == 0 || begin >= end) return 0;
+    int first = extent_of(sequence, begin), last = extent_of(sequence, end - 1);
+    if (sequence->owned_before && last > first + 1) { // those between need not be visited
+        const int64_t *before = sequence->owned_before + rank;
+        int64_t size = sequence->size;
+        count = before[last * size] - before[(first + 1) * size];
+        return count + count_in(sequence, first, rank, begin, end) +
+               count_in(sequence, last, rank, begin, end);
     }
+    for (int e = first; e <= last; e++) count += count_in(sequence, e, rank, begin, end);
     return count;
 }
 
 void sequence_positions(const struct sequence *sequence, int rank, int64_t begin, int64_t end,
                         int64_t *out) {
-    for (int e = 0; e < sequence->n_extent && sequence->extents[e].start < end; e++) {
+    if (sequence->n_extent == 0) return;
+    for (int e = extent_of(sequence, begin);
+         e < sequence->n_extent && sequence->extents[e].start < end; e++) {
         struct run runs[RUNS_PER_EXTENT];
         run_of_extent(&sequence->extents[e], sequence->size, rank, begin, end, runs);
         for (int i = 0; i < RUNS_PER_EXTENT; i++)
@@ -87,14 +126,7 @@ int sequence_runs(const struct sequence *sequence, int rank, int64_t begin, int6
 }
 
 int sequence_owner(const struct sequence *sequence, int64_t position, int64_t *offset) {
-    int low = 0, high = sequence->n_extent - 1; // the last extent that starts at or before it
-    while (low < high) {
-        int middle = (low + high + 1) / 2;
-        if (sequence->extents[middle].start <= position)
-            low = middle;
-        else
-            high = middle - 1;
-    }
+    int low = extent_of(sequence, position);
     int rank = run_owner(&sequence->extents[low], sequence->size, position);
     if (offset) *offset = sequence_count(sequence, rank, 0, position);
     return rank;

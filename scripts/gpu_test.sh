@@ -107,7 +107,7 @@ on_ranks() {
 ranks() {
     export HALKA_TEST_BACKEND=cuda
     on_ranks "1 2 3 4" comm_staged ring_attention sparse_attention expert_exchange session weights \
-        program
+        window encode program
 }
 parity() {
     export HALKA_TEST_BACKEND=cuda
