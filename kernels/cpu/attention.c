@@ -9,7 +9,7 @@
 
 #include "kernels/cpu/attention_tile.h"
 #include "kernels/cpu/cpu.h"
-#include "kernels/key_search.h"
+#include "kernels/visible_keys.h"
 
 enum {
     MIN_TASK = 64,       // tasks below which keys are split
@@ -99,42 +99,26 @@ static int64_t interval_end(const struct intervals *v, int64_t query) {
     return v->end ? v->end[query] : v->n_key;
 }
 
-static int64_t find_begin(const struct attention_args *a, int64_t query, int64_t low) {
-    return a->first_visible ? key_search(a->key_position, a->n_key, a->first_visible[query], low)
-                            : 0;
-}
-static int64_t find_end(const struct attention_args *a, int64_t query, int64_t low) {
-    return a->end_visible ? key_search(a->key_position, a->n_key, a->end_visible[query], low)
-                          : a->n_key;
-}
-
 static int64_t intervals_bytes(int64_t n_query) {
     return at_line(2 * n_query * 8);
 }
 
 // memory: intervals_bytes.
 static struct intervals find_intervals(const struct attention_args *a, void *memory) {
-    int64_t *begin = memory, *end = begin + a->n_query, last_begin = 0, last_end = 0;
-    struct intervals v = {.n_key = a->n_key, .begin = begin, .end = end};
-    if (a->first_visible) v.n_sink = key_search(a->key_position, a->n_key, a->sinks, 0);
+    int64_t *begin = memory, *end = begin + a->n_query, n_sink = visible_sinks(a);
+    int64_t last_begin = n_sink, last_end = 0;
     for (int64_t i = 0; i < a->n_query; i++) {
-        last_begin = find_begin(a, i, last_begin);
-        last_end = find_end(a, i, last_end);
-        begin[i] = max64(last_begin, v.n_sink);
-        end[i] = last_end;
+        begin[i] = last_begin = visible_begin(a, i, last_begin);
+        end[i] = last_end = visible_end(a, i, last_end);
     }
-    return v;
+    return (struct intervals){a->n_key, n_sink, begin, end};
 }
 
-// Few tasks are made more by cutting their keys, of which the longest has so many, into ranges.
+// Few tasks are made more by cutting their keys into ranges.
 static void shape_split(struct shape *s, const struct attention_args *a) {
-    int64_t n_task = s->n_row_tile * a->n_kv_head / s->n_task_head, most_key = 0;
+    int64_t n_task = s->n_row_tile * a->n_kv_head / s->n_task_head;
     if (n_task == 0 || n_task >= MIN_TASK) return;
-    for (int64_t row = 0; row < s->n_row; row += s->n_task_row) {
-        int64_t last = min64(row + s->n_task_row, s->n_row) - 1;
-        int64_t n = find_end(a, last / s->group, 0) - find_begin(a, row / s->group, 0);
-        most_key = max64(most_key, n);
-    }
+    int64_t most_key = visible_longest(a, s->n_task_row);
     int64_t n = min64(divide_up(MIN_TASK, n_task), most_key / MIN_SPLIT_KEY);
     if (n > 1) s->n_split = (int)n;
 }

@@ -1,10 +1,12 @@
-// Attention on a GPU: describes the work, counts the keys that each query sees, chooses the kernel
+// Attention on a GPU: describes the work, finds the keys that each query sees, chooses the kernel
 // and cuts the keys into ranges where tiles of rows are too few to fill the device.
 #include "kernels/cuda/attention.cuh"
 
 #include <limits.h>
 #include <math.h>
 #include <stdlib.h>
+
+#include "kernels/visible_keys.h"
 
 // Best first; the first that fits is taken.
 static const struct attention_kernel kernels[] = {
@@ -40,41 +42,24 @@ static bool fits(const struct attention_kernel *k, const struct cuda_state *stat
            is_aligned(a->value, a->value_stride);
 }
 
-// Keys with a position before `position`, at least `low`: positions ascend, so a search from the
-// count of the query before takes a few steps.
-static int64_t count_visible(const struct attention_args *a, int64_t position, int64_t low) {
-    int64_t step = 1, high = low;
-    while (high < a->n_key && a->key_position[high] < position) {
-        low = high + 1;
-        high += step;
-        step *= 2;
-    }
-    if (high > a->n_key) high = a->n_key;
-    while (low < high) {
-        int64_t middle = low + (high - low) / 2;
-        if (a->key_position[middle] < position)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return low;
-}
-
+// [n_query] begins, then ends.
 static enum status stage_visible(struct backend *backend, const struct attention_args *a,
-                                 const int **out) {
-    int *visible = (int *)malloc((size_t)a->n_query * sizeof *visible);
-    if (!visible)
+                                 struct attention_work *w) {
+    int *begin = (int *)malloc(2 * (size_t)a->n_query * sizeof *begin), *end = begin + a->n_query;
+    if (!begin)
         FAIL(ERR_MEMORY, "no memory for the visibility of %lld queries", (long long)a->n_query);
-    int64_t n = 0;
+    int64_t last_begin = visible_sinks(a), last_end = 0;
+    w->n_sink = (int)last_begin;
     for (int64_t i = 0; i < a->n_query; i++) {
-        n = count_visible(a, a->end_visible[i], n);
-        visible[i] = (int)n;
+        begin[i] = (int)(last_begin = visible_begin(a, i, last_begin));
+        end[i] = (int)(last_end = visible_end(a, i, last_end));
     }
     const void *staged = NULL;
     enum status status =
-        cuda_stage(backend, visible, a->n_query * (int64_t)sizeof *visible, &staged);
-    *out = (const int *)staged;
-    free(visible);
+        cuda_stage(backend, begin, 2 * a->n_query * (int64_t)sizeof *begin, &staged);
+    w->begin = (const int *)staged;
+    w->end = w->begin + a->n_query;
+    free(begin);
     return status;
 }
 
@@ -84,7 +69,6 @@ enum status attention_describe(struct backend *backend, const struct attention_a
         a->value_dim < 8 || a->value_dim > ATTENTION_MAX_DIM || a->n_head % a->n_kv_head)
         FAIL(ERR_INTERNAL, "attention of %d/%d heads, dimensions %d and %d is not supported",
              a->n_head, a->n_kv_head, a->head_dim, a->value_dim);
-    if (a->first_visible) FAIL(ERR_INTERNAL, "attention over windows is not supported");
     if (a->n_key > INT_MAX - ATTENTION_SPLIT_MULTIPLE)
         FAIL(ERR_INTERNAL, "attention of %lld keys in one block", (long long)a->n_key);
     struct attention_work w = {};
@@ -109,20 +93,23 @@ enum status attention_describe(struct backend *backend, const struct attention_a
     w.lse = a->lse;
     w.n_split = 1;
     w.split_key = w.n_key;
-    if (a->end_visible && a->n_query > 0) TRY(stage_visible(backend, a, &w.visible));
+    w.split_rows = 1;
+    if ((a->first_visible || a->end_visible) && a->n_query > 0) TRY(stage_visible(backend, a, &w));
     *out = w;
     return OK;
 }
 
 // Ranges of keys, so that there are blocks enough to fill any device.
-static void split_keys(struct attention_work *w, int row_tile) {
+static void split_keys(const struct attention_args *a, int row_tile, struct attention_work *w) {
     int64_t n_block = divide_up(w->n_row, row_tile) * w->n_kv_head;
-    int64_t n = w->n_key / ATTENTION_MIN_SPLIT_KEY;
+    w->split_rows = row_tile;
+    if (n_block >= ATTENTION_MIN_BLOCK) return;
+    int64_t longest = visible_longest(a, row_tile), n = longest / ATTENTION_MIN_SPLIT_KEY;
     if (n > divide_up(ATTENTION_MIN_BLOCK, n_block)) n = divide_up(ATTENTION_MIN_BLOCK, n_block);
-    if (n_block >= ATTENTION_MIN_BLOCK || n <= 1) return;
+    if (n <= 1) return;
     w->split_key =
-        (int)divide_up(divide_up(w->n_key, n), ATTENTION_SPLIT_MULTIPLE) * ATTENTION_SPLIT_MULTIPLE;
-    w->n_split = (int)divide_up(w->n_key, w->split_key);
+        (int)divide_up(divide_up(longest, n), ATTENTION_SPLIT_MULTIPLE) * ATTENTION_SPLIT_MULTIPLE;
+    w->n_split = (int)divide_up(longest, w->split_key);
 }
 
 static int64_t partial_bytes(int64_t n_row, int value_dim) {
@@ -135,7 +122,7 @@ static int64_t n_spoiled_tile(const struct attention_work *w) {
 // Runs the kernel, then the plain one on the tiles that hidden values spoiled.
 static enum status launch_both(struct backend *backend, const struct attention_kernel *kernel,
                                struct attention_work *w, void *marks) {
-    if (kernel->launch == attention_plain_launch || !w->visible) return kernel->launch(backend, w);
+    if (kernel->launch == attention_plain_launch || !w->end) return kernel->launch(backend, w);
     w->spoiled = (int *)marks;
     TRY_CUDA(cudaMemsetAsync(marks, 0, (size_t)n_spoiled_tile(w) * sizeof(int),
                              cuda_state(backend)->compute));
@@ -150,7 +137,7 @@ enum status cuda_attention(struct backend *backend, const struct attention_args 
     if (args->n_query == 0) return OK;
     const struct attention_kernel *kernel = kernels;
     while (!fits(kernel, cuda_state(backend), args)) kernel++;
-    split_keys(&work, kernel->row_tile);
+    split_keys(args, kernel->row_tile, &work);
     int64_t n_partial = work.n_split > 1 ? work.n_split * args->n_query * args->n_head : 0;
     int64_t partials_bytes = partial_bytes(n_partial, args->value_dim);
     int64_t marks_bytes = n_spoiled_tile(&work) * (int64_t)sizeof(int);

@@ -10,14 +10,17 @@ struct attention_work {
     enum dtype query_dtype, kv_dtype;
     const void *query, *key, *value; // see struct attention_args
     int64_t query_stride, key_stride, value_stride;
-    const int *visible; // [n_query] ascending: keys that each query sees; NULL: all
+    // What a query sees: of the keys before its end, the first n_sink and all from its begin on.
+    const int *begin, *end; // [n_query] ascending, begin >= n_sink; NULL: 0, n_key
+    int n_sink;
     int n_key, n_head, n_kv_head, group, head_dim, value_dim;
     int64_t n_query, n_row; // n_row = n_query * group, of one kv head: query r / group, r % group
     float score_scale;      // scale * log2(e)
-    // Keys are cut into n_split ranges of split_key; each has its own partial:
+    // The keys that each split_rows rows see, without the sinks, are cut into n_split ranges of
+    // split_key; each has its own partial (the sinks are in the first):
     float *out; // [n_split, n_query, n_head, value_dim]
     float *lse; // [n_split, n_query, n_head]
-    int n_split, split_key;
+    int n_split, split_key, split_rows;
     // [n_split, n_kv_head, tiles of ATTENTION_SPOILED_ROWS rows] or NULL: tiles that a kernel marks
     // for values it multiplied though some rows do not see them ...
     int *spoiled;
@@ -53,25 +56,42 @@ attention_launch attention_plain_launch, attention_mma_64, attention_mma_96, att
 enum { ATTENTION_PLAIN_ROWS = 32, ATTENTION_MMA_ROWS = 64, ATTENTION_WGMMA_ROWS = 128 };
 
 // attention.cu: checks the arguments and describes the work, unsplit, with `out` and `lse` the
-// caller's; visibility is staged for the operation being queued.
+// caller's; what queries see is staged for the operation being queued.
 enum status attention_describe(struct backend *backend, const struct attention_args *args,
                                struct attention_work *out);
 // attention_merge.cu: the partials of work's ranges become (out, lse).
 enum status attention_merge_splits(struct backend *backend, const struct attention_work *work,
                                    float *out, float *lse);
 
-// The tile of that index, of a block: those with most keys first, the heads of one tile next to
-// each other.
+struct attention_interval { // of keys
+    int begin, end;
+};
+
+// What a row sees besides the sinks.
+__device__ inline struct attention_interval attention_sees(const struct attention_work &w,
+                                                           int64_t row) {
+    int64_t query = row / w.group;
+    struct attention_interval v = {w.begin ? w.begin[query] : 0, w.end ? w.end[query] : w.n_key};
+    return v;
+}
+
+// What all rows of [first_row, first_row + n_row) see besides the sinks.
+__device__ inline struct attention_interval attention_common(const struct attention_work &w,
+                                                             int64_t first_row, int n_row) {
+    int64_t last_row = first_row + n_row - 1 < w.n_row ? first_row + n_row - 1 : w.n_row - 1;
+    struct attention_interval v = {attention_sees(w, last_row).begin,
+                                   attention_sees(w, first_row).end};
+    return v;
+}
+
+// The tile of rows of that index, of a block, and its keys: two intervals of which tiles are made.
+// Tiles of rows with most keys come first, the heads of one tile next to each other.
 struct attention_place {
     int64_t first_row;
     int kv_head, split;
+    int sink_end;   // the sinks [0, sink_end) that any row of the tile sees, in the first range
     int begin, end; // keys of the range that any row of the tile sees
-    int common;     // keys that all rows of the tile see
 };
-
-__device__ inline int attention_visible(const struct attention_work &w, int64_t row) {
-    return w.visible ? w.visible[row / w.group] : w.n_key;
-}
 
 __device__ inline struct attention_place attention_find_place(const struct attention_work &w,
                                                               int row_tile, int64_t index) {
@@ -80,12 +100,37 @@ __device__ inline struct attention_place attention_find_place(const struct atten
     p.split = (int)(index % w.n_split);
     p.kv_head = (int)(i % w.n_kv_head);
     p.first_row = (n_tile - 1 - i / w.n_kv_head) * row_tile;
-    int64_t last_row = p.first_row + row_tile - 1;
-    p.common = attention_visible(w, p.first_row);
-    p.begin = p.split * w.split_key;
-    p.end = min(attention_visible(w, last_row < w.n_row ? last_row : w.n_row - 1),
-                min(w.n_key - p.begin, w.split_key) + p.begin);
+    int64_t last_row = p.first_row + row_tile < w.n_row ? p.first_row + row_tile - 1 : w.n_row - 1;
+    int64_t range = attention_sees(w, p.first_row / w.split_rows * w.split_rows).begin +
+                    (int64_t)p.split * w.split_key;
+    p.end = attention_sees(w, last_row).end;
+    p.sink_end = p.split > 0 ? 0 : min(w.n_sink, p.end);
+    p.begin = (int)min(max(range, (int64_t)attention_sees(w, p.first_row).begin), (int64_t)w.n_key);
+    p.end = (int)min(range + w.split_key, (int64_t)p.end);
     return p;
+}
+
+// Tiles of keys of a block, those of sinks first.
+__device__ inline int attention_sink_tiles(const struct attention_place &p, int key_tile) {
+    return (p.sink_end + key_tile - 1) / key_tile;
+}
+__device__ inline int attention_tiles(const struct attention_place &p, int key_tile) {
+    return attention_sink_tiles(p, key_tile) + (max(p.end - p.begin, 0) + key_tile - 1) / key_tile;
+}
+// The first key of a block's first tile, and of the tile after the one that begins at `first`.
+__device__ inline int attention_first_key(const struct attention_place &p) {
+    return p.sink_end > 0 ? 0 : p.begin;
+}
+__device__ inline int attention_next_key(const struct attention_place &p, int first, int key_tile) {
+    int next = first + key_tile;
+    return first < p.sink_end && next >= p.sink_end ? p.begin : next;
+}
+// Of the tile at `first`: where its interval ends, and the sinks if it is of them, else 0.
+__device__ inline int attention_end_key(const struct attention_place &p, int first) {
+    return first < p.sink_end ? p.sink_end : p.end;
+}
+__device__ inline int attention_sink_end(const struct attention_place &p, int first) {
+    return first < p.sink_end ? p.sink_end : 0;
 }
 
 // Index of a row in [n_query, n_head] of its range.

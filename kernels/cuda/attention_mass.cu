@@ -6,6 +6,11 @@ namespace {
 
 using namespace attention_plain;
 
+__device__ bool sees_key(const struct attention_work &w, int64_t row, int key) {
+    struct attention_interval v = attention_sees(w, row);
+    return key < v.end && (key < w.n_sink || key >= v.begin);
+}
+
 __global__ void __launch_bounds__(kThreads)
     column_mass(struct attention_work w, float factor, float *mass) {
     DYNAMIC_SHARED(shared);
@@ -19,14 +24,16 @@ __global__ void __launch_bounds__(kThreads)
         load_tile(w, w.key, w.key_stride, w.head_dim, kv_head, first, n_key, key);
         for (int64_t tile = 0; tile < w.n_row; tile += kRowTile) {
             int64_t last = min(tile + kRowTile, w.n_row) - 1;
-            if (attention_visible(w, last) <= first) continue;
+            int begin = attention_sees(w, tile).begin, end = attention_sees(w, last).end;
+            if (begin >= first + n_key && first >= w.n_sink) break; // and so do later rows
+            if (end <= first) continue;
             __syncthreads();
             load_queries(w, kv_head, tile, query);
             __syncthreads();
             score_tile(w, query + warp * kWarpRows * pitch(w.head_dim), key, score);
             for (int r = 0; r < kWarpRows; r++) {
                 int64_t row = tile + warp * kWarpRows + r;
-                if (row > last || first + lane >= attention_visible(w, row)) continue;
+                if (row > last || !sees_key(w, row, first + lane)) continue;
                 float lse = w.lse[row / w.group * w.n_head + kv_head * w.group + row % w.group];
                 if (lse != -INFINITY) sum += exp2f(score[r] - lse * 1.44269504f);
             }

@@ -52,7 +52,7 @@ __device__ inline void load_queries(const attention_work &w, const attention_pla
 template <class S>
 __device__ inline void load_tile(const attention_work &w, const attention_place &p, int first,
                                  bf16_t *stage) {
-    int n_key = min(p.end - first, S::kKeyTile);
+    int n_key = min(attention_end_key(p, first) - first, S::kKeyTile);
     load_rows<S::kKeyTile, S::kHeadDim, S::kThreads>(
         stage, (const bf16_t *)w.key + first * w.key_stride + p.kv_head * S::kHeadDim, w.key_stride,
         n_key);
@@ -125,23 +125,26 @@ __global__ void __launch_bounds__(S::kThreads, S::kResident) attend(attention_wo
     attention_place p = attention_find_place(w, S::kRowTile, blockIdx.x);
     int warp_row = threadIdx.x / WARP * S::kRowBlocks * 16;
     bool is_used = p.first_row + warp_row < w.n_row; // the warp has rows
+    attention_interval common = attention_common(w, p.first_row, S::kRowTile);
     rows<S> r;
     begin_rows<S>(w, p.first_row + warp_row, r);
     load_queries<S>(w, p, query);
-    if (p.begin < p.end) load_tile<S>(w, p, p.begin, stages);
+    int first = attention_first_key(p), next;
+    if (first < p.end) load_tile<S>(w, p, first, stages);
     copy_async_commit();
-    for (int first = p.begin, turn = 0; first < p.end; first += S::kKeyTile, turn ^= 1) {
+    for (int turn = 0; first < p.end; first = next, turn ^= 1) {
         bf16_t *stage = stages + turn * S::kStage, *value = stage + S::kKeyTile * S::kKeyPitch;
         copy_async_wait<0>();
         __syncthreads();
-        int next = first + S::kKeyTile;
+        next = attention_next_key(p, first, S::kKeyTile);
         if (next < p.end) load_tile<S>(w, p, next, stages + (turn ^ 1) * S::kStage);
         copy_async_commit();
         if (!is_used) continue;
         tile_scores<S> score;
         float tile_max[S::kRowBlocks][2], shrink[S::kRowBlocks][2];
         multiply_keys<S>(query + warp_row * S::kKeyPitch, stage, score);
-        if (next > p.common) hide_keys<S>(r, first, score);
+        if (first < common.begin || first + S::kKeyTile > common.end)
+            hide_keys<S>(r, first, attention_sink_end(p, first), score);
         find_maxima<S>(score, tile_max);
         bool is_large = raise_maxima<S>(r, tile_max, w.score_scale, shrink);
         weigh<S>(r, score, w.score_scale, is_large, shrink);

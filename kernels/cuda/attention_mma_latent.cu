@@ -42,9 +42,10 @@ __device__ inline void load_keys(const attention_work &w, const attention_place 
                                  unsigned char *to) {
     constexpr int kChunks = kHeadDim / 8;
     const bf16_t *key = (const bf16_t *)w.key + p.kv_head * kHeadDim;
+    int end = attention_end_key(p, first);
     for (int i = threadIdx.x; i < kTileKeys * kChunks; i += kThreads) {
         int row = i / kChunks;
-        bool valid = first + row < p.end;
+        bool valid = first + row < end;
         int64_t at = valid ? (first + row) * w.key_stride + i % kChunks * 8 : 0;
         copy_async_16(chunk_at(to, row, i % kChunks), key + at, valid);
     }
@@ -139,22 +140,26 @@ __global__ void __launch_bounds__(kThreads, 1) attend(attention_work w) {
     float *numbers = (float *)(weight + kRowTile * kWeightPitch);
     attention_place p = attention_find_place(w, kRowTile, blockIdx.x);
     int warp = threadIdx.x / WARP, warp_row = warp % 2 * kHalfRows, quarter = warp / 2;
+    attention_interval common = attention_common(w, p.first_row, kRowTile);
     rows<shape> r;
     begin_rows<shape>(w, p.first_row + warp_row, r);
     load_queries(w, p, query);
-    if (p.begin < p.end) load_keys(w, p, p.begin, stages);
+    int first = attention_first_key(p), next;
+    if (first < p.end) load_keys(w, p, first, stages);
     copy_async_commit();
-    for (int first = p.begin, turn = 0; first < p.end; first += kTileKeys, turn ^= 1) {
+    for (int turn = 0; first < p.end; first = next, turn ^= 1) {
         unsigned char *stage = stages + turn * kStageBytes;
         copy_async_wait<0>();
         __syncthreads();
-        int next = first + kTileKeys, first_key = quarter * shape::kKeyTile;
+        int first_key = quarter * shape::kKeyTile;
+        next = attention_next_key(p, first, kTileKeys);
         if (next < p.end) load_keys(w, p, next, stages + (turn ^ 1) * kStageBytes);
         copy_async_commit();
         tile_scores<shape> score;
         float tile_max[shape::kRowBlocks][2], shrink[shape::kRowBlocks][2];
         multiply_keys(query + warp_row * kRowBytes, stage + first_key * kRowBytes, score);
-        if (next > p.common) hide_keys<shape>(r, first + first_key, score);
+        if (first < common.begin || first + kTileKeys > common.end)
+            hide_keys<shape>(r, first + first_key, attention_sink_end(p, first), score);
         find_maxima<shape>(score, tile_max);
         combine_quarters(numbers, quarter, warp_row, tile_max,
                          [](float a, float b) { return fmaxf(a, b); });

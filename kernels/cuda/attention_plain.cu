@@ -14,7 +14,7 @@ using namespace attention_plain;
 constexpr int kMostSpoiledBlock = 512;                // there is rarely work for any
 constexpr int kMostVector = ATTENTION_MAX_DIM / WARP; // columns of a lane
 
-// One row's keys beyond those that all rows of the warp see, [begin, end).
+// The keys [begin, end) of one row.
 template <int kVector>
 __device__ void add_row_values(const struct attention_work &w, const float *value,
                                const float *weight, int begin, int end, float sum[kVector]) {
@@ -26,11 +26,12 @@ __device__ void add_row_values(const struct attention_work &w, const float *valu
         }
 }
 
+// The keys that all rows of the warp see.
 template <int kVector>
 __device__ void add_values(const struct attention_work &w, const float *value, const float *weight,
-                           int n_key, float sum[kWarpRows][kVector]) {
+                           struct attention_interval common, float sum[kWarpRows][kVector]) {
     int lane = threadIdx.x % WARP;
-    for (int key = 0; key < n_key; key++) {
+    for (int key = common.begin; key < common.end; key++) {
         float x[kVector];
 #pragma unroll
         for (int v = 0; v < kVector; v++) {
@@ -46,15 +47,34 @@ __device__ void add_values(const struct attention_work &w, const float *value, c
     }
 }
 
-// Scores to weights in shared memory [kWarpRows, kKeyTile]; sums, totals and maxima follow.
-// visible: keys of the tile that each row sees.
 template <int kVector>
-__device__ void weigh(const int visible[kWarpRows], const float score[kWarpRows], float *weight,
-                      float max[kWarpRows], float total[kWarpRows], float sum[kWarpRows][kVector]) {
+__device__ void add_visible_values(const struct attention_work &w, const float *value,
+                                   const float *weight,
+                                   const struct attention_interval visible[kWarpRows],
+                                   float sum[kWarpRows][kVector]) {
+    struct attention_interval common = {visible[kWarpRows - 1].begin, visible[0].end};
+    common.end = max(common.begin, common.end);
+    add_values<kVector>(w, value, weight, common, sum);
+#pragma unroll
+    for (int r = 0; r < kWarpRows; r++) {
+        const float *own = weight + r * kKeyTile;
+        int begin = visible[r].begin, end = visible[r].end;
+        add_row_values<kVector>(w, value, own, begin, min(end, common.begin), sum[r]);
+        add_row_values<kVector>(w, value, own, max(begin, common.end), end, sum[r]);
+    }
+}
+
+// Scores to weights in shared memory [kWarpRows, kKeyTile]; sums, totals and maxima follow.
+// visible: what each row sees of the tile.
+template <int kVector>
+__device__ void weigh(const struct attention_interval visible[kWarpRows],
+                      const float score[kWarpRows], float *weight, float max[kWarpRows],
+                      float total[kWarpRows], float sum[kWarpRows][kVector]) {
     int lane = threadIdx.x % WARP;
 #pragma unroll
     for (int r = 0; r < kWarpRows; r++) {
-        float s = lane < visible[r] ? score[r] : -INFINITY;
+        bool sees = lane >= visible[r].begin && lane < visible[r].end;
+        float s = sees ? score[r] : -INFINITY;
         float new_max = attention_raise_max(max[r], warp_max(s));
         float shrink = attention_shrink(max[r], new_max);
         max[r] = new_max;
@@ -86,6 +106,20 @@ __device__ void finish(const struct attention_work &w, const struct attention_pl
     }
 }
 
+// What the warp's rows see of n_key keys from `first` on, counted from there. Rows past the last
+// one do as it does.
+__device__ void find_visible(const struct attention_work &w, const struct attention_place &p,
+                             int64_t first_row, int first, int n_key,
+                             struct attention_interval visible[kWarpRows]) {
+#pragma unroll
+    for (int r = 0; r < kWarpRows; r++) {
+        struct attention_interval v = attention_sees(w, min(first_row + r, w.n_row - 1));
+        if (attention_sink_end(p, first)) v.begin = 0;
+        visible[r].begin = min(max(v.begin - first, 0), n_key);
+        visible[r].end = max(visible[r].begin, min(v.end - first, n_key));
+    }
+}
+
 template <int kVector>
 __device__ void attend_tile(const struct attention_work &w, const struct attention_place &p,
                             unsigned char *shared) {
@@ -96,13 +130,11 @@ __device__ void attend_tile(const struct attention_work &w, const struct attenti
     weight += warp_row * kKeyTile;
     float score[kWarpRows], max[kWarpRows], total[kWarpRows] = {}, sum[kWarpRows][kVector] = {};
     for (int r = 0; r < kWarpRows; r++) max[r] = -INFINITY;
-    for (int first = p.begin; first < p.end; first += kKeyTile) {
-        int n_key = min(p.end - first, kKeyTile), visible[kWarpRows];
-        for (int r = 0; r < kWarpRows; r++) {
-            int64_t row = p.first_row + warp_row + r;
-            int n = row < w.n_row ? attention_visible(w, row) - first : 0;
-            visible[r] = n < 0 ? 0 : min(n, n_key);
-        }
+    for (int first = attention_first_key(p); first < p.end;
+         first = attention_next_key(p, first, kKeyTile)) {
+        int n_key = min(attention_end_key(p, first) - first, kKeyTile);
+        struct attention_interval visible[kWarpRows];
+        find_visible(w, p, p.first_row + warp_row, first, n_key, visible);
         __syncthreads();
         load_tile(w, w.key, w.key_stride, w.head_dim, p.kv_head, first, n_key, tile);
         __syncthreads();
@@ -111,11 +143,7 @@ __device__ void attend_tile(const struct attention_work &w, const struct attenti
         __syncthreads();
         load_tile(w, w.value, w.value_stride, w.value_dim, p.kv_head, first, n_key, tile);
         __syncthreads();
-        int common = visible[0]; // of the rows there are: they ascend
-        add_values<kVector>(w, tile, weight, common, sum);
-#pragma unroll
-        for (int r = 0; r < kWarpRows; r++)
-            add_row_values<kVector>(w, tile, weight + r * kKeyTile, common, visible[r], sum[r]);
+        add_visible_values<kVector>(w, tile, weight, visible, sum);
     }
     finish<kVector>(w, p, p.first_row + warp_row, max, total, sum);
 }

@@ -15,9 +15,9 @@ using bf16_t = __nv_bfloat16;
 // 8 n + 2 t and the next: element [n][2 * half + column].
 template <class S> struct rows {
     float sum[S::kRowBlocks][S::kValueDim / 8][4];
-    float max[S::kRowBlocks][2];   // whole numbers
-    float total[S::kRowBlocks][2]; // of this thread's columns
-    int visible[S::kRowBlocks][2]; // keys that the row sees
+    float max[S::kRowBlocks][2];                  // whole numbers
+    float total[S::kRowBlocks][2];                // of this thread's columns
+    attention_interval visible[S::kRowBlocks][2]; // what the row sees besides the sinks
 };
 template <class S> using tile_scores = float[S::kRowBlocks][S::kKeyTile / 8][4];
 
@@ -37,17 +37,24 @@ __device__ inline void pack_weights(const float (&weight)[S::kKeyTile / 8][4], i
     }
 }
 
-// Hides the keys that a row does not see; first: the tile's first key.
+// Hides the keys, from `first` on, that a row does not see. sink_end: of a tile of sinks; else 0.
 template <class S>
-__device__ inline void hide_keys(const rows<S> &r, int first, tile_scores<S> &score) {
+__device__ inline void hide_keys(const rows<S> &r, int first, int sink_end, tile_scores<S> &score) {
     int key = first + threadIdx.x % 4 * 2;
 #pragma unroll
     for (int m = 0; m < S::kRowBlocks; m++)
 #pragma unroll
-        for (int n = 0; n < S::kKeyTile / 8; n++)
+        for (int half = 0; half < 2; half++) {
+            attention_interval v = r.visible[m][half];
+            int begin = (sink_end ? 0 : v.begin) - key;
+            int end = (sink_end ? min(v.end, sink_end) : v.end) - key;
 #pragma unroll
-            for (int i = 0; i < 4; i++)
-                if (key + n * 8 + i % 2 >= r.visible[m][i / 2]) score[m][n][i] = -INFINITY;
+            for (int n = 0; n < S::kKeyTile / 8; n++)
+#pragma unroll
+                for (int i = 0; i < 2; i++)
+                    if (n * 8 + i < begin || n * 8 + i >= end)
+                        score[m][n][2 * half + i] = -INFINITY;
+        }
 }
 
 // The largest score of each row, the same in the four threads that hold the row.
@@ -137,7 +144,8 @@ __device__ inline void begin_rows(const attention_work &w, int64_t first_row, ro
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             int64_t at = row + m * 16 + half * 8;
-            r.visible[m][half] = at < w.n_row ? attention_visible(w, at) : 0;
+            r.visible[m][half] = {0, 0};
+            if (at < w.n_row) r.visible[m][half] = attention_sees(w, at);
             r.max[m][half] = -INFINITY;
             r.total[m][half] = 0;
         }

@@ -70,10 +70,11 @@ template <class S>
 __device__ inline void produce(const room<S> &m, const attention_place &p, const CUtensorMap *keys,
                                const CUtensorMap *values) {
     int turn = 0;
-    for (int first = p.begin; first < p.end; first += S::kKeyTile, turn++) {
+    for (int first = attention_first_key(p); first < p.end; turn++) {
         bring_tile<S, S::kHeadDim>(keys, m.key, m.key_full, m.key_free, p.kv_head, first, turn);
         bring_tile<S, S::kValueDim>(values, m.value, m.value_full, m.value_free, p.kv_head, first,
                                     turn);
+        first = attention_next_key(p, first, S::kKeyTile);
     }
 }
 
@@ -134,9 +135,11 @@ __device__ inline void release(uint64_t *barrier) {
 }
 
 template <class S>
-__device__ inline void weigh_tile(const attention_work &w, int first, int common, rows<S> &r,
+__device__ inline void weigh_tile(const attention_work &w, const attention_place &p,
+                                  attention_interval common, int first, rows<S> &r,
                                   tile_scores<S> &score, float (&shrink)[1][2]) {
-    if (first + S::kKeyTile > common) hide_keys<S>(r, first, score);
+    if (first < common.begin || first + S::kKeyTile > common.end)
+        hide_keys<S>(r, first, attention_sink_end(p, first), score);
     float tile_max[1][2];
     find_maxima<S>(score, tile_max);
     bool is_large = raise_maxima<S>(r, tile_max, w.score_scale, shrink);
@@ -154,10 +157,10 @@ __device__ inline void pack_tile(const tile_scores<S> &score,
 // beside the values of the tile before. common: keys that all its rows see.
 template <class S>
 __device__ inline void consume(const attention_work &w, const room<S> &m, const attention_place &p,
-                               int consumer, int common, rows<S> &r) {
+                               int consumer, attention_interval common, rows<S> &r) {
     uint32_t query = shared_address(m.query + consumer * S::kQueryBytes);
     uint32_t key = shared_address(m.key), value = shared_address(m.value);
-    int n_tile = (p.end - p.begin + S::kKeyTile - 1) / S::kKeyTile;
+    int n_tile = attention_tiles(p, S::kKeyTile), first = attention_first_key(p);
     tile_scores<S> score;
     uint32_t weight[S::kKeyTile / 16][4];
     float shrink[1][2];
@@ -167,7 +170,7 @@ __device__ inline void consume(const attention_work &w, const room<S> &m, const 
     barrier_arrive(kBarrierTurn + 1 - consumer, kConsumers * kGroup);
     finish_products<0>(score[0]);
     release(&m.key_free[0]);
-    weigh_tile<S>(w, p.begin, common, r, score, shrink);
+    weigh_tile<S>(w, p, common, first, r, score, shrink);
     pack_tile<S>(score, weight);
     for (int turn = 1; turn < n_tile; turn++) {
         int stage = turn % kStages, before = (turn - 1) % kStages;
@@ -179,7 +182,8 @@ __device__ inline void consume(const attention_work &w, const room<S> &m, const 
         barrier_arrive(kBarrierTurn + 1 - consumer, kConsumers * kGroup);
         finish_products<1>(score[0]);
         release(&m.key_free[stage]);
-        weigh_tile<S>(w, p.begin + turn * S::kKeyTile, common, r, score, shrink);
+        first = attention_next_key(p, first, S::kKeyTile);
+        weigh_tile<S>(w, p, common, first, r, score, shrink);
         finish_products<0>(r.sum[0]);
         release(&m.value_free[before]);
         shrink_sums<S>(r, shrink);
@@ -220,10 +224,11 @@ __global__ void __launch_bounds__(kThreads, 1)
     int64_t warp_row = group_row + threadIdx.x % kGroup / WARP * 16;
     rows<S> r;
     begin_rows<S>(w, warp_row, r);
-    if (p.begin < p.end) {
+    if (attention_first_key(p) < p.end) {
         load_queries<S>(w, p.kv_head, group_row, m.query + consumer * S::kQueryBytes);
         barrier_sync(kBarrierQueries + consumer, kGroup);
-        int common = group_row < w.n_row ? attention_visible(w, group_row) : 0;
+        attention_interval common = {0, 0};
+        if (group_row < w.n_row) common = attention_common(w, group_row, kGroupRows);
         consume<S>(w, m, p, consumer, common, r);
     }
     mark_spoiled<S>(w, p, warp_row, r);

@@ -172,7 +172,7 @@ __device__ inline void release(uint64_t *barrier) {
 __device__ inline void weigh_tile(int first, float scale, rows<share> &r, tile_scores<share> &score,
                                   uint32_t (&weight)[SPARSE_TILE / 16][4]) {
     float tile_max[1][2], shrink[1][2];
-    if (first + SPARSE_TILE > r.visible[0][0]) hide_keys<share>(r, first, score);
+    if (first + SPARSE_TILE > r.visible[0][0].end) hide_keys<share>(r, first, 0, score);
     find_maxima<share>(score, tile_max);
     bool is_large = raise_maxima<share>(r, tile_max, scale, shrink);
     weigh<share>(r, score, scale, is_large, shrink);
@@ -217,7 +217,7 @@ __device__ inline void consume(const room &m, const struct sparse_place &p, int 
 __device__ inline void begin(int end, rows<share> &r) {
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-        r.visible[0][half] = end;
+        r.visible[0][half] = {0, end};
         r.max[0][half] = -INFINITY;
         r.total[0][half] = 0;
     }

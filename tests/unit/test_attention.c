@@ -160,14 +160,16 @@ static const struct attention_case cases[] = {
     {"window, NaN value", 150, 151, 3, 3, 32, 40, WINDOW, LAST, NAN_VALUE_MIDDLE, 0, 31},
     {"symmetric, NaN key", 211, 211, 3, 3, 64, 64, SYMMETRIC, LAST, NAN_MIDDLE, 0, 20},
     {"symmetric, NaN value", 211, 211, 3, 3, 64, 64, SYMMETRIC, LAST, NAN_VALUE_MIDDLE, 0, 20},
-    {"symmetric, infinite key", 211, 211, 3, 3, 64, 64, SYMMETRIC, LAST, INF_KEY, 0, 3},
-    {"symmetric, infinite value", 211, 211, 3, 3, 64, 64, SYMMETRIC, LAST, INF_VALUE, 0, 3},
+    {"symmetric, infinite key", 211, 211, 3, 3, 64, 64, SYMMETRIC, LAST, INF_KEY, 0, 6},
+    {"symmetric, infinite value", 211, 211, 3, 3, 64, 64, SYMMETRIC, LAST, INF_VALUE, 0, 6},
     {"sinks, NaN key", 300, 300, 2, 1, 128, 128, SINKS, LAST, NAN_MIDDLE, 0, 60},
     {"sinks, NaN value", 300, 300, 2, 1, 128, 128, SINKS, LAST, NAN_VALUE_MIDDLE, 0, 60},
     {"window, NaN value of 192/128", 210, 210, 1, 1, 192, 128, WINDOW, LAST, NAN_VALUE_MIDDLE, 0,
      30},
     {"documents, NaN value", 211, 211, 2, 2, 64, 64, DOCUMENTS, LAST, NAN_VALUE_MIDDLE, 0, 25},
     {"documents of 1, NaN value", 51, 51, 3, 3, 32, 32, DOCUMENTS, LAST, NAN_VALUE_MIDDLE, 0, 1},
+    {"window, ranges, NaN value", 200, 1500, 2, 1, 128, 128, WINDOW, LAST, NAN_VALUE_MIDDLE, 0,
+     650},
     {"far, NaN value", 150, 150, 3, 3, 32, 32, FAR, LAST, NAN_VALUE_MIDDLE, 0, 40},
 };
 enum { N_CASE = sizeof cases / sizeof *cases };
