@@ -25,7 +25,8 @@ struct evaluation {
     struct document_text text;
     bool *is_boundary; // [text.tokens.n]
     struct prompt stops;
-    struct model_spec spec; // as the checkpoint has it; borrows its layers
+    struct model_spec spec;    // as the checkpoint has it; its layers are the job's, whose
+    struct layer_spec *layers; // contents were these: [spec.n_layer] owned
 };
 
 static struct retrieval_source source_of(const struct evaluation *e) {
@@ -145,6 +146,7 @@ static void close_evaluation(struct evaluation *e) {
     results_close(&e->results);
     document_text_close(&e->text);
     grid_close(&e->grid);
+    free(e->layers);
     free(e->is_boundary);
     free(e->finished);
     free(e->cells);
@@ -338,17 +340,27 @@ static bool method_is_finished(const struct evaluation *e, int method) {
     return true;
 }
 
-// The methods' own checks against the network, before any of them works.
 static enum status extend(struct evaluation *e, int method) {
     struct model_spec *spec = &e->job->checkpoint.spec;
     struct extension extension = extension_from_options(&e->grid.methods[method].options);
     *spec = e->spec;
+    memcpy(spec->layers, e->layers, (size_t)spec->n_layer * sizeof *e->layers);
     return extension_apply(&extension, e->job->options->model_path, spec);
+}
+
+// The methods' own checks against network and memory, before any of them works.
+static enum status check_methods(struct evaluation *e) {
+    for (int i = 0; i < e->grid.n_method; i++) {
+        TRY(comm_agree(&e->job->comm, extend(e, i)));
+        TRY(job_plan_length(e->job, grid_longest(&e->grid)));
+    }
+    return OK;
 }
 
 static enum status run_method(struct evaluation *e, int method) {
     struct job *job = e->job;
     TRY(extend(e, method));
+    job_set_session_options(job, grid_longest(&e->grid));
     session_close(&job->session);
     job->working = false;
     TRY(job_open_session(job));
@@ -368,15 +380,22 @@ static enum status open_model(struct job *job) {
     return status;
 }
 
+static enum status keep_spec(struct evaluation *e) {
+    e->spec = e->job->checkpoint.spec;
+    size_t bytes = (size_t)e->spec.n_layer * sizeof *e->layers;
+    if (!(e->layers = malloc(bytes))) FAIL(ERR_MEMORY, "no memory for the layers");
+    memcpy(e->layers, e->spec.layers, bytes);
+    return OK;
+}
+
 enum status verb_evaluate(struct job *job) {
     struct evaluation e = {.job = job};
     enum status status = OK;
     job_print_start(job);
     TRY(open_model(job));
-    e.spec = job->checkpoint.spec;
+    TRY_OR(done, comm_agree(&job->comm, keep_spec(&e)));
     TRY_OR(done, open_evaluation(&e));
-    TRY_OR(done, job_plan_length(job, grid_longest(&e.grid)));
-    for (int i = 0; i < e.grid.n_method; i++) TRY_OR(done, comm_agree(&job->comm, extend(&e, i)));
+    TRY_OR(done, check_methods(&e));
     for (int i = 0; i < e.grid.n_method; i++)
         if (!method_is_finished(&e, i)) TRY_OR(done, run_method(&e, i));
     if (job->session) TRY_OR(done, report_write(job));

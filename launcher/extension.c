@@ -11,14 +11,18 @@ static const struct {
 } readers[] = {
     {"extension.factor", METHOD(LINEAR) | METHOD(NTK) | METHOD(DYNAMIC) | METHOD(YARN) |
                              METHOD(LLAMA3) | METHOD(LONGROPE)},
-    {"extension.original_context", METHOD(NONE) | METHOD(LINEAR) | METHOD(NTK) | METHOD(DYNAMIC) |
-                                       METHOD(YARN) | METHOD(LLAMA3) | METHOD(LONGROPE)},
+    {"extension.original_context", ~METHOD(AUTO)},
     {"extension.beta_fast", METHOD(YARN)},
     {"extension.beta_slow", METHOD(YARN)},
     {"extension.attention_factor", METHOD(YARN) | METHOD(LONGROPE)},
     {"extension.low_freq_factor", METHOD(LLAMA3)},
     {"extension.high_freq_factor", METHOD(LLAMA3)},
     {"extension.factors", METHOD(LONGROPE)},
+    {"extension.group", METHOD(SELF_EXTEND)},
+    {"extension.neighbours", METHOD(SELF_EXTEND)},
+    {"extension.chunk", METHOD(DCA)},
+    {"extension.sinks", METHOD(STREAMING)},
+    {"extension.window", METHOD(STREAMING)},
 };
 
 static void name_methods(unsigned methods, const char *choices, char *out, size_t bytes) {
@@ -37,7 +41,7 @@ static enum status check_readers(const struct options *o) {
     const struct option *method = option_find("extension.method");
     for (size_t i = 0; i < sizeof readers / sizeof *readers; i++) {
         const struct option *parameter = option_find(readers[i].path);
-        char value[64], chosen[32], names[128];
+        char value[64], chosen[32], names[160];
         option_format(o, parameter, value, sizeof value);
         bool given = strcmp(value, parameter->initial ? parameter->initial : "") != 0;
         if (!given || readers[i].methods >> o->extension & 1) continue;
@@ -78,5 +82,10 @@ struct extension extension_from_options(const struct options *o) {
                               .attention_factor = o->attention_factor,
                               .low_freq_factor = o->low_freq_factor,
                               .high_freq_factor = o->high_freq_factor,
+                              .group = o->extension_group,
+                              .neighbours = o->extension_neighbours,
+                              .chunk = o->extension_chunk,
+                              .sinks = o->extension_sinks,
+                              .window = o->extension_window,
                               .factor_path = o->extension_factors};
 }

@@ -80,6 +80,8 @@ struct options {
     int extension;                             // enum extension_method
     double extension_factor, original_context; // 0: not given, as in what follows
     double beta_fast, beta_slow, attention_factor, low_freq_factor, high_freq_factor;
+    int64_t extension_group, extension_neighbours, extension_chunk;
+    int64_t extension_sinks, extension_window;
     char *extension_factors; // NULL: the checkpoint's
     int layout;              // enum layout_wish
     int weights;             // enum weights_wish

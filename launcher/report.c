@@ -91,10 +91,19 @@ static json_t *describe_selection(const struct job *job, const struct session_fa
     return object;
 }
 
+static json_t *describe_parts(const struct job *job) {
+    json_t *object = json_object();
+    json_object_set_new(object, "method", json_string(job->checkpoint.spec.part_method));
+    json_object_set_new(object, "parts", json_integer(job->checkpoint.spec.n_part));
+    json_object_set_new(object, "context", json_integer(job_context(job)));
+    return object;
+}
+
 // How positions are turned into rotations, where that is scaled; NULL otherwise.
 static json_t *describe_rope(const struct job *job) {
     const struct rope_spec *rope = &job->checkpoint.spec.ropes[0];
     double inv_freq[ROPE_MAX_FACTORS], attention_factor;
+    if (job->checkpoint.spec.n_part) return describe_parts(job);
     if (rope->method == ROPE_DEFAULT) return NULL;
     rope_frequencies(rope, 1, inv_freq, &attention_factor);
     json_t *object = json_object();
@@ -312,7 +321,11 @@ static enum status write_text(const struct job *job, const struct rank_record *r
                 (long long)beyond, (long long)job->checkpoint.spec.context);
     }
     const struct rope_spec *rope = &job->checkpoint.spec.ropes[0];
-    if (rope->method != ROPE_DEFAULT)
+    if (job->checkpoint.spec.n_part)
+        fprintf(out, "  positions by %s, in %d parts, for contexts of %lld tokens\n",
+                job->checkpoint.spec.part_method, job->checkpoint.spec.n_part,
+                (long long)job_context(job));
+    else if (rope->method != ROPE_DEFAULT)
         fprintf(out, "  positions by %s, factor %g, for contexts of %lld tokens\n",
                 rope_method_name(rope->method), rope->factor, (long long)job_context(job));
     print_vectors(out, job);

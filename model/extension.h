@@ -16,6 +16,10 @@ enum extension_method {
     EXTENSION_YARN,
     EXTENSION_LLAMA3,
     EXTENSION_LONGROPE,
+    // These leave the rotations as they are and change the positions (model_spec.parts).
+    EXTENSION_SELF_EXTEND, // Jin et al. 2024
+    EXTENSION_DCA,         // Dual Chunk Attention, An et al. 2024
+    EXTENSION_STREAMING,   // StreamingLLM, Xiao et al. 2023
     N_EXTENSION
 };
 
@@ -26,6 +30,9 @@ struct extension {
     int64_t context;         // wanted, tokens; 0: what the method reaches
     // 0: the formulas' usual values.
     double beta_fast, beta_slow, attention_factor, low_freq_factor, high_freq_factor;
+    int64_t group, neighbours; // self_extend: positions to one, true ones; 0: by the contexts
+    int64_t chunk;             // dca; 0: three quarters of the original context
+    int64_t sinks, window;     // streaming; window 0: the original context less the sinks
     const char *factor_path; // longrope: JSON with short_factor and long_factor; NULL: checkpoint's
 };
 

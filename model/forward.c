@@ -55,10 +55,10 @@ static bool is_power_of_two(int n) {
     return (n & (n - 1)) == 0;
 }
 
-enum status forward_rope(struct forward *f, int layer, float *x, int64_t row, int64_t n, int n_head,
-                         void *out, enum dtype out_dtype) {
+enum status forward_rope(struct forward *f, int layer, int rope_index, float *x, int64_t row,
+                         int64_t n, int n_head, void *out, enum dtype out_dtype) {
     const struct layer_spec *l = &f->spec->layers[layer];
-    const struct rope_spec *rope = &f->spec->ropes[l->rope];
+    const struct rope_spec *rope = &f->spec->ropes[rope_index];
     int64_t width = (int64_t)n_head * l->head_dim, angles = row * (rope->dim / 2);
     bool spread = f->kv.shape.dtype == DTYPE_BF16 && is_power_of_two(l->head_dim);
     double begun = profile_begin(f->profile, PHASE_OTHER);
@@ -69,8 +69,8 @@ enum status forward_rope(struct forward *f, int layer, float *x, int64_t row, in
                                                      .head_dim = l->head_dim,
                                                      .rope_dim = rope->dim,
                                                      .interleaved = rope->interleaved,
-                                                     .cos = f->buffers.cos[l->rope] + angles,
-                                                     .sin = f->buffers.sin[l->rope] + angles,
+                                                     .cos = f->buffers.cos[rope_index] + angles,
+                                                     .sin = f->buffers.sin[rope_index] + angles,
                                                      .out = spread ? x : out,
                                                      .out_dtype = spread ? DTYPE_F32 : out_dtype,
                                                      .out_stride = width}));
@@ -101,8 +101,9 @@ static enum status set_rope(struct forward *f, int rope, const int64_t *position
     float *cosine = table, *sine = table + n * half;
 #pragma omp parallel for
     for (int64_t i = 0; i < n; i++) {
+        int64_t place = rope_position(&spec->map, position[i]);
         for (int j = 0; j < half; j++) {
-            double angle = (double)position[i] * inv_freq[j];
+            double angle = (double)place * inv_freq[j];
             cosine[i * half + j] = (float)(cos(angle) * factor);
             sine[i * half + j] = (float)(sin(angle) * factor);
         }
@@ -144,27 +145,35 @@ enum status forward_set_positions(struct forward *f, const int64_t *position, in
 }
 
 // Projects a tile of normed tokens to heads, normalises each head where the layer asks for it and
-// rotates: into `out`, [n, n_head, head_dim].
-static enum status project_heads(struct forward *f, int layer, int64_t row, int64_t n, int n_head,
-                                 struct weight weight, const float *bias, const float *head_norm,
-                                 void *out, enum dtype out_dtype) {
+// rotates, [n, n_head, head_dim].
+struct head_projection {
+    int n_head;
+    struct weight weight;
+    const float *bias, *head_norm;
+    const struct rotation *rotations;
+    int n_rotation;
+    enum dtype dtype;
+};
+static enum status project_heads(struct forward *f, int layer, int64_t row, int64_t n,
+                                 const struct head_projection *p) {
     struct forward_buffers *b = &f->buffers;
     const struct layer_spec *l = &f->spec->layers[layer];
-    int64_t width = (int64_t)n_head * l->head_dim;
+    int64_t width = (int64_t)p->n_head * l->head_dim;
     TRY(forward_matmul(f, &(struct matmul_args){.x = b->normed,
                                                 .x_dtype = f->activation,
                                                 .x_stride = f->spec->n_hidden,
                                                 .n_token = n,
-                                                .weight = weight,
-                                                .bias = bias,
+                                                .weight = p->weight,
+                                                .bias = p->bias,
                                                 .out = b->projected,
                                                 .out_dtype = DTYPE_F32,
                                                 .out_stride = width}));
-    if (head_norm) {
-        TRY(forward_norm(f, b->projected, n * n_head, l->head_dim, head_norm, b->projected,
+    if (p->head_norm) {
+        TRY(forward_norm(f, b->projected, n * p->n_head, l->head_dim, p->head_norm, b->projected,
                          DTYPE_F32));
     }
-    return forward_rope(f, layer, b->projected, row, n, n_head, out, out_dtype);
+    return forward_rotate(f, layer, p->rotations, p->n_rotation, b->projected, row, n, p->n_head,
+                          p->dtype);
 }
 
 // Queries of the normed tokens [row, row + n) into buffers.query, which begins with token `first`.
@@ -172,17 +181,23 @@ static enum status project_queries(struct forward *f, int layer, int64_t first, 
                                    int64_t n) {
     const struct layer_spec *l = &f->spec->layers[layer];
     const struct layer_weights *w = forward_weights(f, layer);
-    int64_t skipped = dtype_bytes(f->query_dtype, (row - first) * l->n_head * l->head_dim);
-    return project_heads(f, layer, row, n, l->n_head, w->query, w->query_bias, w->query_norm,
-                         (char *)f->buffers.query + skipped, f->query_dtype);
+    struct rotation rotations[MODEL_MAX_PART];
+    int n_rotation = forward_query_rotations(f, layer, row - first, rotations);
+    return project_heads(f, layer, row, n,
+                         &(struct head_projection){l->n_head, w->query, w->query_bias,
+                                                   w->query_norm, rotations, n_rotation,
+                                                   f->query_dtype});
 }
 
 // Their keys and values into the store.
 static enum status project_keys(struct forward *f, int layer, int64_t row, int64_t n) {
     const struct layer_spec *l = &f->spec->layers[layer];
     const struct layer_weights *w = forward_weights(f, layer);
-    TRY(project_heads(f, layer, row, n, l->n_kv_head, w->key, w->key_bias, w->key_norm,
-                      kv_store_key(&f->kv, layer, row), f->kv.shape.dtype));
+    struct rotation rotations[MODEL_MAX_PART];
+    int n_rotation = forward_key_rotations(f, layer, row, rotations);
+    TRY(project_heads(f, layer, row, n,
+                      &(struct head_projection){l->n_kv_head, w->key, w->key_bias, w->key_norm,
+                                                rotations, n_rotation, f->kv.shape.dtype}));
     return forward_matmul(f, &(struct matmul_args){.x = f->buffers.normed,
                                                    .x_dtype = f->activation,
                                                    .x_stride = f->spec->n_hidden,
@@ -251,6 +266,7 @@ static enum status attend(struct forward *f, int layer, const struct forward_chu
         args.query_end = args.query_begin + n;
         args.key_end = chunk->end;
     }
+    if (f->spec->n_part) return forward_attend_parts(f, layer, chunk, &args, n);
     args.pass = f->passes[layer];
     args.out = f->buffers.attended;
     args.lse = f->buffers.lse;

@@ -29,18 +29,23 @@ struct forward_shape {
 // whose queries are attended together: all of the chunk but where one rank holds all keys anyway.
 struct forward_buffers {
     int64_t tile, slab;
-    float *x;                   // [n_token, n_hidden] residual
-    void *query;                // [slab, n_head * head_dim] query dtype
+    float *x;    // [n_token, n_hidden] residual
+    void *query; // [parts of attention] of query_stride elements [slab, n_head * head_dim], query
+                 // dtype
+    int64_t query_stride;
     float *attended;            // [slab, n_head * value_dim]
     float *lse;                 // [slab, n_head]
     float *cos[MODEL_MAX_ROPE]; // [n_token, rope dim / 2] for each rope of the spec
     float *sin[MODEL_MAX_ROPE];
-    int32_t *token;      // [n_token] ids, or targets of the log-probabilities
-    int32_t *position;   // [n_token] rows of the table of learned positions
-    float *branch;       // [tile, n_hidden] what is normed or scaled before it is added to x
-    float *logprob;      // [n_token]
-    void *normed;        // [tile, n_hidden] activation dtype
-    float *projected;    // [tile, n_head * head_dim]
+    int32_t *token;    // [n_token] ids, or targets of the log-probabilities
+    int32_t *position; // [n_token] rows of the table of learned positions
+    float *branch;     // [tile, n_hidden] what is normed or scaled before it is added to x
+    float *logprob;    // [n_token]
+    void *normed;      // [tile, n_hidden] activation dtype
+    float *projected;  // [tile, n_head * head_dim]
+    float *unrotated;  // likewise: a copy, where attention has parts
+    float *part_out;   // [slab, n_head * value_dim], [slab, n_head] of one part
+    float *part_lse;
     void *product_input; // [tile, columns of the output matrix] activation dtype
     float *gate, *up;    // [tile, n_feed_forward]
     void *gated;         // [tile, n_feed_forward] activation dtype
@@ -198,8 +203,40 @@ enum status forward_matmul(struct forward *forward, const struct matmul_args *ar
 // Rotates heads by their positions and rounds them into `out`; x is changed. Queries and keys that
 // attention reads in bf16 pass a Hadamard transform first: it keeps every product q . k and spreads
 // the few large elements of a head, which rounding would hurt most.
-enum status forward_rope(struct forward *forward, int layer, float *x, int64_t row, int64_t n,
-                         int n_head, void *out, enum dtype out_dtype);
+enum status forward_rope(struct forward *forward, int layer, int rope, float *x, int64_t row,
+                         int64_t n, int n_head, void *out, enum dtype out_dtype);
+
+// forward_parts.c: attention in parts (model_spec.parts), and the one part of networks without.
+struct rotation {
+    int rope;
+    void *out; // of the first token
+};
+// As which queries from row `row` of buffers.query on, and keys from row `row` of the chunk's in
+// the store on, are kept; returns how many.
+int forward_query_rotations(const struct forward *forward, int layer, int64_t row,
+                            struct rotation out[MODEL_MAX_PART]);
+int forward_key_rotations(const struct forward *forward, int layer, int64_t row,
+                          struct rotation out[MODEL_MAX_PART]);
+// forward_rope into each of them.
+enum status forward_rotate(struct forward *forward, int layer, const struct rotation *list,
+                           int n_list, float *x, int64_t row, int64_t n, int n_head,
+                           enum dtype dtype);
+enum { PART_DECODE_ROWS = 4 }; // of part_out and part_lse
+// Into buffers.attended and .lse, for the n tokens of this rank whose attention `args` describe.
+enum status forward_attend_parts(struct forward *forward, int layer,
+                                 const struct forward_chunk *chunk,
+                                 const struct ring_attention_args *args, int64_t n);
+// Decode: all_lse as of decode_attention_run.
+enum status forward_attend_token_parts(struct forward *forward, int layer,
+                                       const struct forward_chunk *chunk, float *all_lse);
+// What the token sees in a part of this rank's rows, with which query and keys.
+struct part_seen {
+    const void *query;
+    const char *key;
+    struct kv_run run;
+};
+struct part_seen forward_part_seen(const struct forward *forward, int layer,
+                                   const struct forward_chunk *chunk, int part);
 
 // forward_latent.c. Absorbed queries into buffers.query and latents into the store for tokens [row,
 // row + n) of buffers.normed.

@@ -147,6 +147,15 @@ static bool attends_in_slabs(const struct model_spec *spec, const struct forward
     return true;
 }
 
+// Decode takes rows of both: what heads and lse of a part come to, and what merges nowhere.
+static void carve_parts(struct carver *c, const struct widths *w, int64_t n,
+                        struct forward_buffers *b) {
+    int64_t rows = n > PART_DECODE_ROWS ? n : PART_DECODE_ROWS;
+    b->unrotated = carve(c, b->tile * w->query, DTYPE_F32);
+    b->part_out = carve(c, rows * w->attended, DTYPE_F32);
+    b->part_lse = carve(c, rows * w->heads, DTYPE_F32);
+}
+
 int64_t forward_buffers_carve(const struct model_spec *spec, const struct forward_shape *shape,
                               char *base, struct forward_buffers *out) {
     struct carver c = {.base = base};
@@ -156,7 +165,9 @@ int64_t forward_buffers_carve(const struct model_spec *spec, const struct forwar
     int64_t slab = attends_in_slabs(spec, shape) ? SLAB_TOKENS : n;
     struct forward_buffers b = {.tile = tile, .slab = slab};
     b.x = carve(&c, n * spec->n_hidden, DTYPE_F32);
-    b.query = carve(&c, slab * w.query, shape->query);
+    int n_part = spec->n_part > 1 ? spec->n_part : 1;
+    b.query_stride = slab * w.query;
+    b.query = carve(&c, n_part * b.query_stride, shape->query);
     b.attended = carve(&c, slab * w.attended, DTYPE_F32);
     b.lse = carve(&c, slab * w.heads, DTYPE_F32);
     for (int i = 0; i < spec->n_rope; i++) {
@@ -169,6 +180,7 @@ int64_t forward_buffers_carve(const struct model_spec *spec, const struct forwar
     b.logprob = carve(&c, spec->causal ? n : 0, DTYPE_F32);
     b.normed = carve(&c, tile * spec->n_hidden, activation);
     b.projected = carve(&c, tile * w.query, DTYPE_F32);
+    if (spec->n_part) carve_parts(&c, &w, slab, &b);
     b.product_input = carve(&c, tile * w.output, activation);
     b.gate = carve(&c, tile * w.feed_forward, DTYPE_F32);
     b.up = carve(&c, tile * w.feed_forward, DTYPE_F32);

@@ -180,12 +180,16 @@ static enum status store_full(struct forward *f, int layer, const struct forward
         TRY(forward_norm(f, b->projected, l->n_head, l->head_dim, w->query_norm, b->projected,
                          DTYPE_F32));
     }
-    TRY(forward_rope(f, layer, b->projected, 0, 1, l->n_head, b->query, f->query_dtype));
+    struct rotation rotations[MODEL_MAX_PART];
+    int n_rotation = forward_query_rotations(f, layer, 0, rotations);
+    TRY(forward_rotate(f, layer, rotations, n_rotation, b->projected, 0, 1, l->n_head,
+                       f->query_dtype));
     if (chunk->n_token == 0) return OK; // another rank stores this token
     if (w->key_norm) {
         TRY(forward_norm(f, b->key, l->n_kv_head, l->head_dim, w->key_norm, b->key, DTYPE_F32));
     }
-    TRY(forward_rope(f, layer, b->key, 0, 1, l->n_kv_head, kv_store_key(&f->kv, layer, 0), dtype));
+    n_rotation = forward_key_rotations(f, layer, 0, rotations);
+    TRY(forward_rotate(f, layer, rotations, n_rotation, b->key, 0, 1, l->n_kv_head, dtype));
     return convert_rows(f, b->value, DTYPE_F32, kv_store_value(&f->kv, layer, 0), dtype,
                         (int64_t)l->n_kv_head * l->head_dim);
 }
@@ -227,7 +231,8 @@ static int count_mass_layers(const struct forward *f) {
 
 // The token sees every key of the run: no mask. Where the layer selects, lse is that of the
 // selected tokens: the others count as what they would add.
-static enum status add_attention_mass(struct forward *f, int layer, const struct kv_run *run) {
+static enum status add_attention_mass(struct forward *f, int layer, const void *query,
+                                      const char *key, const struct kv_run *run) {
     const struct layer_spec *l = &f->spec->layers[layer];
     int64_t width = (int64_t)l->n_kv_head * l->head_dim;
     const struct kv_block *block = &f->kv.layers[layer].block;
@@ -241,12 +246,11 @@ static enum status add_attention_mass(struct forward *f, int layer, const struct
                                        .head_dim = l->head_dim,
                                        .value_dim = l->value_dim,
                                        .scale = l->attention_scale,
-                                       .query = f->buffers.query,
+                                       .query = query,
                                        .query_dtype = f->query_dtype,
                                        .query_stride = (int64_t)l->n_head * l->head_dim,
-                                       .key = block->key + skipped,
-                                       .value =
-                                           (block->value ? block->value : block->key) + skipped,
+                                       .key = key + skipped,
+                                       .value = (block->value ? block->value : key) + skipped,
                                        .kv_dtype = f->kv.shape.dtype,
                                        .key_stride = width,
                                        .value_stride = width,
@@ -261,22 +265,36 @@ static enum status add_attention_mass(struct forward *f, int layer, const struct
     return OK;
 }
 
+// From what this rank holds of what the token sees; buffers.lse is of all ranks.
+static enum status add_masses(struct forward *f, int layer, const struct forward_chunk *chunk) {
+    struct kv_run runs[2];
+    for (int part = 0; part < f->spec->n_part; part++) {
+        struct part_seen seen = forward_part_seen(f, layer, chunk, part);
+        TRY(add_attention_mass(f, layer, seen.query, seen.key, &seen.run));
+    }
+    if (f->spec->n_part) return OK;
+    int n_run = kv_store_seen(&f->kv, layer, runs);
+    for (int i = 0; i < n_run; i++)
+        TRY(add_attention_mass(f, layer, f->buffers.query, f->kv.layers[layer].block.key,
+                               &runs[i]));
+    return OK;
+}
+
 static enum status attend_token(struct forward *f, int layer, const struct forward_chunk *chunk,
                                 bool add_mass) {
     struct ring_attention_args args = forward_attention_args(f, layer, chunk);
     bool adds = add_mass && adds_mass(f, layer);
     float *all_lse = adds ? f->buffers.lse : NULL;
-    if (forward_selects(f, layer, chunk)) {
+    if (f->spec->n_part) {
+        TRY(forward_attend_token_parts(f, layer, chunk, all_lse));
+    } else if (forward_selects(f, layer, chunk)) {
         struct sparse_ring_args sparse = forward_sparse_args(f, layer, &args);
         enum status status = sparse_decode_run(&f->ring, &sparse, f->buffers.attended, all_lse);
         if (status != OK) return status_context(status, "layer %d", layer);
     } else {
         TRY(decode_attention_run(&f->ring, &args, f->buffers.attended, all_lse));
     }
-    struct kv_run runs[2];
-    int n_run = adds ? kv_store_seen(&f->kv, layer, runs) : 0;
-    for (int i = 0; i < n_run; i++) TRY(add_attention_mass(f, layer, &runs[i]));
-    return OK;
+    return adds ? add_masses(f, layer, chunk) : OK;
 }
 
 // Columns [start, start + length) of the weight times `input`, which holds the columns from `start`

@@ -3,7 +3,7 @@
 #include <stdlib.h>
 
 struct row_bytes {
-    int64_t key, value, index_key, index_scale;
+    int64_t key, other_key, value, index_key, index_scale;
 };
 
 static struct row_bytes row_bytes(const struct model_spec *spec, int layer,
@@ -12,6 +12,7 @@ static struct row_bytes row_bytes(const struct model_spec *spec, int layer,
     struct row_bytes bytes = {.key =
                                   dtype_bytes(shape->dtype, (int64_t)l->n_kv_head * l->head_dim)};
     if (l->attention == ATTENTION_FULL) bytes.value = bytes.key;
+    if (spec->n_key_set == 2) bytes.other_key = bytes.key; // and no layer has a window
     if (!shape->indexed || l->index.layout != INDEX_FULL) return bytes;
     bytes.index_key = dtype_bytes(shape->index_dtype, l->index.head_dim);
     if (shape->index_dtype == DTYPE_F8_E4M3) bytes.index_scale = (int64_t)sizeof(float);
@@ -43,8 +44,8 @@ int64_t kv_store_bytes(const struct model_spec *spec, const struct kv_shape *sha
     int64_t bytes = 0;
     for (int i = 0; i < spec->n_layer; i++) {
         struct row_bytes row = row_bytes(spec, i, shape);
-        bytes +=
-            kept(spec, i, shape).capacity * (row.key + row.value + row.index_key + row.index_scale);
+        bytes += kept(spec, i, shape).capacity *
+                 (row.key + row.other_key + row.value + row.index_key + row.index_scale);
     }
     return bytes;
 }
@@ -86,6 +87,7 @@ static enum status open_layer(struct kv_store *store, int layer) {
     struct row_bytes row = row_bytes(store->spec, layer, &store->shape);
     *l = kept(store->spec, layer, &store->shape);
     TRY(alloc_bytes(store, l->capacity * row.key, &l->key));
+    TRY(alloc_bytes(store, l->capacity * row.other_key, &l->other_key));
     TRY(alloc_bytes(store, l->capacity * row.value, &l->value));
     TRY(alloc_bytes(store, l->capacity * row.index_key, &l->index_key));
     return alloc_bytes(store, l->capacity * row.index_scale, &l->index_scale);
@@ -120,7 +122,8 @@ static void free_parts(struct kv_store *store, void *const *parts, size_t n) {
 void kv_store_close(struct kv_store *store) {
     for (int i = 0; store->layers && i < store->n_layer; i++) {
         struct kv_layer *l = &store->layers[i];
-        free_parts(store, (void *[]){l->key, l->value, l->index_key, l->index_scale}, 4);
+        free_parts(store, (void *[]){l->key, l->other_key, l->value, l->index_key, l->index_scale},
+                   5);
     }
     free_parts(store, (void *[]){store->room_key, store->room_value}, 2);
     free(store->layers);
@@ -130,6 +133,12 @@ void kv_store_close(struct kv_store *store) {
 void *kv_store_key(const struct kv_store *store, int layer, int64_t row) {
     const struct kv_block *block = &store->layers[layer].block;
     return block->key + (block->n_held + row) * row_bytes(store->spec, layer, &store->shape).key;
+}
+
+void *kv_store_other_key(const struct kv_store *store, int layer, int64_t row) {
+    const struct kv_block *block = &store->layers[layer].block;
+    return block->other_key +
+           (block->n_held + row) * row_bytes(store->spec, layer, &store->shape).other_key;
 }
 
 void *kv_store_value(const struct kv_store *store, int layer, int64_t row) {

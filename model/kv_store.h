@@ -27,12 +27,14 @@ struct kv_block {
     int64_t key_begin;  // they are of positions [key_begin, end of chunk) and, before, the sinks
     int64_t n_held;     // rows from before the chunk; those of the chunk follow
     int64_t next_begin; // key_begin of what is kept after the chunk
+    char *other_key;    // the keys in their second rotation; NULL: there is none
 };
 
 struct kv_layer {
     enum kv_keep keep;
     int64_t capacity;   // rows
     void *key;          // [capacity, n_kv_head, head_dim] of the store's dtype
+    void *other_key;    // [capacity, n_kv_head, head_dim]; NULL unless model_spec.n_key_set is 2
     void *value;        // [capacity, n_kv_head, head_dim]; NULL: values are in the keys (latents)
     void *index_key;    // [capacity, index.head_dim] of the index dtype; NULL unless INDEX_FULL
     float *index_scale; // [capacity] with fp8 index keys, else NULL
@@ -82,6 +84,7 @@ void kv_store_truncate(struct kv_store *store, int64_t length);
 
 // Address of a layer's keys, values, index keys or their scales of the chunk's tokens from `row`.
 void *kv_store_key(const struct kv_store *store, int layer, int64_t row);
+void *kv_store_other_key(const struct kv_store *store, int layer, int64_t row);
 void *kv_store_value(const struct kv_store *store, int layer, int64_t row);
 void *kv_store_index_key(const struct kv_store *store, int layer, int64_t row);
 float *kv_store_index_scale(const struct kv_store *store, int layer, int64_t row); // NULL: none

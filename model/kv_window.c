@@ -76,16 +76,20 @@ static enum status begin_window(struct kv_store *store, int layer) {
     if (c->in_place) { // the token may also not come: what is before it must be forgettable
         int64_t begin = drop_before(c->begin - spec->window + 1 - forget, spec, l->begin);
         if (!fits && begin > l->begin) TRY(drop_rows(store, layer, begin));
-        l->block = (struct kv_block){l->key, l->value, l->begin,
-                                     rows_before(c, sinks, l->begin, c->begin), l->begin};
+        l->block = (struct kv_block){
+            l->key, l->value, l->begin, rows_before(c, sinks, l->begin, c->begin), l->begin, NULL};
         return OK;
     }
     int64_t kept = drop_before(c->end - spec->window + 1 - forget, spec, l->begin);
     int64_t seen = drop_before(c->begin - spec->window + 1, spec, l->begin);
     if (fits) kept = l->begin;
     if (!fits && kept < seen) seen = kept; // both come from the block
-    l->block = (struct kv_block){store->room_key, store->room_value, seen,
-                                 rows_before(c, sinks, seen, c->begin), kept};
+    l->block = (struct kv_block){store->room_key,
+                                 store->room_value,
+                                 seen,
+                                 rows_before(c, sinks, seen, c->begin),
+                                 kept,
+                                 NULL};
     return OK;
 }
 
@@ -113,9 +117,9 @@ enum status kv_store_begin(struct kv_store *store, const struct kv_chunk *chunk)
         } else if (l->keep == KEEP_WINDOW) {
             TRY(begin_window(store, i));
         } else if (l->keep == KEEP_ALL) {
-            l->block = (struct kv_block){l->key, l->value, 0, n_before, 0};
+            l->block = (struct kv_block){l->key, l->value, 0, n_before, 0, l->other_key};
         } else {
-            l->block = (struct kv_block){store->room_key, store->room_value, 0, 0, 0};
+            l->block = (struct kv_block){store->room_key, store->room_value, 0, 0, 0, NULL};
         }
     }
     return OK;

@@ -134,6 +134,7 @@ static enum status choose_layout(const struct model_spec *spec, struct session_s
 // where a layer sees all of them, a shard, as the ring does.
 static int64_t halo_rows(const struct model_spec *spec, const struct session_sizes *s) {
     int64_t most = 0, shard = kv_store_block_rows(spec, &s->kv);
+    if (spec->n_part) return shard; // each part travels as its bytes say
     for (int i = 0; i < spec->n_layer; i++) {
         const struct layer_spec *l = &spec->layers[i];
         struct visibility v = forward_visibility(spec, i, NULL);

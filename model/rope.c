@@ -106,6 +106,13 @@ enum status rope_check(const struct rope_spec *rope, const char *path) {
     return method == ROPE_LONGROPE ? check_lists(rope, path) : OK;
 }
 
+int64_t rope_position(const struct position_map *map, int64_t position) {
+    if (map->modulus > 0) position %= map->modulus;
+    if (map->group > 0) position /= map->group;
+    position += map->offset;
+    return map->limit > 0 && position > map->limit ? map->limit : position;
+}
+
 bool rope_reads_length(const struct rope_spec *spec) {
     return spec->method == ROPE_DYNAMIC || spec->method == ROPE_LONGROPE;
 }

@@ -51,14 +51,14 @@ static enum status encode(struct session *s, const struct encode_args *args, flo
     return OK;
 }
 
-// Sinks are the first tokens of the sequence, not of each document, and an indexer's candidates are
-// all tokens before.
+// Sinks are the first tokens of the sequence, not of each document, an indexer's candidates are all
+// tokens before, and parts of attention are by positions in the sequence.
 bool session_packs(const struct session *s) {
     const struct model_spec *spec = s->forward.spec;
     if (s->forward.indexed) return false;
     for (int i = 0; i < spec->n_layer; i++)
         if (spec->layers[i].window > 0 && spec->layers[i].sinks > 0) return false;
-    return true;
+    return spec->n_part == 0;
 }
 
 enum status session_encode(struct session *s, const struct encode_args *args) {

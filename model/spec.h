@@ -7,8 +7,15 @@
 #include <stdint.h>
 
 #include "kernels/kernels.h"
+#include "partition/visibility.h"
 
-enum { MODEL_MAX_STOP = 16, MODEL_MAX_ROPE = 4, ROPE_MAX_FACTORS = 256 };
+enum { MODEL_MAX_STOP = 16, MODEL_MAX_ROPE = 4, MODEL_MAX_PART = 3, ROPE_MAX_FACTORS = 256 };
+
+// The position as which position p is rotated: min(p mod modulus / group + offset, limit). Zeroed:
+// p itself.
+struct position_map {
+    int64_t modulus, group, offset, limit; // modulus, group and limit 0: none
+};
 
 enum rope_method {
     ROPE_DEFAULT,
@@ -34,7 +41,8 @@ struct rope_spec {
     int n_factor;                             // longrope: of each list; dim / 2
     float short_factor[ROPE_MAX_FACTORS];     // longrope: up to original_context ...
     float long_factor[ROPE_MAX_FACTORS];      // ... and for longer sequences: inv_freq[i] /= x[i]
-    bool has_divisors;                        // GGUF rope_freqs.weight: inv_freq[i] /= divisor[i]
+    struct position_map map;
+    bool has_divisors; // GGUF rope_freqs.weight: inv_freq[i] /= divisor[i]
     float divisor[ROPE_MAX_FACTORS];
 };
 
@@ -107,6 +115,14 @@ struct layer_spec {
         experts; // FEED_FORWARD_EXPERTS; n_feed_forward is then the shared ones' width
 };
 
+// Attention in parts: keys at some distances are seen with queries, and maybe keys, rotated as if
+// they were elsewhere. Together the parts show each key once; they merge by their lse.
+struct attention_part {
+    struct visibility visibility;
+    int query_rope; // index into model_spec.ropes
+    int key_set;    // index into model_spec.key_rope
+};
+
 struct model_spec {
     char architecture[32]; // "llama", "qwen2", "qwen3"
     bool causal;           // false: an encoder, which sees all and gives states, no next token
@@ -114,6 +130,11 @@ struct model_spec {
     struct layer_spec *layers; // [n_layer] owned
     int n_rope;
     struct rope_spec ropes[MODEL_MAX_ROPE];
+    // How every layer attends where a method of extension.h says so; n_part 0: in one, by its rope.
+    const char *part_method; // "self_extend", for reports
+    int n_part, n_key_set;
+    struct attention_part parts[MODEL_MAX_PART];
+    int key_rope[2]; // [n_key_set] rotations as which keys are kept
     int64_t n_vocab;
     int n_hidden;
     float norm_eps;
@@ -148,6 +169,7 @@ void model_spec_close(struct model_spec *spec); // accepts a zeroed struct
 void rope_frequencies(const struct rope_spec *spec, int64_t length, double *inv_freq,
                       double *attention_factor);
 bool rope_reads_length(const struct rope_spec *spec);
+int64_t rope_position(const struct position_map *map, int64_t position);
 const char *rope_method_name(enum rope_method method); // "yarn", as configurations call it
 // ERR_INPUT unless the frequencies of any length are finite. `path` is for messages.
 enum status rope_check(const struct rope_spec *spec, const char *path);

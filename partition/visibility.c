@@ -37,16 +37,29 @@ static int64_t document_end(const struct visibility *v, int document) {
     return document < v->n_document ? v->document_end[document] : VISIBLE_ALL;
 }
 
+// Keys of blocks [b - back, b + ahead] for a query of block b.
+static int64_t block_begin(const struct visibility *v, int64_t position) {
+    if (v->back == VISIBLE_ALL) return 0;
+    return max64(0, position / v->block - v->back) * v->block;
+}
+
+static int64_t block_end(const struct visibility *v, int64_t position) {
+    if (v->ahead == 0) return position + 1;
+    return max64(0, position / v->block + v->ahead + 1) * v->block;
+}
+
 int64_t visibility_sinks(const struct visibility *v) {
-    return v->n_document > 0 || v->back == VISIBLE_ALL ? 0 : v->sinks;
+    return v->n_document > 0 || v->block > 0 || v->back == VISIBLE_ALL ? 0 : v->sinks;
 }
 
 static int64_t begin_in(const struct visibility *v, int document, int64_t position) {
+    if (v->block > 0) return block_begin(v, position);
     int64_t begin = document_begin(v, document);
     return v->back == VISIBLE_ALL ? begin : max64(begin, position - v->back);
 }
 
 static int64_t end_in(const struct visibility *v, int document, int64_t position) {
+    if (v->block > 0) return block_end(v, position);
     int64_t end = document_end(v, document);
     if (v->ahead >= far_away) return end;
     return max64(document_begin(v, document), min64(end, position + v->ahead + 1));
@@ -113,9 +126,23 @@ static int64_t last_of(const struct run *run) {
     return run->start + (run->count - 1) * run->stride;
 }
 
+// Block by block of the queries.
+static int64_t block_pairs(const struct visibility *v, const struct run *query,
+                           const struct run *key) {
+    int64_t pairs = 0;
+    for (int64_t p = query->start; p <= last_of(query); p = (p / v->block + 1) * v->block) {
+        int64_t end = (p / v->block + 1) * v->block;
+        struct run queries = run_clip(*query, p, end);
+        struct run keys = run_clip(*key, block_begin(v, p), v->ahead ? block_end(v, p) : end);
+        pairs += pairs_up_to(queries, &keys, v->ahead ? VISIBLE_ALL : 0);
+    }
+    return pairs;
+}
+
 static int64_t run_pairs(const struct visibility *v, const struct run *query,
                          const struct run *key) {
     if (query->count == 0 || key->count == 0) return 0;
+    if (v->block > 0) return block_pairs(v, query, key);
     if (v->n_document == 0) return band_pairs(v, *query, *key);
     int first = document_of(v, max64(query->start, key->start));
     int last = document_of(v, min64(last_of(query), last_of(key)));
@@ -172,6 +199,7 @@ static int add_extent_spans(const struct visible_range *r, const struct extent *
                             struct span *out, int n) {
     const struct visibility *v = &r->visibility;
     struct run runs[RUNS_PER_EXTENT];
+    if (v->block == 0 && v->back != VISIBLE_ALL && v->back + v->ahead < 0) return n; // sinks only
     run_of_extent(extent, r->sequence->size, rank, r->query_begin, r->query_end, runs);
     for (int i = 0; i < RUNS_PER_EXTENT; i++) {
         if (runs[i].count == 0) continue;

@@ -1,5 +1,5 @@
 // Which keys a query sees, as pure integer functions of positions: causal, a window behind, a
-// window on both sides, everything, the first tokens besides (sinks), packed documents.
+// window on both sides, everything, the first tokens besides (sinks), packed documents, blocks.
 // Counts and needs are closed forms per contiguous piece, never loops over tokens.
 #ifndef HALKA_PARTITION_VISIBILITY_H
 #define HALKA_PARTITION_VISIBILITY_H
@@ -12,9 +12,11 @@
 struct visibility {
     int64_t back, ahead; // a query at p sees keys in [p - back, p + ahead]; VISIBLE_ALL: no bound.
                          // ahead 0: causal; it may be negative: only what is so far behind
-    int64_t sinks;       // and those of the first so many positions that are not after p + ahead
-    int n_document;      // packed documents: a query sees keys of its own only, and there are no
-                         // sinks; 0: one document
+    int64_t block; // > 0: back and ahead count blocks of so many positions; ahead is 0 or less, and
+                   // of its own block a query sees up to itself. No sinks, no documents
+    int64_t sinks; // and those of the first so many positions that are not after p + ahead
+    int n_document; // packed documents: a query sees keys of its own only, and there are no
+                    // sinks; 0: one document
     const int64_t *document_end; // [n_document] ascending global positions
 };
 #define VISIBILITY_CAUSAL ((struct visibility){.back = VISIBLE_ALL})

@@ -40,7 +40,8 @@ int64_t volume_pass_halo(const struct visible_range *range, const struct attenti
 // A span begins and ends at most a window beyond the own queries, and so it may between two runs of
 // them.
 int64_t volume_halo_rows(const struct visibility *v, enum layout layout, int64_t shard) {
-    if (v->back >= shard || v->ahead >= shard || layout == LAYOUT_ROUND_ROBIN) return shard;
+    if (v->block > 0 || v->back >= shard || v->ahead >= shard || layout == LAYOUT_ROUND_ROBIN)
+        return shard;
     int64_t rows = 2 * (v->back + (v->ahead > 0 ? v->ahead : 0)) + visibility_sinks(v);
     return rows < shard ? rows : shard;
 }

@@ -12,7 +12,8 @@ cp tests/fixtures/embed/tokenizer.json "$use"
 text=tests/fixtures/evidence/paragraphs.txt
 grid=(--set evaluate.lengths=700,900 --set evaluate.depths=0,100 --set evaluate.perplexity=256
     --set evaluate.bin=64 --set evaluate.methods=none --set "evaluate.methods=dynamic factor=2"
-    --set "evaluate.methods=yarn factor=2 beta_fast=16")
+    --set "evaluate.methods=yarn factor=2 beta_fast=16" --set "evaluate.methods=dca"
+    --set "evaluate.methods=streaming window=200")
 evaluate() { # NAME OUTPUT ARGUMENT...
     local name=$1 output=$2
     shift 2
@@ -24,8 +25,8 @@ plain() { # OUTPUT: its lines without what differs from run to run
 }
 
 evaluate "grid" one "${grid[@]}"
-# 3 methods x (2 lengths x (5 families x 2 depths + words) + 1 curve)
-same "cells" "$(wc -l <"$work/one/results.jsonl")" 69
+# 5 methods x (2 lengths x (5 families x 2 depths + words) + 1 curve)
+same "cells" "$(wc -l <"$work/one/results.jsonl")" 115
 RANKS=2 evaluate "grid on two ranks" two "${grid[@]}"
 # Log-probabilities of two ranks differ in the last digits; all else is the same.
 same "two ranks" "$(plain two | grep -v perplexity | md5sum)" \
@@ -44,7 +45,7 @@ mkdir "$work/cut"
 head -40 "$work/one/results.jsonl" >"$work/cut/results.jsonl"
 printf '{"method": "none", "fam' >>"$work/cut/results.jsonl"
 evaluate "resumed" cut "${grid[@]}"
-same "resumed: cells held" "$(grep -c 'holds 40 of 69 cells' "$work/log")" 1
+same "resumed: cells held" "$(grep -c 'holds 40 of 115 cells' "$work/log")" 1
 same "resumed: same lines" "$(plain cut | sort | md5sum)" "$(plain one | sort | md5sum)"
 evaluate "nothing to do" cut "${grid[@]}"
 same "nothing to do: no cell ran" "$(grep -c '^cell ' "$work/log")" 0

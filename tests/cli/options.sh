@@ -42,7 +42,9 @@ extend "betas of ntk" "is for extension.method = yarn" method=ntk factor=2 beta_
 extend "betas" "must not be below" method=yarn factor=2 beta_fast=1 beta_slow=2
 extend "bands" "must exceed" method=llama3 factor=2 low_freq_factor=5
 extend "factor lists of yarn" "longrope, and it is yarn" method=yarn factor=2 factors=x
-expect "method of later" 78 "not in this version" run --set extension.method=dca
+extend "yarn's parameters of self_extend" "is for extension.method = yarn" method=self_extend beta_fast=9
+extend "factor of dca" "and it is dca" method=dca factor=2
+extend "sinks of self_extend" "is for extension.method = streaming" method=self_extend sinks=9
 expect "inspect nothing" 64 "needs a PATH" inspect
 expect "missing job file" 66 "cannot read the job file" run "$work/none.cfg"
 expect "folder as job file" 66 "is a folder" run "$work"

@@ -21,7 +21,7 @@ static struct session *open_session(const struct parity_model *model, struct pro
     struct session *session = NULL;
     struct session_options options = {.precision = model->precision,
                                       .kv_precision = PRECISION_AUTO,
-                                      .layout = LAYOUT_ZIGZAG,
+                                      .layout = model->layout,
                                       .max_tokens = max_tokens,
                                       .chunk = model->chunk,
                                       .exchange = model->exchange,
@@ -159,12 +159,14 @@ void parity_check(const struct parity_run *run) {
     snprintf(path, sizeof path, "tests/fixtures/%s%s%s", run->name, run->file ? "/" : "",
              run->file ? run->file : "");
     demand(checkpoint_open(path, &checkpoint));
+    if (run->extension) demand(extension_apply(run->extension, path, &checkpoint.spec));
     mpi_test_open_backend(run->kind, &backend);
     struct parity_model model = {.checkpoint = &checkpoint,
                                  .backend = &backend,
                                  .comm = &mpi_test_comm,
                                  .precision = PRECISION_FP32,
                                  .chunk = run->chunk,
+                                 .layout = run->layout,
                                  .exchange = run->exchange,
                                  .index_precision = run->index_precision,
                                  .sharded = run->sharded};

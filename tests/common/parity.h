@@ -3,6 +3,7 @@
 #ifndef HALKA_TESTS_COMMON_PARITY_H
 #define HALKA_TESTS_COMMON_PARITY_H
 
+#include "model/extension.h"
 #include "model/session.h"
 #include "tests/common/fixture.h"
 
@@ -11,7 +12,8 @@ struct parity_model {
     struct backend *backend;
     struct comm *comm;
     enum precision precision;
-    int64_t chunk;          // 0: the whole prompt at once
+    int64_t chunk; // 0: the whole prompt at once
+    enum layout layout;
     enum exchange exchange; // of sparse attention
     enum index_precision index_precision;
     bool dense, sharded;
@@ -43,6 +45,8 @@ struct parity_run {
     enum exchange exchange;
     enum index_precision index_precision; // AUTO: fp32
     bool sharded;                         // weights
+    enum layout layout;
+    const struct extension *extension; // NULL: as the checkpoint says
 };
 void parity_check(const struct parity_run *run);
 

@@ -125,6 +125,7 @@ static void test_extension_refusals(void **state) {
         {{.method = EXTENSION_LONGROPE, .factor = 2}, "needs lists of factors"},
         {{.method = EXTENSION_LINEAR, .factor = 2, .original_context = 1e16}, NULL},
         {{.method = EXTENSION_YARN, .factor = 2, .original_context = 1e16}, "original context"},
+        {{.method = EXTENSION_DCA}, "whose layers all attend to every token"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct model_spec spec = two_ropes();
@@ -140,6 +141,79 @@ static void test_extension_refusals(void **state) {
     struct extension linear = {.method = EXTENSION_LINEAR, .factor = 2};
     assert_int_equal(extension_apply(&linear, "m", &spec), ERR_CONFIG);
     assert_non_null(strstr(status_message(), "latent attention"));
+}
+
+// What the parts of a method see is together what causal attention does, each key once, and no
+// rotation is beyond those of the trained context.
+static void check_parts(struct extension extension, int64_t original, int64_t n, int64_t window) {
+    struct layer_spec layer = {.rope = 0};
+    struct model_spec spec = {.causal = true,
+                              .n_layer = 1,
+                              .layers = &layer,
+                              .n_rope = 1,
+                              .context = original,
+                              .ropes = {{.base = 1e4, .dim = 64}}};
+    if (extension_apply(&extension, "m", &spec) != OK) fail_msg("%s", status_message());
+    for (int64_t q = 0; q < n; q++) {
+        int seen[512] = {0};
+        for (int i = 0; i < spec.n_part; i++) {
+            const struct attention_part *part = &spec.parts[i];
+            const struct position_map *query_map = &spec.ropes[part->query_rope].map;
+            const struct position_map *key_map = &spec.ropes[spec.key_rope[part->key_set]].map;
+            struct span keys = visibility_keys(&part->visibility, q);
+            if (visibility_sinks(&part->visibility))
+                keys = (struct span){0, visibility_end(&part->visibility, q)};
+            for (int64_t k = keys.start; k < keys.start + keys.length; k++) {
+                if (visibility_sinks(&part->visibility) && k >= part->visibility.sinks) continue;
+                int64_t distance = rope_position(query_map, q) - rope_position(key_map, k);
+                seen[k]++;
+                // Groups that do not divide the neighbours begin one position early.
+                assert_true(distance >= 0 && distance < original && distance <= q - k + 1);
+            }
+        }
+        for (int64_t k = 0; k < n; k++)
+            assert_int_equal(seen[k], k <= q && (q - k < window || k < extension.sinks));
+    }
+}
+
+static void test_part_refusals(void **state) {
+    (void)state;
+    static const struct {
+        struct extension extension;
+        const char *fragment;
+    } cases[] = {
+        {{.method = EXTENSION_SELF_EXTEND}, "needs extension.group"},
+        {{.method = EXTENSION_SELF_EXTEND, .group = 1}, "needs extension.group"},
+        {{.method = EXTENSION_SELF_EXTEND, .group = 4, .neighbours = 64}, "extension.neighbours"},
+        {{.method = EXTENSION_DCA, .chunk = 64}, "extension.chunk = 64 must be less"},
+        {{.method = EXTENSION_STREAMING, .sinks = 4, .window = 61}, "must fit"},
+        {{.method = EXTENSION_STREAMING, .sinks = 64}, "must fit"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct layer_spec layer = {.rope = 0};
+        struct model_spec spec = {.causal = true,
+                                  .n_layer = 1,
+                                  .layers = &layer,
+                                  .n_rope = 1,
+                                  .context = 64,
+                                  .ropes = {{.base = 1e4, .dim = 64}}};
+        enum status status = extension_apply(&cases[i].extension, "m", &spec);
+        if (status != ERR_CONFIG || !strstr(status_message(), cases[i].fragment))
+            fail_msg("case %zu: status %d, message \"%s\"", i, status, status_message());
+    }
+}
+
+static void test_parts(void **state) {
+    (void)state;
+    const int64_t all = INT64_MAX;
+    check_parts((struct extension){.method = EXTENSION_SELF_EXTEND, .group = 4, .neighbours = 16},
+                64, 208, all);
+    check_parts((struct extension){.method = EXTENSION_SELF_EXTEND, .context = 300}, 64, 300, all);
+    check_parts((struct extension){.method = EXTENSION_DCA}, 64, 400, all);
+    check_parts((struct extension){.method = EXTENSION_DCA, .chunk = 1}, 2, 20, all);
+    check_parts((struct extension){.method = EXTENSION_STREAMING, .sinks = 3, .window = 20}, 64,
+                300, 20);
+    check_parts((struct extension){.method = EXTENSION_STREAMING, .sinks = 0}, 64, 300, 64);
 }
 
 // The formula of bloc97: the slowest pair is interpolated by the factor, the fastest is left.
@@ -162,6 +236,8 @@ int main(void) {
         cmocka_unit_test(test_ntk),
         cmocka_unit_test(test_extension),
         cmocka_unit_test(test_extension_refusals),
+        cmocka_unit_test(test_parts),
+        cmocka_unit_test(test_part_refusals),
     };
     return cmocka_run_group_tests_name("rope", tests, NULL, NULL);
 }

@@ -28,6 +28,12 @@ static const struct visibility cases[] = {
     {.back = 6, .sinks = 1},
     {.back = 12, .sinks = 40},
     {.back = VISIBLE_ALL, .sinks = 4},
+    {.back = 20, .ahead = -21, .sinks = 6},
+    {.block = 24},
+    {.block = 24, .back = 1, .ahead = -1},
+    {.block = 24, .back = VISIBLE_ALL, .ahead = -2},
+    {.block = 7, .back = 2, .ahead = 0},
+    {.block = 1, .back = 3, .ahead = -1},
     {.back = VISIBLE_ALL, .n_document = 5, .document_end = documents},
     {.back = VISIBLE_ALL, .ahead = VISIBLE_ALL, .n_document = 5, .document_end = documents},
     {.back = 7, .n_document = 5, .document_end = documents},
@@ -43,6 +49,10 @@ static int document_of(const struct visibility *v, int64_t position) {
 }
 
 static bool sees(const struct visibility *v, int64_t query, int64_t key) {
+    if (v->block) {
+        int64_t behind = query / v->block - key / v->block;
+        return key <= query && behind <= v->back && behind >= -v->ahead;
+    }
     if (v->n_document && document_of(v, query) != document_of(v, key)) return false;
     if (v->ahead != VISIBLE_ALL && key > query + v->ahead) return false;
     if (v->back == VISIBLE_ALL || key >= query - v->back) return true;

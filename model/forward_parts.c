@@ -1,0 +1,184 @@
+// Attention in parts: Self-Extend, Dual Chunk Attention, StreamingLLM. A part is one attention over
+// the ranks whose queries, and maybe keys, are rotated as if they stood elsewhere; the parts show
+// each key once, and their results merge by lse, as those of ranks do. Positions are functions of
+// the global position, so the ranks and layouts of a sequence make no difference.
+#include "model/forward.h"
+#include "model/plan.h"
+
+#define OPS(f) ((f)->backend->ops)
+
+static void *part_query(const struct forward *f, int part, int64_t row, int64_t width) {
+    int64_t element = part * f->buffers.query_stride + row * width;
+    return (char *)f->buffers.query + dtype_bytes(f->query_dtype, element);
+}
+
+int forward_query_rotations(const struct forward *f, int layer, int64_t row,
+                            struct rotation out[MODEL_MAX_PART]) {
+    const struct layer_spec *l = &f->spec->layers[layer];
+    int64_t width = (int64_t)l->n_head * l->head_dim;
+    for (int i = 0; i < f->spec->n_part; i++)
+        out[i] = (struct rotation){f->spec->parts[i].query_rope, part_query(f, i, row, width)};
+    if (f->spec->n_part) return f->spec->n_part;
+    out[0] = (struct rotation){l->rope, part_query(f, 0, row, width)};
+    return 1;
+}
+
+int forward_key_rotations(const struct forward *f, int layer, int64_t row,
+                          struct rotation out[MODEL_MAX_PART]) {
+    const struct model_spec *spec = f->spec;
+    int rope = spec->n_part ? spec->key_rope[0] : spec->layers[layer].rope;
+    out[0] = (struct rotation){rope, kv_store_key(&f->kv, layer, row)};
+    if (spec->n_key_set < 2) return 1;
+    out[1] = (struct rotation){spec->key_rope[1], kv_store_other_key(&f->kv, layer, row)};
+    return 2;
+}
+
+// Rotating may change x: all but the last take a copy.
+enum status forward_rotate(struct forward *f, int layer, const struct rotation *list, int n_list,
+                           float *x, int64_t row, int64_t n, int n_head, enum dtype dtype) {
+    int64_t width = (int64_t)n_head * f->spec->layers[layer].head_dim;
+    for (int i = 0; i < n_list; i++) {
+        float *from = i + 1 < n_list ? f->buffers.unrotated : x;
+        if (from != x)
+            TRY(OPS(f)->convert(f->backend, &(struct convert_args){.x = x,
+                                                                   .x_dtype = DTYPE_F32,
+                                                                   .x_stride = width,
+                                                                   .n_row = n,
+                                                                   .n_col = width,
+                                                                   .out = from,
+                                                                   .out_dtype = DTYPE_F32,
+                                                                   .out_stride = width}));
+        TRY(forward_rope(f, layer, list[i].rope, from, row, n, n_head, list[i].out, dtype));
+    }
+    return OK;
+}
+
+// What the ranks hold for the layer, and all that it sees.
+static struct visible_range layer_range(const struct forward *f, int layer,
+                                        const struct forward_chunk *chunk) {
+    return (struct visible_range){.sequence = chunk->sequence,
+                                  .visibility = forward_visibility(f->spec, layer, chunk),
+                                  .key_begin = f->kv.layers[layer].block.key_begin,
+                                  .query_begin = chunk->begin,
+                                  .query_end = chunk->end};
+}
+
+// The rows of sinks come first: a part that does not see them begins behind.
+static int64_t rows_skipped(const struct forward *f, int layer, const struct forward_chunk *chunk,
+                            int part) {
+    if (visibility_sinks(&f->spec->parts[part].visibility) > 0) return 0;
+    struct visible_range range = layer_range(f, layer, chunk);
+    return visible_held_before(&range, f->comm->rank, range.key_begin);
+}
+
+static const char *part_keys(const struct forward *f, int layer, int part) {
+    const struct kv_block *block = &f->kv.layers[layer].block;
+    return f->spec->parts[part].key_set ? block->other_key : block->key;
+}
+
+// `whole`: the layer's attention, if it were one.
+static struct ring_attention_args part_args(const struct forward *f, int layer,
+                                            const struct forward_chunk *chunk,
+                                            const struct ring_attention_args *whole, int part) {
+    const struct layer_spec *l = &f->spec->layers[layer];
+    struct ring_attention_args args = *whole;
+    int64_t skipped = rows_skipped(f, layer, chunk, part) * l->n_kv_head;
+    args.visibility = f->spec->parts[part].visibility;
+    args.query = part_query(f, part, 0, 0);
+    args.key = part_keys(f, layer, part) + dtype_bytes(args.kv_dtype, skipped * l->head_dim);
+    args.value = (const char *)args.value + dtype_bytes(args.kv_dtype, skipped * l->value_dim);
+    return args;
+}
+
+static enum pass choose_pass(const struct ring_attention_args *args) {
+    const struct visible_range range = {.sequence = args->sequence,
+                                        .visibility = args->visibility,
+                                        .key_begin = args->key_begin,
+                                        .query_begin = args->query_begin,
+                                        .key_end = args->key_end,
+                                        .query_end = args->query_end};
+    const struct attention_shape shape = {.n_head = args->n_head,
+                                          .n_kv_head = args->n_kv_head,
+                                          .head_dim = args->head_dim,
+                                          .value_dim = args->value_dim,
+                                          .query_bytes = (int)dtype_bytes(args->query_dtype, 1),
+                                          .kv_bytes = (int)dtype_bytes(args->kv_dtype, 1)};
+    return volume_choose_pass(&range, &shape, PASS_Q_MAX_QUERIES);
+}
+
+static enum status merge(struct forward *f, const struct merge_args *args) {
+    double begun = profile_begin(f->profile, PHASE_MERGE);
+    if (args->n_row > 0) TRY(OPS(f)->merge_partials(f->backend, args));
+    profile_end(f->profile, PHASE_MERGE, begun);
+    return OK;
+}
+
+enum status forward_attend_parts(struct forward *f, int layer, const struct forward_chunk *chunk,
+                                 const struct ring_attention_args *whole, int64_t n) {
+    struct forward_buffers *b = &f->buffers;
+    const struct layer_spec *l = &f->spec->layers[layer];
+    for (int part = 0; part < f->spec->n_part; part++) {
+        struct ring_attention_args args = part_args(f, layer, chunk, whole, part);
+        args.pass = choose_pass(&args);
+        args.out = part ? b->part_out : b->attended;
+        args.lse = part ? b->part_lse : b->lse;
+        TRY(ring_attention_run(&f->ring, &args));
+        if (part)
+            TRY(merge(f, &(struct merge_args){.n_row = n * l->n_head,
+                                              .value_dim = l->value_dim,
+                                              .out = b->attended,
+                                              .lse = b->lse,
+                                              .other_out = b->part_out,
+                                              .other_lse = b->part_lse}));
+    }
+    return OK;
+}
+
+enum status forward_attend_token_parts(struct forward *f, int layer,
+                                       const struct forward_chunk *chunk, float *all_lse) {
+    struct forward_buffers *b = &f->buffers;
+    const struct layer_spec *l = &f->spec->layers[layer];
+    struct span heads = partition_piece(l->n_head, f->comm->size, f->comm->rank);
+    int64_t width = (int64_t)l->n_head * l->value_dim;
+    float *head_lse = b->part_lse, *other_head_lse = head_lse + l->n_head;
+    float *other_all_lse = other_head_lse + l->n_head;
+    struct ring_attention_args whole = forward_attention_args(f, layer, chunk);
+    for (int part = 0; part < f->spec->n_part; part++) {
+        struct ring_attention_args args = part_args(f, layer, chunk, &whole, part);
+        args.head_lse = part ? other_head_lse : head_lse;
+        TRY(decode_attention_run(&f->ring, &args, part ? b->part_out : b->attended,
+                                 part && all_lse ? other_all_lse : all_lse));
+        struct merge_args of_heads = {.n_row = heads.length,
+                                      .value_dim = l->value_dim,
+                                      .out = b->attended,
+                                      .lse = head_lse,
+                                      .other_out = b->part_out,
+                                      .other_lse = other_head_lse};
+        if (part) TRY(merge(f, &of_heads));
+        if (!part || !all_lse) continue;
+        struct merge_args of_all = of_heads; // for the lse alone: its means are read by nobody
+        of_all.n_row = l->n_head;
+        of_all.out = b->part_out + width;
+        of_all.lse = all_lse;
+        of_all.other_out = b->part_out + 2 * width;
+        of_all.other_lse = other_all_lse;
+        TRY(merge(f, &of_all));
+    }
+    return OK;
+}
+
+struct part_seen forward_part_seen(const struct forward *f, int layer,
+                                   const struct forward_chunk *chunk, int part) {
+    const struct visibility *v = &f->spec->parts[part].visibility;
+    struct visible_range range = layer_range(f, layer, chunk);
+    struct span keys = visibility_keys(v, chunk->begin);
+    int64_t sinks = visibility_sinks(v), end = visibility_end(v, chunk->begin);
+    if (sinks > 0) keys = (struct span){0, sinks < end ? sinks : end};
+    int rank = f->comm->rank;
+    int64_t first = visible_held_before(&range, rank, keys.start);
+    int64_t last = visible_held_before(&range, rank, keys.start + keys.length);
+    return (struct part_seen){
+        .query = part_query(f, part, 0, 0),
+        .key = part_keys(f, layer, part),
+        .run = {first, sequence_count(chunk->sequence, rank, 0, keys.start), last - first}};
+}
