@@ -15,7 +15,7 @@ static int64_t partial_head_bytes(const struct attention_shape *shape) { // fp32
 
 int64_t volume_pass_kv(const struct visible_range *range, const struct attention_shape *shape,
                        int rank) {
-    int64_t all = visible_sinks(range) + range->query_end - range->key_begin;
+    int64_t all = visible_sinks(range) + visible_key_end(range) - range->key_begin;
     return (all - visible_held(range, rank)) * kv_row_bytes(shape);
 }
 

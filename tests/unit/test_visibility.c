@@ -104,7 +104,7 @@ static bool in_spans(const struct span *spans, int n, int64_t position) {
 static bool is_held(const struct visible_range *r, int64_t position) {
     const struct visibility *v = &r->visibility;
     bool sink = v->n_document == 0 && v->back != VISIBLE_ALL && position < v->sinks;
-    return position < r->query_end && (sink || position >= r->key_begin);
+    return position < visible_key_end(r) && (sink || position >= r->key_begin);
 }
 
 // Whether every query of the range has an own run: then what a rank needs is exact.
@@ -123,7 +123,7 @@ static void check_rank(const struct visible_range *r, const int *owner, int rank
         assert_true(spans[i].start > spans[i - 1].start + spans[i - 1].length);
     bool exact = v->ahead >= 0 && is_contiguous(r->sequence);
     bool needed[MAX_LENGTH];
-    for (int64_t k = 0; k < r->query_end; k++) {
+    for (int64_t k = 0; k < visible_key_end(r); k++) {
         needed[k] = false;
         for (int64_t q = r->query_begin; q < r->query_end; q++)
             needed[k] |= owner[q] == rank && sees(v, q, k);
@@ -132,7 +132,7 @@ static void check_rank(const struct visible_range *r, const int *owner, int rank
     }
     for (int holder = 0; holder < r->sequence->size; holder++) {
         int64_t pairs = 0, held = 0, wanted = 0;
-        for (int64_t k = 0; k < r->query_end; k++) {
+        for (int64_t k = 0; k < visible_key_end(r); k++) {
             if (owner[k] != holder) continue;
             assert_int_equal(visible_held_before(r, holder, k), held);
             held += is_held(r, k);
@@ -163,6 +163,8 @@ static void pairs_and_needs_match_counting(void **state) {
                 for (int rank = 0; rank < size; rank++) check_rank(&r, owner, rank);
                 r.key_begin = visibility_begin(&r.visibility, r.query_begin);
                 assert_true(visible_is_held(&r));
+                for (int rank = 0; rank < size; rank++) check_rank(&r, owner, rank);
+                r.key_end = n;
                 for (int rank = 0; rank < size; rank++) check_rank(&r, owner, rank);
                 r.key_begin++;
                 assert_true(!visible_is_held(&r) || r.query_begin == r.query_end);
