@@ -85,6 +85,40 @@ def decoder_reference(model, seed):
                                        greedy(model, long[:5], 2 * N_GREEDY)]}
 
 
+class Masked:
+    """The model as `attention.window` and `attention.sinks` change it: full layers see a window and
+    the first tokens, others their own window."""
+
+    def __init__(self, model, window, sinks):
+        self.model, self.config, self.window, self.sinks = model, model.config, window, sinks
+
+    def __call__(self, ids, **_):
+        n = ids.shape[1]
+        back = torch.arange(n)[:, None] - torch.arange(n)[None, :]
+        full = (back >= 0) & ((back < self.window) | (torch.arange(n)[None, :] < self.sinks))
+        windowed = (back >= 0) & (back < WINDOW)
+        masks = {"full_attention": full[None, None], "sliding_attention": windowed[None, None]}
+        return self.model(ids, attention_mask=masks, use_cache=False)
+
+
+def masked_reference(model, seed, window, sinks):
+    masked = Masked(model, window, sinks)
+    long = random_tokens(model, seed, 113)
+    cases = []
+    for n in (1, window, window + 1, window + sinks + 1, 113):
+        logprob, last = log_probabilities(masked, long[:n])
+        cases.append({"name": f"{n} tokens", "token": long[:n], "logprob": logprob,
+                      "last_logits": last})
+    ids, margins = long[:window - 2], []
+    for _ in range(N_GREEDY):
+        with torch.no_grad():
+            best = torch.topk(masked(torch.tensor([ids])).logits[0, -1].double(), 2)
+        ids = ids + [int(best.indices[0])]
+        margins.append(float(best.values[0] - best.values[1]))
+    return {"cases": cases, "greedy": [{"prompt": ids[:window - 2], "token": ids[window - 2:],
+                                        "margin": rounded(margins)}]}
+
+
 def save(folder, model, dtype, config, rename=lambda name: name, drop=()):
     os.makedirs(folder, exist_ok=True)
     tensors = {rename(k): v.to(dtype).contiguous() for k, v in model.state_dict().items()
@@ -199,6 +233,7 @@ def make_decoder(root, name, model, seed):
     random_weights(model.double().eval(), seed)
     save(f"{root}/{name}", model, torch.bfloat16, config_of(model, "bfloat16"))
     write_json(f"{root}/{name}/reference.json", decoder_reference(model, seed))
+    return model
 
 
 def main():
@@ -208,7 +243,8 @@ def main():
     make_gemma3(root)
     make_decoder(root, "tiny-mistral-window", MistralForCausalLM(MistralConfig(**DECODER)), 17)
     qwen3 = dict(DECODER, use_sliding_window=True, max_window_layers=2)
-    make_decoder(root, "tiny-qwen3-window", Qwen3ForCausalLM(Qwen3Config(**qwen3)), 18)
+    model = make_decoder(root, "tiny-qwen3-window", Qwen3ForCausalLM(Qwen3Config(**qwen3)), 18)
+    write_json(f"{root}/tiny-qwen3-window/reference-sinks.json", masked_reference(model, 18, 24, 4))
 
 
 if __name__ == "__main__":

@@ -160,6 +160,7 @@ void parity_check(const struct parity_run *run) {
              run->file ? run->file : "");
     demand(checkpoint_open(path, &checkpoint));
     if (run->extension) demand(extension_apply(run->extension, path, &checkpoint.spec));
+    if (run->window) demand(model_spec_set_window(&checkpoint.spec, run->window, run->sinks));
     mpi_test_open_backend(run->kind, &backend);
     struct parity_model model = {.checkpoint = &checkpoint,
                                  .backend = &backend,

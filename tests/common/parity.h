@@ -47,6 +47,7 @@ struct parity_run {
     bool sharded;                         // weights
     enum layout layout;
     const struct extension *extension; // NULL: as the checkpoint says
+    int64_t window, sinks;             // model_spec_set_window; window 0: as the checkpoint has
 };
 void parity_check(const struct parity_run *run);
 

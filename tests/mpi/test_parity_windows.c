@@ -46,6 +46,17 @@ static void test_chunks(void **state) {
     }
 }
 
+// attention.window and attention.sinks: layers with a smaller window of their own keep it.
+static void test_sinks(void **state) {
+    (void)state;
+    struct parity_run run = {.name = "tiny-qwen3-window",
+                             .reference = "reference-sinks.json",
+                             .kind = BACKEND_CPU,
+                             .window = 24,
+                             .sinks = 4};
+    for (run.chunk = 0; run.chunk < 50; run.chunk += 11) parity_check(&run);
+}
+
 static void test_sharded_weights(void **state) {
     (void)state;
     for (int i = 0; i < N_MODEL; i++) {
@@ -69,6 +80,7 @@ int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_whole),
         cmocka_unit_test(test_chunks),
+        cmocka_unit_test(test_sinks),
         cmocka_unit_test(test_sharded_weights),
         cmocka_unit_test(test_reference_backend),
     };
