@@ -317,6 +317,7 @@ void job_set_session_options(struct job *job, int64_t max_tokens) {
         .exchange = (enum exchange)o->exchange,
         .study = o->study,
         .sharded = o->weights == WEIGHTS_SHARDED,
+        .encode_only = o->task == TASK_EMBED || o->task == TASK_LOCATE,
         .max_forget = job->around, // question and answer, before the next question
     };
 }

@@ -20,6 +20,7 @@ struct forward_shape {
     int size;              // ranks
     enum dtype activation; // of product inputs: F32 or BF16
     enum dtype query;      // of attention's queries: F32 or BF16
+    bool encode_only;      // no decode, no logits
     bool indexed;          // layers with an indexer select; otherwise they attend to every token
     enum dtype index;      // of index queries and keys: F32, BF16 or F8_E4M3
 };

@@ -121,7 +121,7 @@ static bool needs_branch(const struct model_spec *spec) {
     return spec->n_position > 0 || spec->layers[0].norm_place == NORM_SANDWICH;
 }
 
-// What encoders lack: decode, logits and log-probabilities.
+// What sessions that only encode lack: decode, logits and log-probabilities.
 static void carve_decode(struct carver *c, const struct model_spec *spec, const struct widths *w,
                          const struct forward_shape *shape, struct forward_buffers *b) {
     b->split = carve(c, w->split, DTYPE_F32);
@@ -177,7 +177,7 @@ int64_t forward_buffers_carve(const struct model_spec *spec, const struct forwar
     b.token = carve(&c, n, DTYPE_F32); // int32 has the width of F32
     b.position = carve(&c, spec->n_position ? n : 0, DTYPE_F32);
     b.branch = carve(&c, needs_branch(spec) ? tile * spec->n_hidden : 0, DTYPE_F32);
-    b.logprob = carve(&c, spec->causal ? n : 0, DTYPE_F32);
+    b.logprob = carve(&c, shape->encode_only ? 0 : n, DTYPE_F32);
     b.normed = carve(&c, tile * spec->n_hidden, activation);
     b.projected = carve(&c, tile * w.query, DTYPE_F32);
     if (spec->n_part) carve_parts(&c, &w, slab, &b);
@@ -188,7 +188,7 @@ int64_t forward_buffers_carve(const struct model_spec *spec, const struct forwar
     carve_latent(&c, &w, activation, &b);
     carve_index(&c, &w, shape, &b);
     carve_experts(&c, spec, &w, shape, &b);
-    if (spec->causal) carve_decode(&c, spec, &w, shape, &b);
+    if (!shape->encode_only) carve_decode(&c, spec, &w, shape, &b);
     *out = b;
     return c.used;
 }

@@ -24,7 +24,7 @@ static struct kv_layer kept(const struct model_spec *spec, int layer,
                             const struct kv_shape *shape) {
     const struct layer_spec *l = &spec->layers[layer];
     bool selects = shape->indexed && l->index.layout != INDEX_NONE;
-    if (!spec->causal) return (struct kv_layer){.keep = KEEP_NOTHING};
+    if (shape->at_once) return (struct kv_layer){.keep = KEEP_NOTHING};
     int64_t rows = l->sinks + kv_window_positions(l, shape->max_forget);
     if (l->window > 0 && !selects && rows < shape->capacity)
         return (struct kv_layer){.keep = KEEP_WINDOW, .capacity = rows};

@@ -9,7 +9,7 @@
 #include "partition/partition.h"
 
 // ALL: every token's. WINDOW: layers of causal windows keep what later tokens, and those after
-// max_forget are forgotten, can see. NOTHING: encoders, whose tokens all come at once.
+// max_forget are forgotten, can see. NOTHING: all tokens come at once, as an encoder's do.
 enum kv_keep { KEEP_ALL, KEEP_WINDOW, KEEP_NOTHING };
 
 struct kv_shape {
@@ -19,6 +19,7 @@ struct kv_shape {
     int64_t capacity;       // rows of a layer that keeps all
     int64_t n_token;        // most rows of one chunk
     int64_t max_forget;     // most tokens that are forgotten at once, but for all
+    bool at_once;           // one chunk has all tokens: nothing is kept
 };
 
 // The rows of the chunk that is read.

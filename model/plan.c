@@ -9,10 +9,10 @@ enum { BASE_BYTES = 14 << 20 };
 
 // Host memory for a token of the whole document: its id, its log-probability as gathered, shifted,
 // of the window and of the document, 4 bytes each; on rank 0 its text and where that begins and
-// ends. Encoders have no log-probabilities. For one of a rank's own tokens: its position as key, as
-// query and in the session.
-enum { ENCODER_TABLE_BYTES = 4 + 4 + 2 * 8, OWN_TABLE_BYTES = 3 * 8 };
-enum { TABLE_BYTES = ENCODER_TABLE_BYTES + 4 * 4 };
+// ends. Sessions that only encode have no log-probabilities. For one of a rank's own tokens: its
+// position as key, as query and in the session.
+enum { ENCODE_TABLE_BYTES = 4 + 4 + 2 * 8, OWN_TABLE_BYTES = 3 * 8 };
+enum { TABLE_BYTES = ENCODE_TABLE_BYTES + 4 * 4 };
 
 static struct attention_shape widest_attention(const struct model_spec *spec, enum dtype query,
                                                enum dtype kv) {
@@ -161,6 +161,20 @@ static int64_t measure_ring(const struct model_spec *spec, const struct session_
     return sparse > dense ? sparse : dense;
 }
 
+static void measure_rows(struct session_sizes *s, int64_t n, int size) {
+    // An extent gives a rank at most two tokens more than its share (two zigzag pieces); besides
+    // the chunks there are a question and an answer.
+    int64_t extra = size == 1 ? 0 : 2 * (ceil_div(n, s->chunk) + 8);
+    s->kv.at_once = s->encode_only && s->chunk == n && !s->forward.indexed;
+    s->forward.encode_only = s->encode_only;
+    s->forward.n_token = size == 1 ? s->chunk : 2 * ceil_div(s->chunk, 2 * size);
+    s->forward.n_row = s->kv.at_once ? s->forward.n_token : ceil_div(n, size) + extra;
+    s->forward.n_all = n;
+    s->forward.size = size;
+    s->kv.capacity = s->forward.n_row;
+    s->kv.n_token = s->forward.n_token;
+}
+
 enum status session_measure(const struct checkpoint *checkpoint, const struct backend *backend,
                             int size, const struct session_options *options,
                             struct session_sizes *out) {
@@ -174,25 +188,16 @@ enum status session_measure(const struct checkpoint *checkpoint, const struct ba
     struct index_shape index_shape = widest_index(spec, index);
     bool indexed = index_shape.n_head > 0 && !options->dense;
     if (indexed) s.index = index_shape;
+    s.encode_only = options->encode_only || !spec->causal;
     // An encoder's tokens see those behind them: all come at once, and none is dearer than others.
     s.layout.layout = spec->causal ? options->layout : LAYOUT_CONTIGUOUS;
     s.chunk = spec->causal && options->chunk > 0 && options->chunk < n ? options->chunk : n;
     if (indexed && options->exchange == EXCHANGE_SCORES && size > 1 && s.chunk > PASS_Q_MAX_QUERIES)
         s.chunk = PASS_Q_MAX_QUERIES;
-    // An extent gives a rank at most two tokens more than its share (two zigzag pieces); besides
-    // the chunks there are a question and an answer.
-    int64_t extra = size == 1 || !spec->causal ? 0 : 2 * (ceil_div(n, s.chunk) + 8);
-    s.forward.n_token = size == 1 ? s.chunk : 2 * ceil_div(s.chunk, 2 * size);
-    s.forward.n_row = ceil_div(n, size) + extra;
-    s.forward.n_all = n;
-    s.forward.size = size;
-    s.forward.indexed = indexed;
-    s.forward.index = index;
-    s.kv.indexed = indexed;
-    s.kv.index_dtype = index;
-    s.kv.capacity = s.forward.n_row;
-    s.kv.n_token = s.forward.n_token;
+    s.forward.indexed = s.kv.indexed = indexed;
+    s.forward.index = s.kv.index_dtype = index;
     s.kv.max_forget = options->max_forget;
+    measure_rows(&s, n, size);
     s.attention = widest_attention(spec, s.forward.query, s.kv.dtype);
     if (spec->causal && size > 1 && model_spec_window(spec) > 0 && options->rates.flop_per_s > 0)
         TRY(choose_layout(spec, &s, size, &options->rates));
@@ -261,9 +266,8 @@ enum status session_plan(const struct checkpoint *checkpoint, const struct backe
         .activations = sizes.buffer_bytes + sizes.room_bytes + sizes.study_bytes,
         .ring = sizes.ring_bytes + sizes.expert_bytes,
         .scratch = backend->ops->scratch_bytes(backend, &scratch),
-        .tables =
-            sizes.forward.n_all * (checkpoint->spec.causal ? TABLE_BYTES : ENCODER_TABLE_BYTES) +
-            sizes.forward.n_row * OWN_TABLE_BYTES,
+        .tables = sizes.forward.n_all * (sizes.encode_only ? ENCODE_TABLE_BYTES : TABLE_BYTES) +
+                  sizes.forward.n_row * OWN_TABLE_BYTES,
         .base = BASE_BYTES,
     };
     bool device = backend->memory == MEMORY_DEVICE;

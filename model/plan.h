@@ -18,7 +18,8 @@ struct session_sizes {
     struct kv_shape kv;
     struct expert_exchange_shape experts; // n_expert 0: no layer has experts
     struct study_shape study;
-    bool sharded; // weights, over more than one rank
+    bool sharded;     // weights, over more than one rank
+    bool encode_only; // as options say, or the network
     int64_t buffer_bytes, kv_bytes, room_bytes, ring_bytes, expert_bytes, study_bytes; // 0: none
 };
 

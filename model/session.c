@@ -33,9 +33,11 @@ enum status session_open(const struct checkpoint *checkpoint, struct backend *ba
     f->zeros = calloc((size_t)widest, sizeof *f->zeros);
     s->position = malloc((size_t)sizes->forward.n_row * sizeof *s->position);
     s->token = malloc((size_t)sizes->forward.n_token * sizeof *s->token);
-    if (f->spec->causal) s->gathered = malloc((size_t)sizes->forward.n_all * sizeof *s->gathered);
+    if (!sizes->encode_only)
+        s->gathered = malloc((size_t)sizes->forward.n_all * sizeof *s->gathered);
     f->passes = calloc((size_t)f->spec->n_layer, sizeof *f->passes);
-    if (!f->zeros || !f->passes || !s->position || !s->token || (f->spec->causal && !s->gathered)) {
+    if (!f->zeros || !f->passes || !s->position || !s->token ||
+        (!sizes->encode_only && !s->gathered)) {
         FAIL_OR(failed, ERR_MEMORY, "no memory for the tables of %lld tokens",
                 (long long)sizes->forward.n_all);
     }
@@ -339,6 +341,7 @@ enum status session_append(struct session *s, const struct append_args *args) {
     if (!s->forward.spec->causal)
         FAIL(ERR_CONFIG, "%s is an encoder: use --task embed or locate",
              s->forward.spec->architecture);
+    if (s->sizes.encode_only) FAIL(ERR_INTERNAL, "the session was opened to encode only");
     TRY(session_check_tokens(s, args->token, args->n));
     if (args->logprob) TRY(first_logprob(s, args));
     TRY(args->n == 1 ? decode(s, args) : prefill(s, args));

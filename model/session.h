@@ -29,6 +29,9 @@ struct session_options {
     // Most tokens that session_truncate forgets at once, but for all of them. Layers that attend in
     // a window keep so many tokens more; others forget any number.
     int64_t max_forget;
+    // Only session_encode is called, as of encoders always: nothing is kept of what is read in one
+    // chunk, and there are no logits.
+    bool encode_only;
 };
 
 // Bytes per rank by part, from the specification alone: session_open allocates these very sizes.

@@ -12,7 +12,7 @@ struct session {
     void *arena;           // forward.buffers live in it
     int64_t *position;     // host, [most tokens of this rank's shard]
     int32_t *token;        // host, [n_token]
-    float *gathered;       // host, [n_all]; NULL for encoders
+    float *gathered;       // host, [n_all]; NULL where sizes.encode_only
     int64_t last_position; // whose normed state buffers.last_hidden holds; -1: none
     int64_t n_zero;        // of forward.zeros
     bool mass_on;

@@ -172,7 +172,10 @@ static struct states encode_one_by_one(struct session *alone, const struct check
 // Equal to fp32 rounding: products of other shapes sum in another order.
 static void test_packed(void **state) {
     (void)state;
-    const struct session_options ways[] = {{.chunk = 0}, {.chunk = 9}, {.chunk = 20}};
+    const struct session_options ways[] = {{.chunk = 0},
+                                           {.chunk = 9},
+                                           {.chunk = 0, .encode_only = true},
+                                           {.chunk = 20, .encode_only = true}};
     for (int n = 0; n < N_NETWORK; n++) {
         struct checkpoint network;
         open_network(&networks[n], &network);
@@ -185,7 +188,8 @@ static void test_packed(void **state) {
             struct session_facts facts;
             session_get_facts(session, &facts);
             assert_int_equal(got.n, facts.tokens);
-            if (!network.spec.causal) assert_int_equal(facts.kv_bytes, 0);
+            bool at_once = ways[i].chunk == 0 && ways[i].encode_only;
+            assert_int_equal(facts.kv_bytes == 0, at_once || !network.spec.causal);
             compare(networks[n].name, &got, &expected);
             free(got.state);
             session_close(&session);
@@ -205,7 +209,7 @@ static void test_slabs(void **state) {
     assert_non_null(ids);
     for (int i = 0; i < N_LONG; i++) ids[i] = (int32_t)((i * 131 + i / 256 * 7 + 17) % N_VOCAB);
     const struct pack pack = {ids, N_LONG, 4, ends};
-    const struct session_options longer = {.max_tokens = N_LONG};
+    const struct session_options longer = {.max_tokens = N_LONG, .encode_only = true};
     for (int n = 1; n < N_NETWORK && mpi_test_comm.size == 1; n += 4) {
         struct checkpoint network;
         open_network(&networks[n], &network);
@@ -266,7 +270,8 @@ static void test_what_is_seen(void **state) {
     }
 }
 
-// Encoders keep nothing, and have no logits, log-probabilities and attention mass.
+// Encoders keep nothing, and have no logits, log-probabilities and attention mass; nor have causal
+// networks where they only encode.
 static void test_encoder_memory(void **state) {
     (void)state;
     struct checkpoint network;
@@ -295,6 +300,10 @@ static void test_encoder_memory(void **state) {
     assert_int_equal(session_plan(&network, &backend, 1, 1, &options, &longer), OK);
     assert_int_equal(longer.activations - encoder.activations,
                      100000 * (hidden + kv + rotation + 1) * (int64_t)sizeof(float));
+    network.spec.causal = options.encode_only = true;
+    assert_int_equal(session_plan(&network, &backend, 1, 1, &options, &causal), OK);
+    assert_int_equal(causal.activations, longer.activations);
+    assert_int_equal(causal.kv, 0);
     checkpoint_close(&network);
 }
 
