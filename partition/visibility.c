@@ -199,7 +199,7 @@ static int add_extent_spans(const struct visible_range *r, const struct extent *
                             struct span *out, int n) {
     const struct visibility *v = &r->visibility;
     struct run runs[RUNS_PER_EXTENT];
-    if (v->block == 0 && v->back != VISIBLE_ALL && v->back + v->ahead < 0) return n; // sinks only
+    if (v->block == 0 && v->back != VISIBLE_ALL && v->ahead < -v->back) return n; // sinks only
     run_of_extent(extent, r->sequence->size, rank, r->query_begin, r->query_end, runs);
     for (int i = 0; i < RUNS_PER_EXTENT; i++) {
         if (runs[i].count == 0) continue;

@@ -21,7 +21,7 @@ static const struct visibility cases[] = {
     {.back = 1000},
     {.back = 5, .ahead = 5},
     {.back = 40, .ahead = 3},
-    {.back = 0, .ahead = VISIBLE_ALL},
+    {.back = 12, .ahead = VISIBLE_ALL},
     {.back = VISIBLE_ALL, .ahead = -9},
     {.back = 30, .ahead = -9},
     {.back = 30, .ahead = -9, .sinks = 12},
