@@ -7,6 +7,7 @@
 #include <stdlib.h>
 
 #include "kernels/candidate.h"
+#include "kernels/experts.h"
 #include "kernels/sparse.h"
 #include "tests/common/cases.h"
 #include "tests/common/measure.h"
@@ -23,7 +24,11 @@ enum {
     PRODUCT_TOKENS = 4096,
     PRODUCT_ROWS = 14336,
     PRODUCT_COLUMNS = 4096,
-    N_PRODUCT = 4 // matrices in turn, so that no cache holds what a call reads
+    N_PRODUCT = 4, // matrices in turn, so that no cache holds what a call reads
+    EXPERT_ROWS = 2048,
+    EXPERT_COLUMNS = 7168,
+    N_CHOICE = 8,
+    CHOICES_FROM = 32
 };
 
 struct bench {
@@ -316,6 +321,49 @@ static void measure_products(struct bench *b) {
     }
 }
 
+// One token's products with 8 of 32 experts of DeepSeek V3's, other ones at each call.
+struct chosen_call {
+    struct chosen_matmul_args args;
+    struct weight weight[CHOICES_FROM];
+    const int32_t *choices; // [N_PRODUCT, N_CHOICE]
+    int next;
+};
+
+static enum status call_chosen(struct backend *backend, void *user) {
+    struct chosen_call *c = user;
+    c->args.expert = c->choices + c->next * N_CHOICE;
+    c->next = (c->next + 1) % N_PRODUCT;
+    return backend->ops->chosen_matmul(backend, &c->args);
+}
+
+static void measure_experts(struct bench *b) {
+    static const enum dtype dtypes[] = {DTYPE_BF16, DTYPE_F8_E4M3, DTYPE_Q4_K};
+    int64_t n_row = EXPERT_ROWS, n_col = scaled(b, EXPERT_COLUMNS / 256) * 256;
+    int32_t choices[N_PRODUCT * N_CHOICE];
+    for (int i = 0; i < N_PRODUCT * N_CHOICE; i++) choices[i] = i * 5 % CHOICES_FROM;
+    for (size_t d = 0; d < sizeof dtypes / sizeof *dtypes; d++) {
+        struct chosen_call c = {.args = {.n_row = N_CHOICE,
+                                         .n_expert = CHOICES_FROM,
+                                         .weight = c.weight,
+                                         .x = random_held(b, DTYPE_BF16, n_col),
+                                         .x_dtype = DTYPE_BF16,
+                                         .out = poisoned_held(b, N_CHOICE * n_row * 4)},
+                                .choices =
+                                    hold(b, measure_upload(&b->backend, choices, sizeof choices))};
+        for (int i = 0; i < CHOICES_FROM; i++)
+            c.weight[i] = measure_weight(&b->backend, dtypes[d], n_row, n_col);
+        double seconds = measure_seconds(&b->backend, call_chosen, &c);
+        measure_check(&b->backend, DTYPE_F32, c.args.out, N_CHOICE * n_row);
+        for (int i = 0; i < CHOICES_FROM; i++)
+            b->backend.ops->unload_weight(&b->backend, &c.weight[i]);
+        release(b);
+        char name[96];
+        snprintf(name, sizeof name, "1 token, %d of %d experts, %s weights", N_CHOICE, CHOICES_FROM,
+                 dtype_info[dtypes[d]].name);
+        report_bytes(b, name, seconds, (double)(N_CHOICE * dtype_bytes(dtypes[d], n_row * n_col)));
+    }
+}
+
 int main(int argc, char **argv) {
     struct bench b = {0};
     if (!measure_open(argc, argv, "bench_gpu_kernels", &b.backend, &b.divisor)) return 0;
@@ -330,6 +378,7 @@ int main(int argc, char **argv) {
     measure_sparse_case(&b, 4096, 131072);
     measure_sparse_case(&b, 1, 131072);
     measure_products(&b);
+    measure_experts(&b);
     backend_close(&b.backend);
     free(b.position);
     return 0;

@@ -2,7 +2,8 @@
 // tokens per second of prefill at 8K, 32K and 128K tokens and its share of the ceiling (a product
 // of 8192^3 in bf16), of decode at 128K and its share of a device copy's bytes, and the memory
 // taken beside the plan's. Then one of SmolLM2 135M's shape, whose decode waits for the host unless
-// a token's layers are one step. `bench_gpu_model [DIVISOR]`: a divisor rehearses smaller networks.
+// a token's layers are one step, and one of OLMoE 7B's, where each token takes 8 of 64 experts.
+// `bench_gpu_model [DIVISOR]`: a divisor rehearses smaller networks.
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -159,11 +160,10 @@ static void measure_large(struct bench *b) {
     close_network(b);
 }
 
-static void measure_small(struct bench *b) {
-    open_network(b, &network_smollm2_135m, N_SHORT);
+static void measure_steps(struct bench *b, const char *name, const struct network_shape *shape) {
+    open_network(b, shape, N_SHORT);
     for (int eager = 1; eager >= 0; eager--) {
-        printf("small network, %s\n",
-               eager ? "operation by operation" : "a token's layers as one step");
+        printf("%s, %s\n", name, eager ? "operation by operation" : "a token's layers as one step");
         open_session(b, (struct session_options){.max_tokens = N_SHORT, .eager = eager});
         for (int i = 0; i < N_REPEAT; i++) {
             measure_require(session_truncate(b->session, 0));
@@ -186,7 +186,8 @@ int main(int argc, char **argv) {
            b.backend.device_name, b.flops * 1e-12, b.bytes * 1e-9);
     measure_require(comm_self_open(&b.comm, b.backend.memory == MEMORY_DEVICE ? &b.backend : NULL));
     measure_large(&b);
-    measure_small(&b);
+    measure_steps(&b, "small network", &network_smollm2_135m);
+    measure_steps(&b, "network with experts", &network_olmoe_7b);
     comm_close(&b.comm);
     backend_close(&b.backend);
     return 0;

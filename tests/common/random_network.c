@@ -10,8 +10,9 @@
 
 enum { DISTINCT = (1 << 21) - 64 * 17 }; // random values; no multiple of a row
 
-const struct network_shape network_llama_8b = {32, 4096, 32, 8, 128, 14336, 128256, 131072};
-const struct network_shape network_smollm2_135m = {30, 576, 9, 3, 64, 1536, 49152, 8192};
+const struct network_shape network_llama_8b = {32, 4096, 32, 8, 128, 14336, 128256, 131072, 0, 0};
+const struct network_shape network_smollm2_135m = {30, 576, 9, 3, 64, 1536, 49152, 8192, 0, 0};
+const struct network_shape network_olmoe_7b = {16, 2048, 16, 16, 128, 1024, 50304, 4096, 64, 8};
 
 static enum status add_tensor(const struct random_network *network, struct tensor_list *list,
                               enum tensor_role role, int layer, int64_t n_row, int64_t n_col) {
@@ -22,6 +23,22 @@ static enum status add_tensor(const struct random_network *network, struct tenso
                        .shape = {n_row, n_col},
                        .data = n_col ? (void *)network->matrix : network->ones};
     t.bytes = dtype_bytes(t.dtype, n_row * (n_col ? n_col : 1));
+    snprintf(t.format, sizeof t.format, "%s", dtype_info[t.dtype].name);
+    return tensor_list_add(list, t);
+}
+
+static enum status add_expert(const struct random_network *network, struct tensor_list *list,
+                              enum expert_matrix matrix, int layer, int expert) {
+    const struct model_spec *spec = &network->checkpoint.spec;
+    int64_t width = spec->layers[layer].experts.n_feed_forward, hidden = spec->n_hidden;
+    bool down = matrix == EXPERT_DOWN;
+    char name[TENSOR_NAME_BYTES];
+    struct tensor t = {.name = strdup(tensor_expert_name(matrix, layer, expert, name)),
+                       .dtype = DTYPE_BF16,
+                       .n_dim = 2,
+                       .shape = {down ? hidden : width, down ? width : hidden},
+                       .data = (void *)network->matrix,
+                       .bytes = dtype_bytes(DTYPE_BF16, width * hidden)};
     snprintf(t.format, sizeof t.format, "%s", dtype_info[t.dtype].name);
     return tensor_list_add(list, t);
 }
@@ -55,7 +72,8 @@ static enum status fill_spec(const struct network_shape *n, int64_t divisor,
     };
     spec->layers = calloc((size_t)spec->n_layer, sizeof *spec->layers);
     if (!spec->layers) FAIL(ERR_MEMORY, "no memory for %d layers", spec->n_layer);
-    for (int i = 0; i < spec->n_layer; i++)
+    int width = scaled(n->n_feed_forward, divisor);
+    for (int i = 0; i < spec->n_layer; i++) {
         spec->layers[i] = (struct layer_spec){.attention = ATTENTION_FULL,
                                               .feed_forward = FEED_FORWARD_GATED,
                                               .norm = NORM_RMS,
@@ -65,8 +83,19 @@ static enum status fill_spec(const struct network_shape *n, int64_t divisor,
                                               .n_kv_head = n_kv_head,
                                               .head_dim = n->head_dim,
                                               .value_dim = n->head_dim,
-                                              .n_feed_forward = scaled(n->n_feed_forward, divisor),
+                                              .n_feed_forward = width,
                                               .attention_scale = 1 / sqrtf((float)n->head_dim)};
+        if (!n->n_expert) continue;
+        spec->layers[i].feed_forward = FEED_FORWARD_EXPERTS;
+        spec->layers[i].n_feed_forward = 0; // none is shared
+        spec->layers[i].experts = (struct expert_spec){.n_expert = n->n_expert,
+                                                       .n_used = n->n_used,
+                                                       .n_group = 1,
+                                                       .n_group_used = 1,
+                                                       .n_feed_forward = width,
+                                                       .softmax = true,
+                                                       .scale = 1};
+    }
     return OK;
 }
 
@@ -102,6 +131,9 @@ static enum status list_tensors(const struct random_network *network, struct ten
         int n = tensor_layer_needs(spec, layer, need);
         for (int i = 0; i < n; i++)
             TRY(add_tensor(network, list, need[i].role, layer, need[i].n_row, need[i].n_col));
+        for (int i = 0; i < spec->layers[layer].experts.n_expert; i++)
+            for (int matrix = 0; matrix < N_EXPERT_MATRIX; matrix++)
+                TRY(add_expert(network, list, (enum expert_matrix)matrix, layer, i));
     }
     return tensor_list_sort(list, network->checkpoint.path);
 }
@@ -133,6 +165,8 @@ double random_network_layer_elements(const struct model_spec *spec) {
         struct tensor_need need[LAYER_TENSORS];
         int n = tensor_layer_needs(spec, layer, need);
         for (int i = 0; i < n; i++) sum += (double)(need[i].n_row * need[i].n_col);
+        const struct expert_spec *e = &spec->layers[layer].experts;
+        sum += (double)e->n_used * N_EXPERT_MATRIX * e->n_feed_forward * spec->n_hidden;
     }
     return sum;
 }

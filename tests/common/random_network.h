@@ -8,8 +8,9 @@
 struct network_shape {
     int n_layer, n_hidden, n_head, n_kv_head, head_dim, n_feed_forward, n_vocab;
     int64_t context;
+    int n_expert, n_used; // of the width n_feed_forward; 0: the feed-forward is dense
 };
-extern const struct network_shape network_llama_8b, network_smollm2_135m;
+extern const struct network_shape network_llama_8b, network_smollm2_135m, network_olmoe_7b;
 
 struct random_network {
     struct checkpoint checkpoint;
