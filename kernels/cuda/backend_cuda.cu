@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "kernels/cuda/lanes.cuh"
 #include "kernels/cuda/memory.cuh"
 
 enum { OLDEST_ARCHITECTURE = 80 }; // bf16 tensor cores, asynchronous copies to shared memory
@@ -34,6 +35,7 @@ static void cuda_close(struct backend *backend) {
     if (!state) return;
     if (state->compute) (void)cudaStreamSynchronize(state->compute);
     if (state->copy) (void)cudaStreamSynchronize(state->copy);
+    cuda_lanes_close(backend);
     if (state->cublas) (void)cublasDestroy(state->cublas);
     if (state->cublas_workspace) cuda_free(backend, state->cublas_workspace);
     cuda_steps_close(backend);
@@ -51,7 +53,7 @@ static int64_t cuda_scratch_bytes(const struct backend *backend, const struct sc
     bytes = std::max(bytes, cuda_logprob_scratch_bytes(state, s));
     bytes = std::max(bytes, cuda_index_scratch_bytes(state, s));
     bytes = std::max(bytes, cuda_attention_scratch_bytes(state, s));
-    return bytes + kCublasWorkspaceBytes + cuda_memory_fixed_bytes();
+    return bytes + kCublasWorkspaceBytes + cuda_lanes_bytes() + cuda_memory_fixed_bytes();
 }
 
 static const struct kernel_ops cuda_ops = {
@@ -127,6 +129,19 @@ static enum status name_device(struct backend *backend) {
     return OK;
 }
 
+enum status cuda_cublas_open(struct backend *backend, cudaStream_t stream, int64_t workspace_bytes,
+                             cublasHandle_t *out, void **workspace) {
+    TRY_CUBLAS(cublasCreate(out));
+    TRY_CUBLAS(cublasSetStream(*out, stream));
+    // fp32 stays fp32, and parts of a sum are never kept in bf16.
+    TRY_CUBLAS(cublasSetMathMode(
+        *out,
+        (cublasMath_t)(CUBLAS_DEFAULT_MATH | CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION)));
+    TRY(cuda_memory_take(backend, workspace_bytes, workspace));
+    TRY_CUBLAS(cublasSetWorkspace(*out, *workspace, (size_t)workspace_bytes));
+    return OK;
+}
+
 static enum status open_device(struct backend *backend) {
     struct cuda_state *state = cuda_state(backend);
     TRY(check_device(state));
@@ -140,16 +155,8 @@ static enum status open_device(struct backend *backend) {
     TRY(cuda_phases_open(state));
     TRY(cuda_memory_open(backend));
     TRY(cuda_steps_open(backend));
-    TRY_CUBLAS(cublasCreate(&state->cublas));
-    TRY_CUBLAS(cublasSetStream(state->cublas, state->compute));
-    // fp32 stays fp32, and parts of a sum are never kept in bf16.
-    TRY_CUBLAS(cublasSetMathMode(
-        state->cublas,
-        (cublasMath_t)(CUBLAS_DEFAULT_MATH | CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION)));
-    TRY(cuda_alloc(backend, kCublasWorkspaceBytes, &state->cublas_workspace));
-    TRY_CUBLAS(
-        cublasSetWorkspace(state->cublas, state->cublas_workspace, (size_t)kCublasWorkspaceBytes));
-    return OK;
+    return cuda_cublas_open(backend, state->compute, kCublasWorkspaceBytes, &state->cublas,
+                            &state->cublas_workspace);
 }
 
 void *cuda_stream_compute(const struct backend *backend) {

@@ -32,6 +32,7 @@ struct cuda_state {
     struct cuda_memory *memory;
     struct cuda_phases *phases; // phase.cu
     struct cuda_steps *steps;
+    struct cuda_lanes *lanes; // lanes.cu; NULL until products run side by side
     struct cuda_fault *fault; // device memory
 };
 

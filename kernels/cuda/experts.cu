@@ -1,7 +1,9 @@
 // Mixture of experts: the gate, one warp a token; products of rows grouped by expert; and the
 // weighted sums of what the experts made of a token, one block a token.
+#include <algorithm>
 #include <vector>
 
+#include "kernels/cuda/lanes.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/matmul.cuh"
 #include "kernels/expert_group.h"
@@ -118,6 +120,36 @@ struct matmul_args product_of_group(const struct grouped_matmul_args *args, int 
     return product;
 }
 
+enum status run_in_lanes(struct backend *backend, const std::vector<struct matmul_args> &products,
+                         char *room, int64_t room_bytes, int n_lane) {
+    for (size_t i = 0; i < products.size(); i++) {
+        int lane = (int)(i % n_lane);
+        cuda_lanes_enter(backend, lane);
+        TRY(matmul_run(backend, &products[i], room + lane * room_bytes));
+    }
+    return OK;
+}
+
+// Products that do not share a launch, in as many lanes as scratch has rooms for.
+enum status multiply_many(struct backend *backend,
+                          const std::vector<struct matmul_args> &products) {
+    int64_t room_bytes = 0;
+    for (const struct matmul_args &product : products)
+        room_bytes = std::max(room_bytes, matmul_room_bytes(&product));
+    int n_lane = (int)std::min({(int64_t)N_LANE, (int64_t)products.size(),
+                                room_bytes ? matmul_lane_bytes() / room_bytes : (int64_t)N_LANE});
+    if (n_lane <= 1) {
+        for (const struct matmul_args &product : products) TRY(cuda_matmul(backend, &product));
+        return OK;
+    }
+    void *room;
+    TRY(cuda_scratch(backend, n_lane * room_bytes, &room));
+    TRY(cuda_lanes_fork(backend));
+    enum status status = run_in_lanes(backend, products, (char *)room, room_bytes, n_lane);
+    enum status joined = cuda_lanes_join(backend);
+    return status != OK ? status : joined;
+}
+
 } // namespace
 
 enum status cuda_expert_gate(struct backend *backend, const struct expert_gate_args *args) {
@@ -130,7 +162,7 @@ enum status cuda_expert_gate(struct backend *backend, const struct expert_gate_a
 }
 
 enum status cuda_grouped_matmul(struct backend *backend, const struct grouped_matmul_args *args) {
-    std::vector<struct matmul_args> few; // of the groups' products: those that share a launch
+    std::vector<struct matmul_args> few, many; // few: those that share a launch
     for (int g = 0; g < args->n_group; g++) {
         const struct matmul_args product = product_of_group(args, g);
         if (product.n_token == 0 || product.weight.n_row == 0) continue;
@@ -138,9 +170,10 @@ enum status cuda_grouped_matmul(struct backend *backend, const struct grouped_ma
         if (matmul_is_short(&product) && joins)
             few.push_back(product);
         else
-            TRY(cuda_matmul(backend, &product));
+            many.push_back(product);
     }
-    return few.empty() ? OK : matmul_run_each_short(backend, few.data(), (int)few.size());
+    if (!few.empty()) TRY(matmul_run_each_short(backend, few.data(), (int)few.size()));
+    return multiply_many(backend, many);
 }
 
 enum status cuda_expert_combine(struct backend *backend, const struct expert_combine_args *args) {

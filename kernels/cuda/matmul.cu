@@ -6,11 +6,13 @@
 #include <algorithm>
 
 #include "kernels/cuda/dequantise.cuh"
+#include "kernels/cuda/lanes.cuh"
 
 namespace {
 
 constexpr int kThreads = 256;
 constexpr int64_t kPanelBytes = 64 << 20;
+constexpr int64_t kLaneBytes = 2 * kPanelBytes;
 constexpr int64_t kPanelRowsAlign = 128;
 constexpr int64_t kTileTokens = 4096, kTileRows = 4096; // of fp32 results on their way to bf16
 constexpr int64_t kRoomAlign = 256;
@@ -154,6 +156,10 @@ int64_t matmul_room_bytes(const struct matmul_args *args) {
     return matmul_is_short(args) ? 0 : make_plan(args).bytes;
 }
 
+int64_t matmul_lane_bytes(void) {
+    return kLaneBytes;
+}
+
 enum status matmul_run(struct backend *backend, const struct matmul_args *args, void *room) {
     if (args->n_token == 0 || args->weight.n_row == 0) return OK;
     if (matmul_is_short(args)) return matmul_run_short(backend, args);
@@ -182,12 +188,13 @@ enum status cuda_matmul(struct backend *backend, const struct matmul_args *args)
     return matmul_run(backend, args, room);
 }
 
-// The largest panel, and the tile of results on their way to bf16.
+// The largest panel, and the tile of results on their way to bf16; or the panels of lanes.
 int64_t cuda_matmul_scratch_bytes(const struct cuda_state *state, const struct scratch_shape *s) {
     (void)state;
     int64_t least = kPanelRowsAlign * matmul_panel_stride(s->widest_row);
     int64_t panel = std::min(std::max(kPanelBytes, least * (int64_t)sizeof(float)),
                              s->largest_weight * (int64_t)sizeof(float));
     int64_t tile = std::min(s->n_token, kTileTokens) * kTileRows * (int64_t)sizeof(float);
-    return panel + tile;
+    int64_t lanes = std::min(kLaneBytes, N_LANE * s->largest_weight * (int64_t)sizeof(float));
+    return std::max(panel + tile, lanes);
 }

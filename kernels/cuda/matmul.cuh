@@ -8,6 +8,8 @@
 int64_t matmul_room_bytes(const struct matmul_args *args);
 // `room` is 256-byte aligned. Queues the product; nothing is allocated.
 enum status matmul_run(struct backend *backend, const struct matmul_args *args, void *room);
+// Scratch that products side by side may take together, as planned.
+int64_t matmul_lane_bytes(void);
 
 // Whether cuBLAS takes the weight as it lies for inputs of this type: no expansion.
 bool matmul_takes_weight(const struct weight *weight, enum dtype x_dtype);

@@ -85,6 +85,10 @@ enum status cuda_steps_stage(struct backend *backend, int64_t bytes, uint8_t **h
 // Takes a scratch that a step may still use, to free it later; false: no step does.
 bool cuda_steps_retire(struct backend *backend, void *scratch);
 
+// backend_cuda.cu. A handle that queues on the stream, with a workspace of so many bytes.
+enum status cuda_cublas_open(struct backend *backend, cudaStream_t stream, int64_t workspace_bytes,
+                             cublasHandle_t *out, void **workspace);
+
 // Waits for an event without blocking, asking while_waiting meanwhile.
 enum status cuda_wait_event(struct backend *backend, cudaEvent_t event);
 

@@ -364,6 +364,34 @@ static void measure_experts(struct bench *b) {
     }
 }
 
+static enum status call_grouped(struct backend *backend, void *user) {
+    return backend->ops->grouped_matmul(backend, user);
+}
+
+// Prefill: as many rows for each of 32 experts.
+static void measure_grouped(struct bench *b, enum dtype dtype, int64_t rows) {
+    int64_t n_row = EXPERT_ROWS, n_col = scaled(b, EXPERT_COLUMNS / 256) * 256;
+    int64_t n = rows * CHOICES_FROM, first_row[CHOICES_FROM + 1];
+    struct weight weight[CHOICES_FROM];
+    struct grouped_matmul_args args = {.n_group = CHOICES_FROM,
+                                       .first_row = first_row,
+                                       .weight = weight,
+                                       .x = random_held(b, DTYPE_BF16, n * n_col),
+                                       .x_dtype = DTYPE_BF16,
+                                       .out = poisoned_held(b, n * n_row * 4)};
+    for (int i = 0; i <= CHOICES_FROM; i++) first_row[i] = i * rows;
+    for (int i = 0; i < CHOICES_FROM; i++)
+        weight[i] = measure_weight(&b->backend, dtype, n_row, n_col);
+    double seconds = measure_seconds(&b->backend, call_grouped, &args);
+    measure_check(&b->backend, DTYPE_F32, args.out, n * n_row);
+    for (int i = 0; i < CHOICES_FROM; i++) b->backend.ops->unload_weight(&b->backend, &weight[i]);
+    release(b);
+    char name[96];
+    snprintf(name, sizeof name, "%d experts, %lld rows each, %s weights", CHOICES_FROM,
+             (long long)rows, dtype_info[dtype].name);
+    report_flops(b, name, seconds, 2.0 * (double)(n * n_row) * (double)n_col);
+}
+
 int main(int argc, char **argv) {
     struct bench b = {0};
     if (!measure_open(argc, argv, "bench_gpu_kernels", &b.backend, &b.divisor)) return 0;
@@ -379,6 +407,11 @@ int main(int argc, char **argv) {
     measure_sparse_case(&b, 1, 131072);
     measure_products(&b);
     measure_experts(&b);
+    static const int64_t rows[] = {4, 32, 256};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        measure_grouped(&b, DTYPE_BF16, rows[i]);
+        measure_grouped(&b, DTYPE_F8_E4M3, rows[i]);
+    }
     backend_close(&b.backend);
     free(b.position);
     return 0;
