@@ -50,23 +50,27 @@ int64_t kv_store_bytes(const struct model_spec *spec, const struct kv_shape *sha
     return bytes;
 }
 
-// Of the room for keys and of that for values.
-static void measure_room(const struct model_spec *spec, const struct kv_shape *shape, int64_t *key,
-                         int64_t *value) {
-    *key = *value = 0;
+static int64_t larger(int64_t a, int64_t b) {
+    return a > b ? a : b;
+}
+
+// Of the largest block that comes to the room.
+static struct row_bytes measure_room(const struct model_spec *spec, const struct kv_shape *shape) {
+    struct row_bytes room = {0};
     for (int i = 0; i < spec->n_layer; i++) {
         if (kept(spec, i, shape).keep == KEEP_ALL) continue;
         struct row_bytes row = row_bytes(spec, i, shape);
         int64_t n = block_rows(spec, i, shape);
-        if (n * row.key > *key) *key = n * row.key;
-        if (n * row.value > *value) *value = n * row.value;
+        room.key = larger(room.key, n * row.key);
+        room.other_key = larger(room.other_key, n * row.other_key);
+        room.value = larger(room.value, n * row.value);
     }
+    return room;
 }
 
 int64_t kv_store_room_bytes(const struct model_spec *spec, const struct kv_shape *shape) {
-    int64_t key, value;
-    measure_room(spec, shape, &key, &value);
-    return key + value;
+    struct row_bytes room = measure_room(spec, shape);
+    return room.key + room.other_key + room.value;
 }
 
 int64_t kv_store_block_rows(const struct model_spec *spec, const struct kv_shape *shape) {
@@ -98,15 +102,15 @@ enum status kv_store_open(const struct model_spec *spec, struct backend *backend
     *out = (struct kv_store){
         .backend = backend, .shape = *shape, .n_layer = spec->n_layer, .spec = spec};
     enum status status = OK;
-    int64_t key, value;
+    struct row_bytes room = measure_room(spec, shape);
     out->layers = calloc((size_t)spec->n_layer, sizeof *out->layers);
     if (!out->layers) {
         FAIL_OR(failed, ERR_MEMORY, "no memory for the K/V table of %d layers", spec->n_layer);
     }
     for (int i = 0; i < spec->n_layer; i++) TRY_OR(failed, open_layer(out, i));
-    measure_room(spec, shape, &key, &value);
-    TRY_OR(failed, alloc_bytes(out, key, &out->room_key));
-    TRY_OR(failed, alloc_bytes(out, value, &out->room_value));
+    TRY_OR(failed, alloc_bytes(out, room.key, &out->room_key));
+    TRY_OR(failed, alloc_bytes(out, room.other_key, &out->room_other_key));
+    TRY_OR(failed, alloc_bytes(out, room.value, &out->room_value));
     return OK;
 failed:
     kv_store_close(out);
@@ -125,7 +129,7 @@ void kv_store_close(struct kv_store *store) {
         free_parts(store, (void *[]){l->key, l->other_key, l->value, l->index_key, l->index_scale},
                    5);
     }
-    free_parts(store, (void *[]){store->room_key, store->room_value}, 2);
+    free_parts(store, (void *[]){store->room_key, store->room_other_key, store->room_value}, 3);
     free(store->layers);
     *store = (struct kv_store){0};
 }

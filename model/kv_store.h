@@ -56,7 +56,8 @@ struct kv_store {
     int n_layer;
     struct kv_layer *layers; // [n_layer] owned
     const struct model_spec *spec;
-    char *room_key, *room_value; // owned: blocks of layers that do not keep all, one at a time
+    char *room_key, *room_other_key, *room_value; // owned: blocks of layers that do not keep all,
+                                                  // one at a time
     struct kv_chunk chunk;
 };
 

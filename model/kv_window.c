@@ -119,7 +119,8 @@ enum status kv_store_begin(struct kv_store *store, const struct kv_chunk *chunk)
         } else if (l->keep == KEEP_ALL) {
             l->block = (struct kv_block){l->key, l->value, 0, n_before, 0, l->other_key};
         } else {
-            l->block = (struct kv_block){store->room_key, store->room_value, 0, 0, 0, NULL};
+            l->block = (struct kv_block){store->room_key,      store->room_value, 0, 0, 0,
+                                         store->room_other_key};
         }
     }
     return OK;

@@ -13,6 +13,7 @@
 
 #include <cmocka.h>
 
+#include "model/extension.h"
 #include "model/session.h"
 #include "tests/common/mpi_test.h"
 
@@ -199,6 +200,32 @@ static void test_packed(void **state) {
     }
 }
 
+// What is kept, or not, of keys in more than one rotation makes no difference.
+static void test_extended_context(void **state) {
+    (void)state;
+    const struct extension methods[] = {
+        {.method = EXTENSION_SELF_EXTEND, .original_context = 32, .group = 4, .neighbours = 8},
+        {.method = EXTENSION_DCA, .original_context = 32, .chunk = 24},
+        {.method = EXTENSION_STREAMING, .original_context = 32, .sinks = 3, .window = 10}};
+    for (size_t m = 0; m < sizeof methods / sizeof *methods; m++) {
+        struct checkpoint network;
+        open_network(&networks[4], &network);
+        assert_int_equal(extension_apply(&methods[m], "tiny-llama", &network.spec), OK);
+        struct session *alone =
+            open_session(&network, &self, &(struct session_options){.chunk = 16});
+        struct states expected = encode(alone, &network, &whole);
+        session_close(&alone);
+        struct session *session =
+            open_session(&network, &mpi_test_comm, &(struct session_options){.encode_only = true});
+        struct states got = encode(session, &network, &whole);
+        compare("extended context", &got, &expected);
+        free(got.state);
+        free(expected.state);
+        session_close(&session);
+        checkpoint_close(&network);
+    }
+}
+
 // One rank attends long sequences in slabs of queries: of a pack longer than one, whose documents
 // are not, though they begin and end within.
 static void test_slabs(void **state) {
@@ -340,9 +367,10 @@ int main(int argc, char **argv) {
         return mpi_test_stop(1);
     for (int i = 0; i < N_TOKEN; i++) token[i] = (int32_t)((i * 131 + 17) % N_VOCAB);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_encode_causal),  cmocka_unit_test(test_packed),
-        cmocka_unit_test(test_slabs),          cmocka_unit_test(test_what_is_seen),
-        cmocka_unit_test(test_encoder_memory), cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_encode_causal),    cmocka_unit_test(test_packed),
+        cmocka_unit_test(test_extended_context), cmocka_unit_test(test_slabs),
+        cmocka_unit_test(test_what_is_seen),     cmocka_unit_test(test_encoder_memory),
+        cmocka_unit_test(test_refusals),
     };
     int failed = cmocka_run_group_tests_name("encode", tests, NULL, NULL);
     comm_close(&self);
