@@ -39,6 +39,14 @@ same "earlier questions leave no trace" "$(answer second 1)" "$(answer one 2)"
 n_more=$(($(number tokens_read "$work/one/report.json" 3) - $(number tokens_read \
     "$work/second/report.json" 3)))
 if [ $n_more -gt 0 ] && [ $n_more -lt 30 ]; then passed; else failed "$n_more tokens more"; fi
+# Layers of a window hold on to what the next question sees when the one before is forgotten.
+window=(--set attention.window=16 --set attention.sinks=2 --set run.precision=fp32)
+ask "windows" window --document "$work/text" "${questions[@]}" "${window[@]}"
+ask "windows: the second alone" window2 --document "$work/text" --question "What do dogs pay?" \
+    "${window[@]}"
+same "windows: no trace" "$(answer window2 1)" "$(answer window 2)"
+RANKS=2 ask "windows on two ranks" window22 --document "$work/text" "${questions[@]}" "${window[@]}"
+same "windows on two ranks: answer" "$(answer window22 2)" "$(answer window 2)"
 # The evidence's text is what its bytes hold, also with a byte order mark before it.
 evidence_is_exact() { # NAME OUTPUT FILE
     local begin end
