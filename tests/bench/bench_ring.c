@@ -167,7 +167,8 @@ static void print_windows(struct backend *backend, enum dtype dtype) {
         {"causal window of 1024, halo", {PASS_HALO, LAYOUT_CONTIGUOUS, {.back = 1023}}},
         {"the same by zigzag, halo", {PASS_HALO, LAYOUT_ZIGZAG, {.back = 1023}}},
         {"512 either way, halo", {PASS_HALO, LAYOUT_CONTIGUOUS, {.back = 512, .ahead = 512}}},
-        {"both ways, ring", {PASS_KV, LAYOUT_CONTIGUOUS, {VISIBLE_ALL, VISIBLE_ALL, 0, 0, NULL}}},
+        {"both ways, ring",
+         {PASS_KV, LAYOUT_CONTIGUOUS, {.back = VISIBLE_ALL, .ahead = VISIBLE_ALL}}},
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         struct run run = attend(backend, N_TOKEN, dtype, &rows[i].how);
