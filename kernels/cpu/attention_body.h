@@ -172,10 +172,9 @@ static const float keep_sum = 1;
 // A unit of which one row sees key `visible` (0 or 1) alone: multiplies a copy without the other.
 static void add_half_unit(const struct tile_work *w, int row, int index, int visible,
                           const unit *weight) {
-    bf16 pair[2 * ATTENTION_MAX_DIM];
-    memcpy(pair, (const unit *)w->value + (int64_t)index * w->value_width,
-           (size_t)w->value_width * sizeof(unit));
-    for (int i = 0; i < w->value_width; i++) pair[2 * i + 1 - visible] = 0;
+    const uint32_t *from = (const uint32_t *)w->value + (int64_t)index * w->value_width;
+    uint32_t pair[ATTENTION_MAX_DIM], keep = visible ? 0xffff0000u : 0xffffu;
+    for (int i = 0; i < w->value_width; i++) pair[i] = from[i] & keep;
     add_values(1, w, row, 1, weight + index, (const unit *)(const void *)pair, &keep_sum);
 }
 

@@ -35,7 +35,7 @@ struct bench {
     struct backend backend;
     int64_t divisor;
     double flops, bytes; // the ceilings, per second
-    int64_t *position;   // host, [MOST_KEYS] 0, 1, ...
+    int64_t *position;   // host, [-MOST_KEYS, 2 * MOST_KEYS) each its own index
     void *held[N_HELD];  // backend memory of the current case
     int n_held;
 };
@@ -114,33 +114,46 @@ static void measure_ceilings(struct bench *b) {
     report_bytes(b, "ceiling: device copy of 4 GiB, read and written", seconds, b->bytes * seconds);
 }
 
+enum { EVERY = 1 << 30 };
 struct attention_case {
     const char *name;
     int64_t n_query, n_key;
     int n_head, n_kv_head, head_dim, value_dim;
-    bool causal, value_in_key;
+    int64_t back, ahead; // how far a query sees
+    bool value_in_key;
 };
 static const struct attention_case prefill_cases[] = {
-    {"attention causal 4K d128 32:32", 4096, 4096, 32, 32, 128, 128, true, false},
-    {"attention causal 16K d128 32:32", 16384, 16384, 32, 32, 128, 128, true, false},
-    {"attention causal 16K d128 32:8", 16384, 16384, 32, 8, 128, 128, true, false},
-    {"attention causal 128K d128 32:8", 131072, 131072, 32, 8, 128, 128, true, false},
-    {"attention full 16K x 16K d128 32:32", 16384, 16384, 32, 32, 128, 128, false, false},
-    {"attention full 16K x 16K d128 32:8", 16384, 16384, 32, 8, 128, 128, false, false},
-    {"attention causal 16K d64 32:32", 16384, 16384, 32, 32, 64, 64, true, false},
-    {"attention causal 16K d64 32:8", 16384, 16384, 32, 8, 64, 64, true, false},
-    {"attention full 16K x 16K d64 32:32", 16384, 16384, 32, 32, 64, 64, false, false},
-    {"attention causal 16K MLA 192/128 128:128", 16384, 16384, 128, 128, 192, 128, true, false},
-    {"attention causal 4K x 16K MLA 576/512 128:1", 4096, 16384, 128, 1, 576, 512, true, true},
+    {"attention causal 4K d128 32:32", 4096, 4096, 32, 32, 128, 128, EVERY, 0, false},
+    {"attention causal 16K d128 32:32", 16384, 16384, 32, 32, 128, 128, EVERY, 0, false},
+    {"attention causal 16K d128 32:8", 16384, 16384, 32, 8, 128, 128, EVERY, 0, false},
+    {"attention causal 128K d128 32:8", 131072, 131072, 32, 8, 128, 128, EVERY, 0, false},
+    {"attention full 16K x 16K d128 32:32", 16384, 16384, 32, 32, 128, 128, EVERY, EVERY, false},
+    {"attention full 16K x 16K d128 32:8", 16384, 16384, 32, 8, 128, 128, EVERY, EVERY, false},
+    {"attention causal 16K d64 32:32", 16384, 16384, 32, 32, 64, 64, EVERY, 0, false},
+    {"attention causal 16K d64 32:8", 16384, 16384, 32, 8, 64, 64, EVERY, 0, false},
+    {"attention full 16K x 16K d64 32:32", 16384, 16384, 32, 32, 64, 64, EVERY, EVERY, false},
+    {"attention causal 16K MLA 192/128 128:128", 16384, 16384, 128, 128, 192, 128, EVERY, 0, false},
+    {"attention window 4096 16K d128 32:8", 16384, 16384, 32, 8, 128, 128, 4095, 0, false},
+    {"attention window 4096 128K d128 32:8", 131072, 131072, 32, 8, 128, 128, 4095, 0, false},
+    {"attention symmetric 64 8K d64 12:12", 8192, 8192, 12, 12, 64, 64, 64, 64, false},
+    {"attention symmetric 64 64K d64 12:12", 65536, 65536, 12, 12, 64, 64, 64, 64, false},
+    {"attention symmetric 128 8K d64 12:12", 8192, 8192, 12, 12, 64, 64, 128, 128, false},
+    {"attention full 8K x 8K d64 12:12", 8192, 8192, 12, 12, 64, 64, EVERY, EVERY, false},
+    {"attention causal 4K x 16K MLA 576/512 128:1", 4096, 16384, 128, 1, 576, 512, EVERY, 0, true},
 };
 static const struct attention_case decode_cases[] = {
-    {"decode 128K keys d128 32:8", 1, 131072, 32, 8, 128, 128, true, false},
-    {"decode 128K keys d128 32:32", 1, 131072, 32, 32, 128, 128, true, false},
-    {"decode 128K keys MLA 576/512 128:1", 1, 131072, 128, 1, 576, 512, true, true},
+    {"decode 128K keys d128 32:8", 1, 131072, 32, 8, 128, 128, EVERY, 0, false},
+    {"decode 128K keys d128 32:32", 1, 131072, 32, 32, 128, 128, EVERY, 0, false},
+    {"decode 128K keys window 4096 d128 32:8", 1, 131072, 32, 8, 128, 128, 4095, 0, false},
+    {"decode 128K keys MLA 576/512 128:1", 1, 131072, 128, 1, 576, 512, EVERY, 0, true},
 };
 
 static enum status call_attention(struct backend *backend, void *user) {
     return backend->ops->attention(backend, user);
+}
+
+static int64_t ahead(const struct bench *b, const struct attention_case *c) {
+    return c->ahead > 0 ? scaled(b, c->ahead) : 0;
 }
 
 static struct attention_args attention_open(struct bench *b, const struct attention_case *c) {
@@ -159,8 +172,9 @@ static struct attention_args attention_open(struct bench *b, const struct attent
                                .query_stride = (int64_t)c->n_head * c->head_dim,
                                .key_stride = key_col,
                                .value_stride = value_col,
-                               .end_visible = c->causal ? b->position + n_key - n_query + 1 : NULL,
                                .key_position = b->position};
+    if (c->back < EVERY) a.first_visible = b->position + n_key - n_query - scaled(b, c->back);
+    if (c->ahead < EVERY) a.end_visible = b->position + n_key - n_query + ahead(b, c) + 1;
     a.query = random_held(b, DTYPE_BF16, n_query * a.query_stride);
     a.key = random_held(b, DTYPE_BF16, n_key * key_col);
     a.value = c->value_in_key ? a.key : random_held(b, DTYPE_BF16, n_key * value_col);
@@ -177,19 +191,30 @@ static double attention_seconds(struct bench *b, struct attention_args *a) {
     return seconds;
 }
 
+// Of the queries of one head; positions are indices.
+static double visible_pairs(const struct attention_args *a) {
+    double pairs = 0;
+    for (int64_t i = 0; i < a->n_query; i++) {
+        int64_t begin = a->first_visible ? a->first_visible[i] : 0;
+        int64_t end = a->end_visible ? a->end_visible[i] : a->n_key;
+        if (begin < 0) begin = 0;
+        if (end > a->n_key) end = a->n_key;
+        pairs += (double)(end - begin);
+    }
+    return pairs;
+}
+
 static void measure_attention(struct bench *b) {
     for (size_t i = 0; i < sizeof prefill_cases / sizeof *prefill_cases; i++) {
         struct attention_args a = attention_open(b, &prefill_cases[i]);
-        double q = (double)a.n_query, pairs = q * (double)a.n_key;
-        if (a.end_visible) pairs -= q * (q - 1) / 2;
-        double flop = pairs * a.n_head * 2 * (a.head_dim + a.value_dim);
+        double flop = visible_pairs(&a) * a.n_head * 2 * (a.head_dim + a.value_dim);
         report_flops(b, prefill_cases[i].name, attention_seconds(b, &a), flop);
     }
     for (size_t i = 0; i < sizeof decode_cases / sizeof *decode_cases; i++) {
         struct attention_args a = attention_open(b, &decode_cases[i]);
         int64_t row = a.key == a.value ? a.key_stride : a.key_stride + a.value_stride;
         report_bytes(b, decode_cases[i].name, attention_seconds(b, &a),
-                     2.0 * (double)(a.n_key * row));
+                     2.0 * visible_pairs(&a) * (double)row);
     }
 }
 
@@ -395,8 +420,9 @@ static void measure_grouped(struct bench *b, enum dtype dtype, int64_t rows) {
 int main(int argc, char **argv) {
     struct bench b = {0};
     if (!measure_open(argc, argv, "bench_gpu_kernels", &b.backend, &b.divisor)) return 0;
-    b.position = test_alloc(2 * (int64_t)MOST_KEYS * 8);
-    for (int64_t i = 0; i < 2 * (int64_t)MOST_KEYS; i++) b.position[i] = i;
+    int64_t *positions = test_alloc(3 * (int64_t)MOST_KEYS * 8);
+    for (int64_t i = 0; i < 3 * (int64_t)MOST_KEYS; i++) positions[i] = i - MOST_KEYS;
+    b.position = positions + MOST_KEYS;
     printf("# backend %s %s; per cent of the ceiling in the same unit\n", b.backend.ops->name,
            b.backend.device_name);
     measure_ceilings(&b);
@@ -413,6 +439,6 @@ int main(int argc, char **argv) {
         measure_grouped(&b, DTYPE_F8_E4M3, rows[i]);
     }
     backend_close(&b.backend);
-    free(b.position);
+    free(positions);
     return 0;
 }
