@@ -164,6 +164,32 @@ static void test_truncate(void **state) {
     }
 }
 
+// Always one token more, then as many forgotten as may be: rows are moved together by tokens that
+// are forgotten next.
+static void test_forget_decoded(void **state) {
+    (void)state;
+    for (int n = 0; n < N_NETWORK; n++) {
+        int64_t forget = networks[n].max_forget;
+        set_network(&networks[n]);
+        struct session_options options = options_of(&networks[n]);
+        struct session *session = open_session(&mpi_test_comm, &options);
+        float *logprob = poisoned(N_TOKEN);
+        append(session, 0, N_PROMPT, logprob);
+        for (int64_t most = N_PROMPT + forget; forget > 0 && most < N_PROMPT + 45; most++) {
+            for (int64_t i = session_length(session); i < most; i++)
+                append(session, i, 1, logprob + i);
+            succeed(session_truncate(session, most - forget));
+        }
+        int64_t length = session_length(session);
+        append(session, length, N_TOKEN - length, logprob + length);
+        for (int64_t i = 0; i < N_TOKEN; i++) // first tokens of appends after something forgotten
+            if (isnan(logprob[i])) logprob[i] = expected[n][i];
+        compare(n, "forgotten tokens", 1, logprob);
+        free(logprob);
+        session_close(&session);
+    }
+}
+
 static void test_refuses_to_forget(void **state) {
     (void)state;
     const int n = 1;
@@ -325,10 +351,11 @@ int main(int argc, char **argv) {
         session_close(&session);
     }
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_chunks),   cmocka_unit_test(test_decode),
-        cmocka_unit_test(test_truncate), cmocka_unit_test(test_refuses_to_forget),
-        cmocka_unit_test(test_memory),   cmocka_unit_test(test_layout),
-        cmocka_unit_test(test_mass),     cmocka_unit_test(test_steps),
+        cmocka_unit_test(test_chunks),         cmocka_unit_test(test_decode),
+        cmocka_unit_test(test_truncate),       cmocka_unit_test(test_refuses_to_forget),
+        cmocka_unit_test(test_forget_decoded), cmocka_unit_test(test_memory),
+        cmocka_unit_test(test_layout),         cmocka_unit_test(test_mass),
+        cmocka_unit_test(test_steps),
     };
     int failed = cmocka_run_group_tests_name("window", tests, NULL, NULL);
     for (int n = 0; n < N_NETWORK; n++) free(expected[n]);
