@@ -46,6 +46,7 @@ void tokenizer_close(struct tokenizer **tokenizer) {
     }
     for (int i = 0; i < t->n_normal; i++) {
         free(t->normal[i].text);
+        charsmap_close(&t->normal[i].charsmap);
         regex_close(&t->normal[i].regex);
     }
     for (int i = 0; i < t->n_stage; i++) {
@@ -60,6 +61,7 @@ void tokenizer_close(struct tokenizer **tokenizer) {
     free(t->mark);
     free(t->join_mark);
     free(t->wordpiece.mark);
+    unigram_close(&t->unigram);
     free(t->chat_template);
     free(t);
     *tokenizer = NULL;
@@ -231,6 +233,7 @@ static enum status fill_digest(struct tokenizer *t) {
         hash_int(state, (int64_t)t->normal[i].kind << 8 | t->normal[i].form);
         hash_text(state, t->normal[i].text);
         hash_text(state, t->normal[i].regex.source);
+        XXH3_128bits_update(state, t->normal[i].charsmap.data, t->normal[i].charsmap.bytes);
     }
     for (int i = 0; i < t->n_stage; i++) {
         const struct stage *stage = &t->stage[i];
@@ -247,6 +250,9 @@ static enum status fill_digest(struct tokenizer *t) {
         hash_text(state, t->wordpiece.mark);
         hash_int(state, t->wordpiece.max_character);
     }
+    if (t->unigram.score)
+        XXH3_128bits_update(state, t->unigram.score,
+                            (size_t)t->unigram.n * sizeof(*t->unigram.score));
     if (t->join_mark) {
         hash_text(state, t->join_mark);
         hash_int(state, t->tidies);

@@ -1,6 +1,6 @@
 // Text to token ids and back. Byte-level BPE (GPT-2 family) and SentencePiece-style BPE with byte
-// fallback, from tokenizer.json or from GGUF metadata; WordPiece (BERT) from tokenizer.json. Equal
-// to Hugging Face tokenizers.
+// fallback, from tokenizer.json or from GGUF metadata; WordPiece (BERT) and Unigram (XLM-RoBERTa)
+// from tokenizer.json. Equal to Hugging Face tokenizers.
 #ifndef HALKA_MODEL_TOKENIZER_H
 #define HALKA_MODEL_TOKENIZER_H
 

@@ -79,6 +79,9 @@ static enum status encode_piece(struct encoder *encoder, const struct text_view 
         if (encoder->tokenizer->wordpiece.mark)
             TRY(wordpiece_encode(bpe, &encoder->tokenizer->wordpiece, piece->data + begin,
                                  end - begin, work));
+        else if (encoder->tokenizer->unigram.score)
+            TRY(unigram_encode(bpe, &encoder->tokenizer->unigram, piece->data + begin, end - begin,
+                               work));
         else
             TRY(bpe_encode(bpe, piece->data + begin, end - begin, work));
         TRY(list_reserve(encoder->list, work->n));
@@ -248,6 +251,19 @@ done:
     return status;
 }
 
+static enum status strip_spaces(const struct text_view *in, int sides, struct mapped_text *out) {
+    size_t begin = 0, end = in->bytes, n;
+    while (sides & 1 && begin < end && unicode_is_space(unicode_decode(in->data + begin, &n)))
+        begin += n;
+    while (sides & 2 && end > begin) {
+        size_t at = end - 1;
+        while (at > begin && ((unsigned char)in->data[at] & 0xC0) == 0x80) at--;
+        if (!unicode_is_space(unicode_decode(in->data + at, &n))) break;
+        end = at;
+    }
+    return mapped_text_copy(out, in, begin, end);
+}
+
 static enum status normal_step(const struct normal_step *step, const struct text_view *in,
                                struct mapped_text *out) {
     int64_t from = text_view_offset(in, 0);
@@ -260,6 +276,10 @@ static enum status normal_step(const struct normal_step *step, const struct text
     case NORMAL_REPLACE:
         if (step->regex.literal) return replace_literal(in, step->regex.source, step->text, out);
         return replace_regex(in, step, out);
+    case NORMAL_CHARSMAP:
+        return charsmap_normalize(&step->charsmap, in, out);
+    case NORMAL_STRIP:
+        return strip_spaces(in, step->form, out);
     case NORMAL_CLEAN:
     case NORMAL_IDEOGRAPHS:
     case NORMAL_MARKS:

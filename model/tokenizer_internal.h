@@ -7,8 +7,10 @@
 #include <pcre2.h>
 
 #include "model/bpe.h"
+#include "model/charsmap.h"
 #include "model/tokenizer.h"
 #include "model/tokenizer_text.h"
+#include "model/unigram.h"
 #include "model/wordpiece.h"
 
 enum { MAX_STEP = 16, MAX_SPECIAL = 8 };
@@ -26,6 +28,8 @@ enum normal_kind {
     NORMAL_FORM,
     NORMAL_PREPEND,
     NORMAL_REPLACE,
+    NORMAL_CHARSMAP,
+    NORMAL_STRIP,      // white space at the front (form 1), the end (2) or both (3)
     NORMAL_CLEAN,      // without control characters, all white space as spaces
     NORMAL_IDEOGRAPHS, // spaces around each
     NORMAL_MARKS,      // without non-spacing marks
@@ -36,6 +40,7 @@ struct normal_step {
     int form;           // enum unicode_form
     char *text;         // PREPEND: what; REPLACE: by what
     struct regex regex; // REPLACE
+    struct charsmap charsmap;
 };
 
 enum split_behavior {
@@ -73,6 +78,7 @@ struct added_set {
 struct tokenizer {
     struct bpe bpe;
     struct wordpiece wordpiece;          // with a mark: it cuts words, by bpe's vocabulary
+    struct unigram unigram;              // with scores: it does
     bool *special;                       // [bpe.n_token]
     struct added_token *added;           // [n_added] in the checkpoint's order
     int64_t n_added;                     //

@@ -10,8 +10,8 @@
 
 // Ids may have holes, but not so many that a damaged file asks for memory without end.
 static enum status count_ids(json_t *vocab, json_t *added, int64_t *n_token) {
-    int64_t largest = -1;
-    size_t index, n = json_object_size(vocab) + json_array_size(added);
+    int64_t largest = (int64_t)json_array_size(vocab) - 1; // Unigram's vocabulary is an array
+    size_t index, n = json_object_size(vocab) + json_array_size(vocab) + json_array_size(added);
     const char *key;
     json_t *value;
     json_object_foreach(vocab, key, value) {
@@ -86,6 +86,43 @@ static enum status read_added(struct tokenizer *t, json_t *added) {
         TRY(tokenizer_add_token(t, token, content));
     }
     return OK;
+}
+
+// [[piece, score], ...] by id.
+static enum status read_scored(struct tokenizer *t, json_t *model, json_t *vocab, double *score) {
+    struct bpe *bpe = &t->bpe;
+    json_t *unknown = json_object_get(model, "unk_id"), *item;
+    size_t id;
+    bpe->byte_fallback = json_is_true(json_object_get(model, "byte_fallback"));
+    bpe->unknown = json_is_integer(unknown) ? (int32_t)json_integer_value(unknown) : -1;
+    if (bpe->unknown < 0 || json_integer_value(unknown) >= (json_int_t)json_array_size(vocab))
+        FAIL(ERR_INPUT, "tokenizer.json: unk_id is not of the vocabulary");
+    json_array_foreach(vocab, id, item) {
+        json_t *piece = json_array_get(item, 0), *value = json_array_get(item, 1);
+        size_t bytes = json_string_length(piece);
+        if (!json_is_string(piece) || !json_is_number(value) || (bytes == 0 && id > 0))
+            FAIL(ERR_INPUT, "tokenizer.json: piece %zu has no text or no score", id);
+        score[id] = json_number_value(value);
+        int byte = tokenizer_byte_literal(json_string_value(piece), bytes);
+        if (bpe->byte_fallback && byte >= 0) bpe->byte_token[byte] = (int32_t)id;
+        TRY(bpe_set_piece(bpe, (int64_t)id, json_string_value(piece), bytes, true));
+    }
+    return OK;
+}
+
+// The likeliest cut, once all pieces are in place.
+static enum status read_unigram(struct tokenizer *t, json_t *root, json_t *model, json_t *vocab) {
+    size_t n = json_array_size(vocab);
+    double *score = malloc(n * sizeof(*score) + 1);
+    if (!score) FAIL(ERR_MEMORY, "no memory for a vocabulary of %zu", n);
+    enum status status = read_scored(t, model, vocab, score);
+    if (status == OK) status = read_added(t, json_object_get(root, "added_tokens"));
+    if (status == OK) status = bpe_index(&t->bpe);
+    if (status != OK) {
+        free(score);
+        return status;
+    }
+    return unigram_open(&t->unigram, &t->bpe, score, (int64_t)n);
 }
 
 // "left right", or ["left", "right"]: parts as malloc'd copies.
@@ -181,28 +218,36 @@ static enum status read_model_flags(struct bpe *bpe, json_t *model) {
     return OK;
 }
 
+static enum status read_model(struct tokenizer *t, json_t *root, json_t *model, const char *type) {
+    json_t *vocab = json_object_get(model, "vocab");
+    if (strcmp(type, "Unigram") == 0) return read_unigram(t, root, model, vocab);
+    bool words = strcmp(type, "WordPiece") == 0;
+    TRY(words ? read_wordpiece(t, model) : read_model_flags(&t->bpe, model));
+    TRY(read_vocab(&t->bpe, vocab));
+    TRY(read_added(t, json_object_get(root, "added_tokens")));
+    TRY(bpe_index(&t->bpe));
+    return words ? OK : read_merges(&t->bpe, json_object_get(model, "merges"));
+}
+
 static enum status read_root(json_t *root, struct tokenizer **out) {
     json_t *model = json_object_get(root, "model"), *vocab = json_object_get(model, "vocab");
-    json_t *merges = json_object_get(model, "merges");
-    json_t *added = json_object_get(root, "added_tokens");
     const char *type = json_string_value(json_object_get(model, "type"));
-    bool words = type && strcmp(type, "WordPiece") == 0;
-    if ((type && !words && strcmp(type, "BPE") != 0) || !json_is_object(vocab) ||
-        (!words && !json_is_array(merges)))
+    if (!type) type = json_is_array(json_object_get(model, "merges")) ? "BPE" : "without a type";
+    bool fits = strcmp(type, "BPE") == 0
+                    ? json_is_object(vocab) && json_is_array(json_object_get(model, "merges"))
+                    : (strcmp(type, "WordPiece") == 0 && json_is_object(vocab)) ||
+                          (strcmp(type, "Unigram") == 0 && json_array_size(vocab) > 0);
+    if (!fits)
         FAIL(ERR_INPUT,
-             "tokenizer.json: the model '%.40s' is not supported (BPE and WordPiece are)",
-             type ? type : "without a type");
+             "tokenizer.json: the model '%.40s' is not supported (BPE, WordPiece and Unigram are)",
+             type);
     int64_t n_token;
-    TRY(count_ids(vocab, added, &n_token));
+    TRY(count_ids(vocab, json_object_get(root, "added_tokens"), &n_token));
     TRY(tokenizer_allocate(n_token, out));
     struct tokenizer *t = *out;
     TRY(tokenizer_read_normalizer(t, json_object_get(root, "normalizer")));
     TRY(tokenizer_read_pre_tokenizer(t, json_object_get(root, "pre_tokenizer")));
-    TRY(words ? read_wordpiece(t, model) : read_model_flags(&t->bpe, model));
-    TRY(read_vocab(&t->bpe, vocab));
-    TRY(read_added(t, added));
-    TRY(bpe_index(&t->bpe));
-    if (!words) TRY(read_merges(&t->bpe, merges));
+    TRY(read_model(t, root, model, type));
     TRY(tokenizer_read_post_processor(t, json_object_get(root, "post_processor")));
     return tokenizer_read_decoder(t, json_object_get(root, "decoder"));
 }

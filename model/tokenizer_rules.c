@@ -95,6 +95,22 @@ static enum status read_replace(struct tokenizer *t, json_t *value, const char *
     return regex_open(pattern, literal, &step->regex);
 }
 
+static enum status read_charsmap(struct tokenizer *t, json_t *value, const char *type) {
+    const char *base64 = json_string_value(json_object_get(value, "precompiled_charsmap"));
+    struct normal_step *step;
+    if (!base64) FAIL(ERR_INPUT, "tokenizer.json: %s lacks its precompiled_charsmap", type);
+    TRY(new_step(t, NORMAL_CHARSMAP, &step));
+    return charsmap_open(base64, &step->charsmap);
+}
+
+static enum status read_strip(struct tokenizer *t, json_t *value, const char *type) {
+    (void)type;
+    struct normal_step *step;
+    TRY(new_step(t, NORMAL_STRIP, &step));
+    step->form = flag(value, "strip_left", true) | flag(value, "strip_right", true) << 1;
+    return OK;
+}
+
 static enum status add_step(struct tokenizer *t, enum normal_kind kind) {
     struct normal_step *step;
     return new_step(t, kind, &step);
@@ -122,6 +138,8 @@ enum status tokenizer_read_normalizer(struct tokenizer *tokenizer, json_t *value
                                         {"Prepend", read_prepend},
                                         {"Replace", read_replace},
                                         {"BertNormalizer", read_bert_normalizer},
+                                        {"Precompiled", read_charsmap},
+                                        {"Strip", read_strip},
                                         {.type = NULL, .read = NULL}};
     return read_rule(tokenizer, value, "normalizer", "normalizers", rules, 0);
 }
@@ -197,10 +215,14 @@ static enum status read_metaspace(struct tokenizer *t, json_t *value, const char
     return tokenizer_add_stage(t, stage->mark, true, SPLIT_WITH_NEXT, false);
 }
 
-static enum status read_bert_words(struct tokenizer *t, json_t *value, const char *type) {
+static enum status read_spaces(struct tokenizer *t, json_t *value, const char *type) {
     (void)value;
     TRY(check_last(t, type));
-    TRY(tokenizer_add_stage(t, "\\s+", false, SPLIT_REMOVED, false));
+    return tokenizer_add_stage(t, "\\s+", false, SPLIT_REMOVED, false);
+}
+
+static enum status read_bert_words(struct tokenizer *t, json_t *value, const char *type) {
+    TRY(read_spaces(t, value, type));
     return tokenizer_add_stage(t, "[!-/:-@\\[-`{-~\\p{P}]", false, SPLIT_ISOLATED, false);
 }
 
@@ -210,6 +232,7 @@ enum status tokenizer_read_pre_tokenizer(struct tokenizer *tokenizer, json_t *va
                                         {"ByteLevel", read_byte_level},
                                         {"Metaspace", read_metaspace},
                                         {"BertPreTokenizer", read_bert_words},
+                                        {"WhitespaceSplit", read_spaces},
                                         {.type = NULL, .read = NULL}};
     return read_rule(tokenizer, value, "pre-tokenizer", "pretokenizers", rules, 0);
 }

@@ -87,6 +87,18 @@ bool unicode_is_ideograph(int32_t c) {
     return false;
 }
 
+size_t unicode_grapheme(const char *text, size_t bytes) {
+    size_t n, end;
+    utf8proc_int32_t state = 0, before = unicode_decode(text, &end);
+    while (end < bytes) {
+        int32_t c = unicode_decode(text + end, &n);
+        if (utf8proc_grapheme_break_stateful(before, c, &state)) break;
+        before = c;
+        end += n;
+    }
+    return end;
+}
+
 int unicode_lower(int32_t c, int32_t out[2]) {
     out[0] = c == 0x130 ? 'i' : utf8proc_tolower(c); // the one form of two characters
     out[1] = 0x307;

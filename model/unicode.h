@@ -21,6 +21,8 @@ bool unicode_is_word(int32_t character);  // letters, marks, decimal and letter 
 bool unicode_is_other(int32_t character);      // control, format, private use
 bool unicode_is_nonspacing(int32_t character); // a mark that takes no room
 bool unicode_is_ideograph(int32_t character);  // what BERT sets apart
+// Bytes of the first grapheme cluster of valid UTF-8 that is not empty.
+size_t unicode_grapheme(const char *text, size_t bytes);
 // The lower-case form, of 1 or 2 characters; returns how many.
 int unicode_lower(int32_t character, int32_t out[2]);
 size_t unicode_encode(int32_t character, char out[4]); // bytes

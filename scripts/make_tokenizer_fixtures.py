@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Makes tests/fixtures/tokenizers: a multilingual corpus, small tokenizers that carry the pipelines
 of published ones, their GGUF forms, and what Hugging Face tokenizers makes of the corpus.
-Needs the Python packages tokenizers, gguf and (with a model file as argument) numpy.
+Needs the Python packages tokenizers, gguf, sentencepiece, protobuf and (with a model file as
+argument) numpy.
 
     scripts/make_tokenizer_fixtures.py [SmolLM2-135M-Instruct.Q4_1.gguf]
 
@@ -15,10 +16,12 @@ import os
 import random
 import struct
 import sys
+import tempfile
 import unicodedata
 import zlib
 
 import gguf
+from sentencepiece import SentencePieceTrainer, sentencepiece_model_pb2
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import AddedToken, trainers
 
@@ -242,6 +245,48 @@ def bert(lines, lower):
     return tokenizer
 
 
+def normal_rules(lines):
+    """Some of NFKC's rules, of single characters and of sequences, as SentencePiece reads them."""
+    rules = {"\t": " ", "\n": " ", "\r": " ", "\u00a0": " ", "\u3000": " ", "\u200b": "", "\x7f": "",
+             "\x01": "", "e\u0301": "é", "a\u0308": "ä", "o\u0308": "ö", "u\u0308": "ü", "ｶﾞ": "ガ",
+             "\u1100\u1161": "가"}
+    for c in sorted(set("".join(lines))):
+        normal = unicodedata.normalize("NFKC", c)
+        if normal != c and len(rules) < 400 and "\0" not in normal:
+            rules[c] = normal
+    return "".join(" ".join(f"{ord(x):X}" for x in a) + "\t" + " ".join(f"{ord(x):X}" for x in b) + "\n"
+                   for a, b in rules.items())
+
+
+def unigram(lines):
+    """XLM-RoBERTa's pipeline over a model that SentencePiece trained."""
+    with tempfile.TemporaryDirectory() as folder:
+        with open(f"{folder}/rules.tsv", "w") as f:
+            f.write(normal_rules(lines))
+        with open(f"{folder}/text", "w") as f:
+            f.write("".join(line.replace("\n", " ").replace("\0", "") + "\n" for line in 20 * lines[:40]))
+        SentencePieceTrainer.train(
+            input=f"{folder}/text", model_prefix=f"{folder}/m", model_type="unigram", vocab_size=1600,
+            hard_vocab_limit=False, normalization_rule_tsv=f"{folder}/rules.tsv",
+            character_coverage=0.98, num_threads=1, bos_id=-1, eos_id=-1, minloglevel=2)
+        model = sentencepiece_model_pb2.ModelProto()
+        with open(f"{folder}/m.model", "rb") as f:
+            model.ParseFromString(f.read())
+    vocab = [(name, 0.0) for name in ("<s>", "<pad>", "</s>", "<unk>")]
+    vocab += [(piece.piece, piece.score) for piece in model.pieces[1:]]
+    tokenizer = Tokenizer(models.Unigram(vocab, unk_id=3))
+    tokenizer.normalizer = normalizers.Sequence([
+        normalizers.Precompiled(model.normalizer_spec.precompiled_charsmap),
+        normalizers.Strip(left=False, right=True), normalizers.Replace(Regex(" {2,}"), MARK)])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
+        pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(prepend_scheme="always")])
+    tokenizer.decoder = decoders.Metaspace(prepend_scheme="always")
+    tokenizer.add_special_tokens(special("<s>", "<pad>", "</s>", "<unk>") + special("<mask>", lstrip=True))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)])
+    return tokenizer
+
+
 def same_properties(line):
     """Whether BERT's normaliser sees each character as the Unicode of this Python does."""
     def check(**flags):
@@ -311,6 +356,7 @@ def make_tokenizers(lines):
     out["roberta"].post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
     out["bert"] = bert(lines, True)
     out["bert-cased"] = bert(lines, False)
+    out["unigram"] = unigram(lines)
     vocab, merges = sentencepiece_vocab(lines, 900, ["<unk>", "<s>", "</s>"], True)
     llama, _ = sentencepiece(vocab, merges, "<unk>")
     llama.normalizer = normalizers.Sequence([normalizers.Prepend(MARK), normalizers.Replace(" ", MARK)])
