@@ -98,7 +98,8 @@ enum { N_PROMPT = 20, N_LOGITS = N_TOKEN - N_PROMPT };
 
 // Logits after each token that is decoded, with what may come between: attention mass goes on and
 // off, tokens are forgotten.
-static float *decode_logits(const struct checkpoint *network, bool eager, int64_t *n_step) {
+static float *decode_logits(const struct checkpoint *network, bool eager, int64_t *n_step,
+                            int64_t *expert_rows) {
     int64_t n_vocab = network->spec.n_vocab;
     struct session *session = NULL;
     struct session_options options = {.max_tokens = N_TOKEN, .eager = eager};
@@ -116,17 +117,19 @@ static float *decode_logits(const struct checkpoint *network, bool eager, int64_
     }
     session_get_facts(session, &facts);
     *n_step = facts.steps;
+    assert_int_equal(session_expert_rows(session, expert_rows), OK);
     session_close(&session);
     return logits;
 }
 
 static void compare_steps(const char *folder) {
     struct checkpoint network;
-    int64_t n_eager, n_step;
+    int64_t n_eager, n_step, eager_rows, rows;
     assert_int_equal(checkpoint_open(folder, &network), OK);
-    float *eager = decode_logits(&network, true, &n_eager);
-    float *steps = decode_logits(&network, false, &n_step);
+    float *eager = decode_logits(&network, true, &n_eager, &eager_rows);
+    float *steps = decode_logits(&network, false, &n_step, &rows);
     assert_int_equal(n_eager, 0);
+    assert_int_equal(rows, eager_rows);
     // The first token, and those after a change, have no step yet.
     if (backend.ops->steps && mpi_test_comm.ops->launch_step)
         assert_int_equal(n_step, N_LOGITS - 5);
