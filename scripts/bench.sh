@@ -1,9 +1,10 @@
 #!/bin/bash
-# Speed: scripts/bench.sh [BUILD [kernels ring prefill decode gpu]...]; without names, all but gpu.
+# Speed: scripts/bench.sh [BUILD [kernels ring prefill decode embed gpu]...]; without names, all but gpu.
 #   kernels  tests/bench/bench_*: rates of single operations, and their ratio to oneDNN's
 #   gpu      tests/bench/bench_gpu_*: operations and a network on a GPU against its ceilings
 #   ring     tests/bench/bench_*ring* on 2 ranks: GB/s of a shift
 #   prefill  tokens/s reading 2K, 8K and 16K tokens on 1 and 2 ranks, and the exposed ring wait
+#   embed    scripts/bench_embed.sh: tokens/s of an encoder, beside torch where PYTHON has it
 #   decode   tokens/s writing 64 tokens at depth 0, 4K and 8K on 1 and 2 ranks
 # Best of RUNS runs (default 2). A busy machine costs a factor of 2 to 5: look at the load first.
 set -uo pipefail
@@ -11,7 +12,7 @@ cd "$(dirname "$0")/.." || exit 70
 build=${1:-build/cpu}
 shift || true
 parts=("$@")
-[ $# -gt 0 ] || parts=(kernels ring prefill decode)
+[ $# -gt 0 ] || parts=(kernels ring prefill decode embed)
 runs=${RUNS:-2}
 halka=$build/halka
 work=$(mktemp -d)
@@ -98,6 +99,7 @@ for part in "${parts[@]}"; do
             done
         done
         ;;
+    embed) scripts/bench_embed.sh "$build" ;;
     *)
         echo "bench: no part $part" >&2
         exit 64
