@@ -1,6 +1,7 @@
 // `halka plan`: bytes and seconds per rank before any weight is read. Seconds come from the
 // arithmetic of the longest document and from rates measured here on products of the model's own
 // shapes.
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -146,6 +147,30 @@ static void print_bytes(const char *name, int64_t bytes) {
     printf("  %-16s %14lld  %9.1f MiB\n", name, (long long)bytes, (double)bytes / (1 << 20));
 }
 
+// Keys that a query of a sequence of n attends in a layer, in the mean.
+static double mean_keys(const struct job *job, const struct layer_spec *l, int64_t n) {
+    double all = ((double)n + 1) / 2, most = all;
+    bool selects = !job->session_options.dense && l->index.layout != INDEX_NONE;
+    int64_t limit = selects ? l->index.k : l->window > 0 ? l->window + l->sinks : n;
+    if (limit < n) most = (double)limit - (double)limit * (double)(limit - 1) / 2 / (double)n;
+    return most;
+}
+
+// What softmax over whole rows would store, and what it is over.
+static void print_scores(const struct job *job) {
+    const struct model_spec *spec = &job->checkpoint.spec;
+    int64_t n = job->session_options.max_tokens;
+    double keys = 0, bytes = 0;
+    for (int i = 0; i < spec->n_layer; i++) {
+        const struct layer_spec *l = &spec->layers[i];
+        keys += spec->causal ? mean_keys(job, l, n) / spec->n_layer : (double)n / spec->n_layer;
+        bytes = fmax(bytes, 4.0 * l->n_head * (double)n * (double)n);
+    }
+    printf("  a query attends %.0f keys of a layer in the mean; the scores of one layer, which are "
+           "never stored, would take %.3f GiB\n",
+           keys, bytes / (1 << 30));
+}
+
 static void print_memory(const struct job *job, int n_rank) {
     const struct memory_plan *p = &job->plan;
     bool device = job->backend.memory == MEMORY_DEVICE;
@@ -168,6 +193,7 @@ static void print_memory(const struct job *job, int n_rank) {
     print_bytes(device ? "host: tables" : "tables of tokens", p->tables);
     print_bytes(device ? "host: process" : "process", p->base);
     if (!device) print_bytes("total", p->total);
+    print_scores(job);
     if (p->gathered)
         printf("  weights are sharded: each chunk of prefill brings %.2f GB to each rank\n",
                (double)p->gather_traffic * 1e-9);
