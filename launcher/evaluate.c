@@ -127,6 +127,11 @@ static enum status open_evaluation(struct evaluation *e) {
     enum status status = grid_open(job->options, &e->grid);
     if (status == OK) status = grid_list_cells(&e->grid, &e->cells, &e->n_cell);
     TRY(comm_agree(&job->comm, status));
+    if (!job->checkpoint.spec.causal)
+        FAIL(ERR_CONFIG,
+             "%s is an encoder, which neither answers nor predicts: evaluate takes causal "
+             "models",
+             job->options->model_path);
     if (!job->tokenizer)
         FAIL(ERR_INPUT, "%s has no tokenizer (tokenizer.json), which `halka evaluate` needs",
              job->options->model_path);

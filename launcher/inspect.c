@@ -18,6 +18,13 @@ static const char *text(const json_t *object, const char *key) {
 
 static void print_result(const json_t *line) {
     const json_t *perplexity = json_object_get(line, "perplexity");
+    if (json_object_get(line, "family")) {
+        printf("  %s: %s of %.0f tokens, depth %.0f %%, sample %.0f: %s %.6g\n",
+               text(line, "method"), text(line, "family"), number(line, "length"),
+               number(line, "depth"), number(line, "sample"), perplexity ? "perplexity" : "score",
+               number(line, perplexity ? "perplexity" : "score"));
+        return;
+    }
     printf("  %s: ", text(line, "document"));
     if (strcmp(text(line, "task"), "score") == 0) {
         printf("score, %.0f tokens, perplexity ", number(line, "n_token"));

@@ -46,6 +46,33 @@ static void test_chunks(void **state) {
     check(BACKEND_CPU, 29, LAYOUT_CONTIGUOUS);
 }
 
+// The tiny networks of one seed differ by their rotations alone: what options say of one is what
+// another's configuration says.
+static void test_rotations(void **state) {
+    (void)state;
+    static const struct {
+        const char *name, *reference;
+        struct extension extension;
+    } cases[] = {
+        {"tiny-dynamic",
+         "../tiny-linear/reference.json",
+         {.method = EXTENSION_LINEAR, .factor = 4}},
+        {"tiny-dynamic", "../tiny-yarn/reference.json", {.method = EXTENSION_YARN, .context = 256}},
+        {"tiny-yarn", "../tiny-dynamic/reference.json", {.method = EXTENSION_DYNAMIC, .factor = 2}},
+        {"tiny-linear",
+         "../tiny-longrope/reference.json",
+         {.method = EXTENSION_LONGROPE,
+          .factor = 4,
+          .original_context = 64,
+          .factor_path = "tests/fixtures/tiny-longrope/config.json"}},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        parity_check(&(struct parity_run){.name = cases[i].name,
+                                          .reference = cases[i].reference,
+                                          .kind = BACKEND_CPU,
+                                          .extension = &cases[i].extension});
+}
+
 static void test_reference_backend(void **state) {
     (void)state;
     check(BACKEND_REFERENCE, 50, LAYOUT_ZIGZAG);
@@ -56,6 +83,7 @@ int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_whole),
         cmocka_unit_test(test_chunks),
+        cmocka_unit_test(test_rotations),
         cmocka_unit_test(test_reference_backend),
     };
     return mpi_test_stop(cmocka_run_group_tests(tests, NULL, NULL));
