@@ -3,6 +3,7 @@
 // decode_NAME(block, group, out) for the simple formats: elements [group * GROUP, + GROUP) of the
 // block into GROUP / VEC_FLOATS vectors. The others go through format_unpack.h.
 #include "kernels/cpu/format_unpack.h"
+#include "kernels/cpu/fp8_expand.h"
 
 #define GROUP 32
 #define N_VEC (GROUP / VEC_FLOATS)
@@ -23,11 +24,10 @@ DECODE_UNPACKED(q4_k)
 DECODE_UNPACKED(q5_k)
 DECODE_UNPACKED(q6_k)
 
-// Weights in fp8 are rare: plain C.
 INLINE void decode_f8_e4m3(const uint8_t *block, int group, vec *out) {
     (void)group;
     float x[GROUP];
-    dtype_to_float(DTYPE_F8_E4M3, block, GROUP, x);
+    expand_fp8(block, GROUP, x);
     for (int k = 0; k < N_VEC; k++) out[k] = vec_load(x + k * VEC_FLOATS);
 }
 

@@ -5,7 +5,7 @@
 
 enum { INDEX_VECS = 2, HEAD_BLOCK = 4 };
 #include "kernels/cpu/index_body.h"
-#include "kernels/cpu/index_fp8.h"
+#include "kernels/cpu/fp8_expand.h"
 
 const struct index_tile index_tile_plain = {
     .fp32 = &index_tile_plain,

@@ -1,6 +1,6 @@
 // fp8 e4m3 to fp32, exactly: a plain loop that the compiler vectorises for the including file.
-#ifndef HALKA_KERNELS_CPU_INDEX_FP8_H
-#define HALKA_KERNELS_CPU_INDEX_FP8_H
+#ifndef HALKA_KERNELS_CPU_FP8_EXPAND_H
+#define HALKA_KERNELS_CPU_FP8_EXPAND_H
 
 #include <stdint.h>
 #include <string.h>
