@@ -64,10 +64,14 @@ enum status cpu_rope(struct backend *backend, const struct rope_args *args) {
     return OK;
 }
 
+static void add_values(const struct add_args *args, int64_t begin, int64_t end) {
+#pragma omp simd
+    for (int64_t i = begin; i < end; i++) args->x[i] += args->by[i];
+}
+
 enum status cpu_add(struct backend *backend, const struct add_args *args) {
-    int n_part = count_parts(cpu_state(backend), args->n, 1);
-#pragma omp parallel for simd num_threads(n_part) if (n_part > 1)
-    for (int64_t i = 0; i < args->n; i++) args->x[i] += args->by[i];
+    const struct cpu_state *state = cpu_state(backend);
+    RUN_ROWS(state, add_values, args, args->n, 1);
     return OK;
 }
 
