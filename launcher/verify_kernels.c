@@ -7,6 +7,7 @@
 static const double epsilon_f32 = FLT_EPSILON / 2, epsilon_bf16 = 0x1p-9;
 
 enum { N_TOKEN = 67, N_HEAD = 6, N_KV_HEAD = 2, HEAD_DIM = 64, N_COL = 576, N_ROW = 320 };
+enum { WINDOW = 20, N_SINK = 3 };
 
 // Inputs, and what each backend makes of them.
 struct buffers {
@@ -15,7 +16,7 @@ struct buffers {
     float *got, *expected, *got_lse, *expected_lse;
     void *rounded_x, *rounded_w; // the same numbers in bf16
     int32_t *target;
-    int64_t position[N_TOKEN + 1];
+    int64_t position[N_TOKEN + 1], window_begin[N_TOKEN];
 };
 enum { N_X = N_TOKEN * N_COL, N_W = N_ROW * N_COL, N_LSE = N_TOKEN * N_HEAD };
 
@@ -45,6 +46,7 @@ static enum status buffers_open(struct verify *v, struct buffers *b) {
     dtype_from_float(DTYPE_BF16, b->w, N_W, b->rounded_w);
     for (int i = 0; i < N_TOKEN; i++) b->target[i] = i * 7 % N_ROW;
     for (int i = 0; i <= N_TOKEN; i++) b->position[i] = i;
+    for (int i = 0; i < N_TOKEN; i++) b->window_begin[i] = i - WINDOW + 1;
     return OK;
 }
 
@@ -146,7 +148,8 @@ static enum status verify_elementwise(struct verify *v, struct buffers *b) {
                       N_TOKEN * width);
 }
 
-static enum status verify_attention(struct verify *v, struct buffers *b, bool rounded) {
+static enum status verify_attention(struct verify *v, struct buffers *b, bool rounded,
+                                    bool windowed) {
     enum dtype dtype = rounded ? DTYPE_BF16 : DTYPE_F32;
     struct attention_args args = {.n_query = N_TOKEN,
                                   .n_key = N_TOKEN,
@@ -163,6 +166,8 @@ static enum status verify_attention(struct verify *v, struct buffers *b, bool ro
                                   .kv_dtype = dtype,
                                   .key_stride = N_COL,
                                   .value_stride = N_COL,
+                                  .first_visible = windowed ? b->window_begin : NULL,
+                                  .sinks = N_SINK,
                                   .end_visible = b->position + 1,
                                   .key_position = b->position,
                                   .out = b->expected,
@@ -176,7 +181,8 @@ static enum status verify_attention(struct verify *v, struct buffers *b, bool ro
     BOTH(attention, &own, &args);
     const char *name = rounded ? "attention bf16" : "attention fp32";
     double epsilon = rounded ? epsilon_bf16 : epsilon_f32;
-    TRY(verify_row(v, name, "67 x 6:2 x 64, causal", epsilon, HEAD_DIM, b->got, b->expected,
+    const char *shape = windowed ? "67 x 6:2 x 64, window 20" : "67 x 6:2 x 64, causal";
+    TRY(verify_row(v, name, shape, epsilon, HEAD_DIM, b->got, b->expected,
                    N_TOKEN * N_HEAD * HEAD_DIM));
     return verify_row(v, name, "its log-sum-exp", epsilon, HEAD_DIM, b->got_lse, b->expected_lse,
                       N_LSE);
@@ -210,8 +216,9 @@ enum status verify_kernels(struct verify *v) {
     TRY_OR(done, verify_matmul(v, &buffers, false));
     TRY_OR(done, verify_matmul(v, &buffers, true));
     TRY_OR(done, verify_elementwise(v, &buffers));
-    TRY_OR(done, verify_attention(v, &buffers, false));
-    TRY_OR(done, verify_attention(v, &buffers, true));
+    for (int rounded = 0; rounded < 2; rounded++)
+        for (int windowed = 0; windowed < 2; windowed++)
+            TRY_OR(done, verify_attention(v, &buffers, rounded, windowed));
     TRY_OR(done, verify_logprob(v, &buffers));
 done:
     verify_memory_close(&buffers.memory);
