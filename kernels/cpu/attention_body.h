@@ -243,6 +243,11 @@ ALWAYS_INLINE void mass_rows(const int n_row, const struct tile_work *w, int fir
     for (int r = 0; r < n_row; r++) {
         float *row = score + r * ATTENTION_KEY_TILE;
         if (begin[r] == end[r] || w->max[first_row + r] == -INFINITY) continue;
+        if (isnan(w->max[first_row + r])) { // keys that share a vector with its own stay clean
+            for (int key = begin[r]; key < end[r]; key++)
+                if (row[key] != -INFINITY) w->mass[key] = NAN;
+            continue;
+        }
         mask_and_max(row, begin[r], end[r]);
         vec lse = vec_set(w->max[first_row + r]);
         for (int key = begin[r] / VEC_WIDTH * VEC_WIDTH; key < end[r]; key += VEC_WIDTH)
