@@ -84,6 +84,11 @@ static const struct row {
      "[gMASK]",
      "<|assistant|>",
      {CHAT_GLM, "glm", GLM_HEAD "\n", "\n\n", "<|assistant|>\n", false, "<|user|>"}},
+    {"<start_of_turn>",
+     "<start_of_turn>",
+     NULL,
+     {CHAT_GEMMA, "gemma", "<start_of_turn>user\n", "\n\n", "<end_of_turn>\n<start_of_turn>model\n",
+      true, "<end_of_turn>"}},
     {"[AVAILABLE_TOOLS]",
      NULL,
      NULL,
@@ -138,7 +143,7 @@ enum status chat_family_parse(const char *name, enum chat_family *out) {
     static const char *const names[N_CHAT_FAMILY] = {
         [CHAT_AUTO] = "auto",     [CHAT_NONE] = "none",       [CHAT_CHATML] = "chatml",
         [CHAT_LLAMA3] = "llama3", [CHAT_MISTRAL] = "mistral", [CHAT_DEEPSEEK] = "deepseek",
-        [CHAT_GLM] = "glm",
+        [CHAT_GLM] = "glm",       [CHAT_GEMMA] = "gemma",
     };
     for (int i = 0; i < N_CHAT_FAMILY; i++) {
         if (strcmp(name, names[i]) != 0) continue;
@@ -146,6 +151,7 @@ enum status chat_family_parse(const char *name, enum chat_family *out) {
         return OK;
     }
     FAIL(ERR_CONFIG,
-         "the chat template '%s' is none of auto, none, chatml, llama3, mistral, deepseek, glm",
+         "the chat template '%s' is none of auto, none, chatml, llama3, mistral, deepseek, glm, "
+         "gemma",
          name);
 }

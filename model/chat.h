@@ -14,6 +14,7 @@ enum chat_family {
     CHAT_MISTRAL,
     CHAT_DEEPSEEK,
     CHAT_GLM,
+    CHAT_GEMMA,
     N_CHAT_FAMILY
 };
 

@@ -155,6 +155,18 @@ static void test_glm(void **state) {
     assert_false(chat_template_choose(NULL, CHAT_GLM)->add_bos);
 }
 
+static void test_gemma(void **state) {
+    (void)state;
+    static const char prompt[] = "<start_of_turn>user\nD\n\nQ<end_of_turn>\n<start_of_turn>model\n";
+    check(NULL,
+          "{{ bos_token }}{{ '<start_of_turn>' + role + '\n' }}{{ message['content'] | trim }}"
+          "{{ '<end_of_turn>\n' }}{% if add_generation_prompt %}{{'<start_of_turn>model\n'}}",
+          CHAT_AUTO, CHAT_GEMMA, prompt);
+    check("<bos> <start_of_turn> <end_of_turn>", NULL, CHAT_AUTO, CHAT_GEMMA, prompt);
+    assert_string_equal(chat_template_choose(NULL, CHAT_GEMMA)->stop, "<end_of_turn>");
+    assert_true(chat_template_choose(NULL, CHAT_GEMMA)->add_bos);
+}
+
 static void test_wanted(void **state) {
     (void)state;
     check("<|im_start|>", "<|im_start|>", CHAT_LLAMA3, CHAT_LLAMA3, LLAMA3_PROMPT);
@@ -180,6 +192,8 @@ static void test_names(void **state) {
     assert_int_equal(family, CHAT_DEEPSEEK);
     assert_int_equal(chat_family_parse("glm", &family), OK);
     assert_int_equal(family, CHAT_GLM);
+    assert_int_equal(chat_family_parse("gemma", &family), OK);
+    assert_int_equal(family, CHAT_GEMMA);
     assert_int_equal(chat_family_parse("alpaca", &family), ERR_CONFIG);
     assert_non_null(strstr(status_message(), "alpaca"));
 }
@@ -188,7 +202,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_own_template), cmocka_unit_test(test_vocabulary),
         cmocka_unit_test(test_deepseek),     cmocka_unit_test(test_glm),
-        cmocka_unit_test(test_wanted),       cmocka_unit_test(test_names),
+        cmocka_unit_test(test_gemma),        cmocka_unit_test(test_wanted),
+        cmocka_unit_test(test_names),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
