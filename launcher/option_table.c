@@ -36,7 +36,7 @@ const struct option option_table[] = {
      .help = "sample from the most likely tokens of this total probability"},
     {ROW("task.min_p", OPTION_REAL, min_p), .initial = "0", .most = 1, .changes_result = true,
      .help = "leave out tokens below this share of the largest probability"},
-    {ROW("task.template", OPTION_CHOICE, chat_template), .initial = "auto", .choices = "auto|none|chatml|llama3|mistral|deepseek|glm", .changes_result = true,
+    {ROW("task.template", OPTION_CHOICE, chat_template), .initial = "auto", .choices = "auto|none|chatml|llama3|mistral|deepseek|glm|gemma", .changes_result = true,
      .help = "chat template around document and question"},
     {ROW("task.token_logprobs", OPTION_BOOL, token_logprobs), .initial = "false", .changes_result = true,
      .help = "score: also write the log-probability of each token"},
