@@ -111,7 +111,7 @@ ranks() {
 }
 parity() {
     export HALKA_TEST_BACKEND=cuda
-    on_ranks "1 2 3 4" parity parity_dsa
+    on_ranks "1 2 3 4" parity parity_windows parity_dsa
     on_ranks "1 2 4" parity_smollm2 parity_indexer
 }
 # NCCL takes one rank a device.
@@ -125,7 +125,7 @@ nccl() {
         counts=$(seq -s ' ' 2 "$n_gpu")
     fi
     on_ranks "$counts" comm_nccl ring_attention sparse_attention expert_exchange session weights \
-        parity parity_dsa program
+        parity parity_windows parity_dsa program
     [ "$n_gpu" -eq 1 ] || run "halka verify on $n_gpu, nccl" verify "$n_gpu" --set run.transport=nccl
 }
 
