@@ -219,38 +219,60 @@ static void print_heat_plot(FILE *out, const struct summary *s) {
     fprintf(out, "unset multiplot\n}\n");
 }
 
+// The text itself varies more than methods do: the ratio to the first method shows these.
 static void print_curve_data(FILE *out, const struct summary *s) {
     const struct grid *g = s->grid;
     for (int m = 0; m < g->n_method; m++) {
-        fprintf(out, "# %s: position in thousands of tokens, perplexity\n", g->methods[m].label);
+        fprintf(out, "# %s: position in thousands of tokens, perplexity, over that of %s\n",
+                g->methods[m].label, g->methods[0].label);
         for (int64_t i = 0; i < s->n_bin; i++) {
-            const struct mean *one = &s->nll[m * s->n_bin + i];
-            if (one->n)
-                fprintf(out, "%.4f %.5g\n", ((double)i + 0.5) * (double)g->bin / 1000,
-                        exp(one->sum / (double)one->n));
+            const struct mean *one = &s->nll[m * s->n_bin + i], *first = &s->nll[i];
+            if (!one->n) continue;
+            double mean = one->sum / (double)one->n;
+            fprintf(out, "%.4f %.5g %.5g\n", ((double)i + 0.5) * (double)g->bin / 1000, exp(mean),
+                    first->n ? exp(mean - first->sum / (double)first->n) : NAN);
         }
         fprintf(out, "\n\n");
     }
 }
 
+static void print_curves_of(FILE *out, const struct summary *s, int first, int column) {
+    const struct grid *g = s->grid;
+    fprintf(out, "plot ");
+    for (int m = first; m < g->n_method; m++) {
+        fprintf(out,
+                "%s'perplexity.dat' index %d using 1:%d with lines linewidth 2 linecolor %d title ",
+                m > first ? ", \\\n  " : "", m, column, m + 1);
+        print_quoted(out, g->methods[m].label);
+    }
+    fputc('\n', out);
+}
+
 static void print_curve_plot(FILE *out, const struct summary *s) {
     const struct grid *g = s->grid;
     double trained = (double)s->trained / 1000;
-    print_terminals(out, "perplexity", 900, 520);
-    fprintf(out, "set key outside right top\nset grid\nset logscale y 2\n"
-                 "set xlabel 'position, thousands of tokens'\nset ylabel 'perplexity'\n");
+    bool several = g->n_method > 1;
+    print_terminals(out, "perplexity", 900, several ? 860 : 480);
+    fprintf(out,
+            "set multiplot layout %d,1\nset key below maxcols 3 samplen 2\nset grid\n"
+            "set logscale y 2\nset format y '%%g'\nset autoscale y\nset xrange [0:%.4f]\n"
+            "set xlabel 'position, thousands of tokens'\nset ylabel 'perplexity'\n",
+            several ? 2 : 1, (double)g->curve / 1000);
     if (s->trained < g->curve)
         fprintf(out,
-                "set arrow from %.4f, graph 0 to %.4f, graph 1 nohead dashtype 2\n"
-                "set label 'trained' at %.4f, graph 0.97 right offset -1\n",
+                "set arrow 1 from %.4f, graph 0 to %.4f, graph 1 nohead dashtype 2\n"
+                "set label 1 'trained' at %.4f, graph 0.96 right offset -1\n",
                 trained, trained, trained);
-    fprintf(out, "plot ");
-    for (int m = 0; m < g->n_method; m++) {
-        fprintf(out, "%s'perplexity.dat' index %d using 1:2 with lines linewidth 2 title ",
-                m ? ", \\\n  " : "", m);
-        print_quoted(out, g->methods[m].label);
+    print_curves_of(out, s, 0, 2);
+    if (several) {
+        fprintf(out, "set ylabel ");
+        char label[160];
+        snprintf(label, sizeof label, "perplexity over that of %s", g->methods[0].label);
+        print_quoted(out, label);
+        fprintf(out, "\nunset key\nunset logscale y\nset yrange [0.7:1.3]\n");
+        print_curves_of(out, s, 1, 3);
     }
-    fprintf(out, "\n}\n");
+    fprintf(out, "unset multiplot\n}\n");
 }
 
 static void print_summary(FILE *out, const struct summary *s) {
