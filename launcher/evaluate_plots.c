@@ -11,6 +11,8 @@
 
 extern char **environ;
 
+enum { N_COLOUR = 8 }; // of gnuplot's own
+
 struct mean {
     double sum;
     int64_t n;
@@ -95,12 +97,12 @@ static void print_scores(FILE *out, const struct summary *s) {
     const struct grid *g = s->grid;
     char name[24];
     fprintf(out, "Share of the expected answers that were given, mean over depths and samples\n\n");
-    fprintf(out, "  %-28s %-12s", "method", "family");
+    fprintf(out, "  %-36s %-12s", "method", "family");
     for (int l = 0; l < g->n_length; l++) fprintf(out, " %8s", length_name(g->length[l], name));
     fputc('\n', out);
     for (int m = 0; m < g->n_method; m++)
         for (int f = 0; f < g->n_family; f++) {
-            fprintf(out, "  %-28s %-12s", g->methods[m].label, grid_family_name(g->family[f]));
+            fprintf(out, "  %-36s %-12s", g->methods[m].label, grid_family_name(g->family[f]));
             for (int l = 0; l < g->n_length; l++) {
                 struct mean all = {0};
                 for (int d = 0; d < g->n_depth; d++) {
@@ -118,12 +120,12 @@ static void print_scores(FILE *out, const struct summary *s) {
 static void print_curves(FILE *out, const struct summary *s) {
     const struct grid *g = s->grid;
     char name[24];
-    fprintf(out, "\nPerplexity of the positions up to\n\n  %-28s", "method");
+    fprintf(out, "\nPerplexity of the positions up to\n\n  %-36s", "method");
     for (int64_t end = 1; end / 2 < s->n_bin; end *= 2)
         fprintf(out, " %8s", length_name((end < s->n_bin ? end : s->n_bin) * g->bin, name));
     fputc('\n', out);
     for (int m = 0; m < g->n_method; m++) {
-        fprintf(out, "  %-28s", g->methods[m].label);
+        fprintf(out, "  %-36s", g->methods[m].label);
         for (int64_t begin = 0, end = 1; begin < s->n_bin; begin = end, end *= 2) {
             struct mean all = {0};
             for (int64_t i = begin; i < end && i < s->n_bin; i++) {
@@ -241,8 +243,9 @@ static void print_curves_of(FILE *out, const struct summary *s, int first, int c
     fprintf(out, "plot ");
     for (int m = first; m < g->n_method; m++) {
         fprintf(out,
-                "%s'perplexity.dat' index %d using 1:%d with lines linewidth 2 linecolor %d title ",
-                m > first ? ", \\\n  " : "", m, column, m + 1);
+                "%s'perplexity.dat' index %d using 1:%d with lines linewidth 2 linecolor %d "
+                "dashtype %d title ",
+                m > first ? ", \\\n  " : "", m, column, m % N_COLOUR + 1, m / N_COLOUR + 1);
         print_quoted(out, g->methods[m].label);
     }
     fputc('\n', out);

@@ -36,7 +36,7 @@ same "two ranks: perplexity" \
     "$(grep -o '"perplexity": [0-9]*\.[0-9]' "$work/one/results.jsonl" | tr -d '\n')"
 holds "expected answers" "$work/one/results.jsonl" '"expected": ["'
 holds "digest of a prompt" "$work/one/results.jsonl" '"digest": "'
-holds "table" "$work/one/evaluation.txt" "yarn factor=2 beta_fast=16   multivalue"
+holds "table" "$work/one/evaluation.txt" "yarn factor=2 beta_fast=16           multivalue"
 longest=$(grep -o '"n_prompt": [0-9]*' "$work/one/results.jsonl" | sort -t: -k2 -n | tail -1)
 same "prompts fill their length" "$longest" '"n_prompt": 876' # 900 less an answer of 24
 
