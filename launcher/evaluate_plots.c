@@ -192,8 +192,8 @@ static void print_heat_axes(FILE *out, const struct grid *g, int family) {
 
 static void print_heat_plot(FILE *out, const struct summary *s) {
     const struct grid *g = s->grid;
-    int width = 60 + g->n_family * (90 + 46 * g->n_length);
-    int height = 30 + g->n_method * (90 + 24 * g->n_depth);
+    int width = 60 + g->n_family * (110 + 52 * g->n_length);
+    int height = 30 + g->n_method * (120 + 34 * g->n_depth);
     print_terminals(out, "retrieval", width, height);
     fprintf(out,
             "set multiplot layout %d,%d\nset palette defined (0 '#440154', 0.25 '#3b528b', "
