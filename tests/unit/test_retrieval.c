@@ -21,7 +21,7 @@ static int open_source(void **state) {
     (void)state;
     char words[8 * N_TEXT] = "";
     for (int i = 0; i < N_TEXT; i++) strcat(words, i % 10 == 9 ? "end. " : "word ");
-    if (tokenizer_open("tests/fixtures/embed", NULL, &tokenizer) != OK || !tokenizer) return -1;
+    if (tokenizer_open_json("tests/fixtures/tokenizers/gpt2.json", &tokenizer) != OK) return -1;
     if (tokenizer_encode(tokenizer, words, strlen(words), 0, &text) != OK || text.n < N_TEXT)
         return -1;
     retrieval_mark_boundaries(words, strlen(words), text.byte_end, N_TEXT, is_boundary);
