@@ -186,7 +186,7 @@ static int list_method(const struct grid *g, int method, struct grid_cell *cells
 enum status grid_list_cells(const struct grid *grid, struct grid_cell **cells, int *n) {
     int each = list_method(grid, 0, NULL);
     *n = each * grid->n_method;
-    *cells = malloc((size_t)*n * sizeof **cells);
+    *cells = calloc((size_t)*n + 1, sizeof **cells);
     if (!*cells) FAIL(ERR_MEMORY, "no memory for %d cells", *n);
     for (int method = 0; method < grid->n_method; method++)
         list_method(grid, method, *cells + (size_t)method * (size_t)each);

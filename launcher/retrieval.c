@@ -101,7 +101,7 @@ static void expect_word(struct retrieval_prompt *prompt, const char *word) {
 
 // Numbers of 7 digits; keys that are not taken yet.
 static void draw_number(struct draws *d, char out[RETRIEVAL_WORD_BYTES]) {
-    snprintf(out, RETRIEVAL_WORD_BYTES, "%lld", (long long)(1000000 + below(d, 9000000)));
+    snprintf(out, RETRIEVAL_WORD_BYTES, "%lld", 1000000 + (long long)below(d, 9000000));
 }
 
 static const char *draw_key(struct draws *d, uint64_t *taken) {
@@ -170,7 +170,8 @@ struct tokens {
 };
 
 static enum status append_ids(struct tokens *list, const int32_t *id, int64_t n) {
-    if (list->n + n > list->capacity) {
+    if (n == 0) return OK;
+    if (!list->id || list->n + n > list->capacity) {
         int64_t capacity = 2 * (list->n + n);
         int32_t *larger = realloc(list->id, (size_t)capacity * sizeof *larger);
         if (!larger) FAIL(ERR_MEMORY, "no memory for a prompt of %lld tokens", (long long)capacity);
@@ -229,7 +230,7 @@ static enum status append_after(const struct retrieval_source *source,
 // depths.
 static enum status append_haystack(const struct retrieval_source *source, const struct puzzle *p,
                                    int64_t first, int64_t n, struct tokens *out) {
-    int64_t place[MOST_NEEDLES], done = 0;
+    int64_t place[MOST_NEEDLES] = {0}, done = 0;
     bool placed[MOST_NEEDLES] = {false};
     for (int i = 0; i < p->n_needle; i++) {
         int64_t least;

@@ -10,7 +10,7 @@ mkdir "$use"
 cp tests/fixtures/tiny-llama/*.json tests/fixtures/tiny-llama/*.safetensors "$use"
 cp tests/fixtures/embed/tokenizer.json "$use"
 text=tests/fixtures/evidence/paragraphs.txt
-grid=(--set evaluate.lengths=700,900 --set evaluate.depths=0,100 --set evaluate.perplexity=256
+grid=(--set "evaluate.lengths=700,900" --set "evaluate.depths=0,100" --set evaluate.perplexity=256
     --set evaluate.bin=64 --set evaluate.methods=none
     --set "evaluate.methods=yarn factor=2 beta_fast=16" --set "evaluate.methods=streaming window=200")
 evaluate() { # NAME OUTPUT ARGUMENT...
