@@ -154,8 +154,13 @@ void cluster_stop(struct cluster *cluster) {
     *cluster = (struct cluster){0};
 }
 
+// A rank that is lost stops its neighbours first and the others within milliseconds: those nearer
+// to it name it, if they still may.
+static const struct timespec kLastWords = {.tv_nsec = 300000000};
+
 void cluster_abort(const struct cluster *cluster, int code) {
     fflush(NULL);
+    if (cluster->mpi && cluster->size > 2 && code == ERR_RANK) nanosleep(&kLastWords, NULL);
     if (cluster->mpi && cluster->size > 1) MPI_Abort(MPI_COMM_WORLD, code);
     if (cluster->mpi) MPI_Finalize(); // alone: no other rank to end, and no complaint of mpirun
     _Exit(code);

@@ -20,7 +20,7 @@ static void give_up(struct comm *comm) {
     state->nccl = NULL;
 }
 
-enum status nccl_late(struct comm *comm, const char *operation, int source, int destination) {
+static enum status late(struct comm *comm, const char *operation, int source, int destination) {
     const char *advice = "see whether it still runs; a longer deadline helps only if it is slow";
     char other[HOST_BYTES + 32] = "";
     give_up(comm);
@@ -68,7 +68,7 @@ static enum status look_at(struct comm *comm, struct flights *flights) {
         double now = cluster_seconds();
         if (flights->since == 0 && has_passed(flight->begun)) flights->since = now;
         if (flights->since > 0 && now - flights->since > comm->deadline_s)
-            return nccl_late(comm, flight->operation, flight->source, flight->destination);
+            return late(comm, flight->operation, flight->source, flight->destination);
         return OK;
     }
     return OK;

@@ -39,8 +39,6 @@ static inline const char *nccl_own_host(const struct comm *comm) {
 }
 
 enum status nccl_check_cuda(const struct comm *comm, cudaError_t error, const char *operation);
-// A rank did not answer in time: gives NCCL up and fails.
-enum status nccl_late(struct comm *comm, const char *operation, int source, int destination);
 
 // comm_nccl_open.c: the communicator, with every connection made.
 enum status nccl_meet(struct comm *comm);

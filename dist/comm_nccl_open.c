@@ -9,6 +9,9 @@
 #include "dist/cluster.h"
 #include "dist/comm_nccl.h"
 
+// A start makes connections by the dozen: it may take what no exchange may.
+static const double kStartSeconds = 30;
+
 struct meeting { // outlives the wait for it
     int rank, size, device;
     ncclUniqueId id;
@@ -71,11 +74,15 @@ static enum status hold(struct comm *comm, struct meeting *m) {
     const struct timespec pause = {.tv_nsec = 200000};
     if (pthread_create(&thread, NULL, attend, m))
         FAIL(ERR_INTERNAL, "no thread for the start of NCCL");
+    double deadline_s = comm->deadline_s > kStartSeconds ? comm->deadline_s : kStartSeconds;
     double begun = cluster_seconds();
     while (!atomic_load(&m->ended)) {
-        if (cluster_seconds() - begun > comm->deadline_s) {
+        if (cluster_seconds() - begun > deadline_s) {
             pthread_detach(thread);
-            return nccl_late(comm, "start of NCCL", NCCL_EVERY_RANK, NCCL_EVERY_RANK);
+            FAIL(ERR_RANK,
+                 "start of NCCL on rank %d (%s): some rank did not take part within %g s: see "
+                 "whether it still runs, and whether its GPU is reached (NCCL_DEBUG=WARN)",
+                 comm->rank, nccl_own_host(comm), deadline_s);
         }
         nanosleep(&pause, NULL);
     }

@@ -4,8 +4,8 @@
 #include "kernels/cpu/attention_product_fp32.h"
 
 enum { INDEX_VECS = 2, HEAD_BLOCK = 4 };
-#include "kernels/cpu/index_body.h"
 #include "kernels/cpu/fp8_expand.h"
+#include "kernels/cpu/index_body.h"
 
 const struct index_tile index_tile_plain = {
     .fp32 = &index_tile_plain,
