@@ -78,7 +78,7 @@ static const struct kernel_ops cpu_ops = {
     .sparse_attention = cpu_sparse_attention,
     .expert_gate = reference_expert_gate,
     .grouped_matmul = cpu_grouped_matmul,
-    .chosen_matmul = cpu_chosen_matmul,
+    .chosen_matmul = reference_chosen_matmul,
     .expert_combine = cpu_expert_combine,
     .scratch_bytes = cpu_scratch_bytes,
 };

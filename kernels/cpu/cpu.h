@@ -58,7 +58,6 @@ int64_t cpu_logprob_scratch_bytes(const struct scratch_shape *shape);
 
 // experts.c
 enum status cpu_grouped_matmul(struct backend *backend, const struct grouped_matmul_args *args);
-enum status cpu_chosen_matmul(struct backend *backend, const struct chosen_matmul_args *args);
 enum status cpu_expert_combine(struct backend *backend, const struct expert_combine_args *args);
 
 // attention.c

@@ -2,8 +2,6 @@
 // order, tokens are shared by the threads.
 #include "kernels/experts.h"
 
-#include <string.h>
-
 #include "kernels/cpu/cpu.h"
 
 enum { PARALLEL_ELEMENTS = 16384 }; // less work than this is not worth waking the threads
@@ -22,30 +20,6 @@ enum status cpu_grouped_matmul(struct backend *backend, const struct grouped_mat
                                             .out_dtype = DTYPE_F32,
                                             .out_stride = w->n_row};
         if (product.n_token > 0) TRY(cpu_matmul(backend, &product));
-    }
-    return OK;
-}
-
-enum status cpu_chosen_matmul(struct backend *backend, const struct chosen_matmul_args *args) {
-    int64_t n_out = args->weight[0].n_row;
-    for (int64_t j = 0; j < args->n_row; j++) {
-        int64_t local = (int64_t)args->expert[j] - args->first_expert;
-        float *out = args->out + j * n_out;
-        if (local < 0 || local >= args->n_expert) {
-            memset(out, 0, (size_t)n_out * sizeof *out);
-            continue;
-        }
-        if (args->n_product) ++*args->n_product;
-        TRY(cpu_matmul(backend,
-                       &(struct matmul_args){.x = (const char *)args->x +
-                                                  dtype_bytes(args->x_dtype, j * args->x_stride),
-                                             .x_dtype = args->x_dtype,
-                                             .x_stride = args->weight[0].n_col,
-                                             .n_token = 1,
-                                             .weight = args->weight[local],
-                                             .out = out,
-                                             .out_dtype = DTYPE_F32,
-                                             .out_stride = n_out}));
     }
     return OK;
 }

@@ -89,6 +89,7 @@ enum status reference_grouped_matmul(struct backend *backend,
     return OK;
 }
 
+// By the backend's own products.
 enum status reference_chosen_matmul(struct backend *backend,
                                     const struct chosen_matmul_args *args) {
     int64_t n_out = args->weight[0].n_row;
@@ -100,7 +101,7 @@ enum status reference_chosen_matmul(struct backend *backend,
             continue;
         }
         if (args->n_product) ++*args->n_product;
-        TRY(reference_matmul(
+        TRY(backend->ops->matmul(
             backend, &(struct matmul_args){.x = (const char *)args->x +
                                                 dtype_bytes(args->x_dtype, j * args->x_stride),
                                            .x_dtype = args->x_dtype,
