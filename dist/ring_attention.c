@@ -44,6 +44,20 @@ int64_t ring_slice(enum memory memory, const struct attention_shape *shape) {
     return n > RING_HOST_SLICE ? n : RING_HOST_SLICE;
 }
 
+struct ring_blocks ring_take_blocks(struct ring_room *room, const struct attention_shape *shape,
+                                    int n_block, int64_t n_row, int64_t n_slice) {
+    struct ring_blocks out = {{NULL}, {NULL}, {NULL, NULL}};
+    if (n_block == 0) return out;
+    for (int i = 0; i < n_block; i++) {
+        out.key[i] = ring_take(room, n_row * ring_key_row_bytes(shape));
+        out.value[i] = ring_take(room, n_row * ring_value_row_bytes(shape));
+    }
+    int64_t n_lse = n_slice * shape->n_head;
+    out.partial.out = ring_take(room, n_lse * shape->value_dim * (int64_t)sizeof(float));
+    out.partial.lse = ring_take(room, n_lse * (int64_t)sizeof(float));
+    return out;
+}
+
 enum status ring_check_room(const struct ring_attention *ring, const struct ring_room *room) {
     if (room->used > ring->workspace_bytes)
         FAIL(ERR_INTERNAL, "attention needs %lld bytes of workspace and was opened with %lld",

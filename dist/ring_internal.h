@@ -47,6 +47,15 @@ struct ring_partial { // what one slice sees in one block, [ring_slice, n_head, 
     float *out, *lse;
 };
 
+// Blocks that are received in turn, and the partial of a slice of queries in one of them.
+struct ring_blocks {
+    void *key[2], *value[2];
+    struct ring_partial partial;
+};
+// n_block of n_row keys each; none: no partial either.
+struct ring_blocks ring_take_blocks(struct ring_room *room, const struct attention_shape *shape,
+                                    int n_block, int64_t n_row, int64_t n_slice);
+
 struct attention_shape ring_shape(const struct ring_attention_args *args);
 int64_t ring_query_row_bytes(const struct attention_shape *shape);
 int64_t ring_key_row_bytes(const struct attention_shape *shape);

@@ -7,23 +7,9 @@
 
 #include "dist/ring_internal.h"
 
-struct pass_halo_room {
-    void *key[2], *value[2]; // of one round each
-    struct ring_partial partial;
-};
-
-static struct pass_halo_room carve(struct ring_room *room, const struct attention_shape *shape,
-                                   int size, int64_t n_row, int64_t n_slice) {
-    struct pass_halo_room out = {{NULL}, {NULL}, {NULL, NULL}};
-    if (size == 1) return out;
-    for (int i = 0; i < 2; i++) {
-        out.key[i] = ring_take(room, n_row * ring_key_row_bytes(shape));
-        out.value[i] = ring_take(room, n_row * ring_value_row_bytes(shape));
-    }
-    int64_t n_lse = n_slice * shape->n_head;
-    out.partial.out = ring_take(room, n_lse * shape->value_dim * (int64_t)sizeof(float));
-    out.partial.lse = ring_take(room, n_lse * (int64_t)sizeof(float));
-    return out;
+static struct ring_blocks carve(struct ring_room *room, const struct attention_shape *shape,
+                                int size, int64_t n_row, int64_t n_slice) {
+    return ring_take_blocks(room, shape, size == 1 ? 0 : 2, n_row, n_slice);
 }
 
 int64_t ring_pass_halo_bytes(const struct attention_shape *shape, int size, int64_t n_row,
@@ -86,8 +72,7 @@ static bool halo_next(struct halo *halo) {
 
 // Sends rows of the own keys, received ones go to buffer `slot`.
 static enum status start_round(struct ring_attention *ring, const struct ring_attention_args *args,
-                               const struct halo *halo, const struct pass_halo_room *room,
-                               int slot) {
+                               const struct halo *halo, const struct ring_blocks *room, int slot) {
     struct attention_shape shape = ring_shape(args);
     int64_t key_bytes = ring_key_row_bytes(&shape), value_bytes = ring_value_row_bytes(&shape);
     struct shift_args shift = {
@@ -146,7 +131,7 @@ static enum status exchange(struct ring_attention *ring, const struct ring_atten
     for (halo_rewind(halo); halo_next(halo); n_round++)
         if (halo->receive.length > most) most = halo->receive.length;
     struct ring_room space = {.base = ring->workspace, .used = ring->reserved};
-    struct pass_halo_room room =
+    struct ring_blocks room =
         carve(&space, &shape, halo->size, most, queries->n < n_slice ? queries->n : n_slice);
     TRY(ring_check_room(ring, &space));
     if (n_round == 0) return attend_own(ring, args, queries, 1, 0);

@@ -3,23 +3,10 @@
 // others alternate between two buffers: what is attended is sent on and never overwritten.
 #include "dist/ring_internal.h"
 
-struct pass_kv_room {
-    void *key[2], *value[2]; // one shard each; the second only with three ranks or more
-    struct ring_partial partial;
-};
-
-static struct pass_kv_room carve(struct ring_room *room, const struct attention_shape *shape,
-                                 int size, int64_t n_shard, int64_t n_slice) {
-    struct pass_kv_room out = {{NULL}, {NULL}, {NULL, NULL}};
-    if (size == 1) return out;
-    for (int i = 0; i < 2 && i < size - 1; i++) {
-        out.key[i] = ring_take(room, n_shard * ring_key_row_bytes(shape));
-        out.value[i] = ring_take(room, n_shard * ring_value_row_bytes(shape));
-    }
-    int64_t n_row = n_slice * shape->n_head;
-    out.partial.out = ring_take(room, n_row * shape->value_dim * (int64_t)sizeof(float));
-    out.partial.lse = ring_take(room, n_row * (int64_t)sizeof(float));
-    return out;
+// The second buffer only with three ranks or more.
+static struct ring_blocks carve(struct ring_room *room, const struct attention_shape *shape,
+                                int size, int64_t n_shard, int64_t n_slice) {
+    return ring_take_blocks(room, shape, size < 3 ? size - 1 : 2, n_shard, n_slice);
 }
 
 int64_t ring_pass_kv_bytes(const struct attention_shape *shape, int size, int64_t n_shard,
@@ -41,7 +28,7 @@ static int64_t largest_shard(const struct ring_attention_args *args) {
 
 // Sends the held block on and receives rank `next`'s into buffer (step mod 2).
 static enum status start_shift(struct ring_attention *ring, const struct ring_attention_args *args,
-                               const struct pass_kv_room *room, const struct ring_block *held,
+                               const struct ring_blocks *room, const struct ring_block *held,
                                int step, int next) {
     const struct comm *comm = ring->comm;
     struct attention_shape shape = ring_shape(args);
@@ -70,7 +57,7 @@ enum status ring_pass_kv_run(struct ring_attention *ring, const struct ring_atte
     struct ring_room space = {.base = ring->workspace, .used = ring->reserved};
     int64_t n_slice = ring_slice(ring->backend->memory, &shape);
     if (n_slice > n_query) n_slice = n_query;
-    struct pass_kv_room room = carve(&space, &shape, comm->size, largest_shard(args), n_slice);
+    struct ring_blocks room = carve(&space, &shape, comm->size, largest_shard(args), n_slice);
     TRY(ring_check_room(ring, &space));
     TRY(ring_check_visible(args));
     struct ring_queries queries = {
