@@ -183,6 +183,7 @@ enum status document_encode(const struct document_reader *reader, const char *te
 }
 
 enum status document_add_ids(struct token_list *list, const int32_t *id, int64_t n) {
+    if (n == 0) return OK;
     if (list->n + n > list->capacity) {
         int64_t capacity = list->n + n + list->capacity / 2;
         int32_t *larger = realloc(list->id, (size_t)capacity * sizeof *larger);

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <xxhash.h>
 
+#include "launcher/documents.h"
 #include "model/sampler.h"
 
 enum {
@@ -164,30 +165,11 @@ static void draw_chain(struct draws *d, struct puzzle *p, struct retrieval_promp
     }
 }
 
-struct tokens {
-    int32_t *id;
-    int64_t n, capacity;
-};
-
-static enum status append_ids(struct tokens *list, const int32_t *id, int64_t n) {
-    if (n == 0) return OK;
-    if (!list->id || list->n + n > list->capacity) {
-        int64_t capacity = 2 * (list->n + n);
-        int32_t *larger = realloc(list->id, (size_t)capacity * sizeof *larger);
-        if (!larger) FAIL(ERR_MEMORY, "no memory for a prompt of %lld tokens", (long long)capacity);
-        list->id = larger;
-        list->capacity = capacity;
-    }
-    memcpy(list->id + list->n, id, (size_t)n * sizeof *id);
-    list->n += n;
-    return OK;
-}
-
 static enum status append_text(const struct retrieval_source *source, const char *text, int flags,
-                               struct tokens *out) {
+                               struct token_list *out) {
     struct token_list list = {0};
     enum status status = tokenizer_encode(source->tokenizer, text, strlen(text), flags, &list);
-    if (status == OK && list.n > 0) status = append_ids(out, list.id, list.n);
+    if (status == OK) status = document_add_ids(out, list.id, list.n);
     token_list_close(&list);
     return status;
 }
@@ -202,7 +184,7 @@ static void fill_in(const char *wording, const char *subject, char *out, size_t 
 }
 
 static enum status append_before(const struct retrieval_source *source,
-                                 const struct retrieval_cell *cell, struct tokens *out) {
+                                 const struct retrieval_cell *cell, struct token_list *out) {
     const struct chat_template *chat = source->chat;
     TRY(append_text(source, chat->head,
                     ENCODE_PARSE_SPECIALS | (chat->add_bos ? ENCODE_ADD_SPECIALS : 0), out));
@@ -211,7 +193,7 @@ static enum status append_before(const struct retrieval_source *source,
 
 static enum status append_after(const struct retrieval_source *source,
                                 const struct retrieval_cell *cell, const char *subject,
-                                struct tokens *out) {
+                                struct token_list *out) {
     const struct chat_template *chat = source->chat;
     const int piece = ENCODE_CONTINUE | ENCODE_PARSE_SPECIALS;
     char text[256];
@@ -229,7 +211,7 @@ static enum status append_after(const struct retrieval_source *source,
 // n tokens of the source from `first` on, with the needles at the ends of sentences before their
 // depths.
 static enum status append_haystack(const struct retrieval_source *source, const struct puzzle *p,
-                                   int64_t first, int64_t n, struct tokens *out) {
+                                   int64_t first, int64_t n, struct token_list *out) {
     int64_t place[MOST_NEEDLES] = {0}, done = 0;
     bool placed[MOST_NEEDLES] = {false};
     for (int i = 0; i < p->n_needle; i++) {
@@ -249,7 +231,7 @@ static enum status append_haystack(const struct retrieval_source *source, const 
         while (done < end) {
             int64_t at = (first + done) % source->n_text, count = source->n_text - at;
             if (count > end - done) count = end - done;
-            TRY(append_ids(out, source->text + at, count));
+            TRY(document_add_ids(out, source->text + at, count));
             done += count;
         }
         if (next < 0) break;
@@ -261,7 +243,7 @@ static enum status append_haystack(const struct retrieval_source *source, const 
 
 // Coded words by Zipf's law with exponent 2, as in RULER: the three most frequent stand out.
 static enum status append_coded_words(const struct retrieval_source *source, struct draws *d,
-                                      int64_t n, struct tokens *out,
+                                      int64_t n, struct token_list *out,
                                       struct retrieval_prompt *prompt) {
     char words[N_CODED][RETRIEVAL_WORD_BYTES];
     double total = 0, bound[N_CODED];
@@ -307,11 +289,11 @@ static void digest_prompt(struct retrieval_prompt *prompt) {
 }
 
 static enum status build(const struct retrieval_source *source, const struct retrieval_cell *cell,
-                         struct tokens *after, struct tokens *list,
+                         struct token_list *after, struct token_list *list,
                          struct retrieval_prompt *prompt) {
     struct draws draws = {.cell = cell};
     struct puzzle puzzle = {0};
-    struct tokens needles = {0};
+    struct token_list needles = {0};
     prompt->max_tokens = wordings[cell->family].max_tokens;
     if (cell->family == RETRIEVAL_PASSKEY) draw_pass_key(&draws, &puzzle, prompt);
     if (cell->family == RETRIEVAL_TRACKING) draw_chain(&draws, &puzzle, prompt);
@@ -320,11 +302,12 @@ static enum status build(const struct retrieval_source *source, const struct ret
     enum status status = OK;
     for (int i = 0; status == OK && i < puzzle.n_needle; i++)
         status = append_text(source, puzzle.needles[i].text, ENCODE_CONTINUE, &needles);
-    free(needles.id);
+    int64_t n_needle = needles.n;
+    token_list_close(&needles);
     TRY(status);
     TRY(append_before(source, cell, list));
     TRY(append_after(source, cell, puzzle.subject, after));
-    int64_t room = cell->length - prompt->max_tokens - list->n - after->n - needles.n;
+    int64_t room = cell->length - prompt->max_tokens - list->n - after->n - n_needle;
     if (room < LEAST_TEXT)
         FAIL(ERR_CONFIG,
              "a length of %lld tokens has no room for a question of family %s: evaluate.lengths "
@@ -335,15 +318,15 @@ static enum status build(const struct retrieval_source *source, const struct ret
         TRY(append_coded_words(source, &draws, room, list, prompt));
     else
         TRY(append_haystack(source, &puzzle, below(&draws, source->n_text), room, list));
-    return append_ids(list, after->id, after->n);
+    return document_add_ids(list, after->id, after->n);
 }
 
 enum status retrieval_build(const struct retrieval_source *source,
                             const struct retrieval_cell *cell, struct retrieval_prompt *out) {
-    struct tokens after = {0}, list = {0};
+    struct token_list after = {0}, list = {0};
     *out = (struct retrieval_prompt){0};
     enum status status = build(source, cell, &after, &list, out);
-    free(after.id);
+    token_list_close(&after);
     out->token = list.id;
     out->n = list.n;
     if (status == OK) digest_prompt(out);
