@@ -12,7 +12,9 @@ void sequence_close(struct sequence *sequence) {
     *sequence = (struct sequence){0};
 }
 
-static bool grow(struct sequence *sequence) {
+// The extents with room for one more; NULL: no memory.
+static struct extent *make_room(struct sequence *sequence) {
+    if (sequence->n_extent < sequence->capacity) return sequence->extents;
     int capacity = sequence->capacity ? 2 * sequence->capacity : 8;
     size_t n = (size_t)capacity * sizeof *sequence->extents;
     struct extent *extents = realloc(sequence->extents, n);
@@ -20,8 +22,9 @@ static bool grow(struct sequence *sequence) {
     n = (size_t)capacity * (size_t)sequence->size * sizeof *sequence->owned_before;
     int64_t *before = realloc(sequence->owned_before, n);
     if (before) sequence->owned_before = before;
-    if (extents && before) sequence->capacity = capacity;
-    return extents && before;
+    if (!extents || !before) return NULL;
+    sequence->capacity = capacity;
+    return extents;
 }
 
 bool sequence_append(struct sequence *sequence, enum layout layout, int64_t length) {
@@ -33,12 +36,12 @@ bool sequence_append(struct sequence *sequence, enum layout layout, int64_t leng
         sequence->length += length;
         return true;
     }
-    if (sequence->n_extent == sequence->capacity && !grow(sequence)) return false;
+    struct extent *extents = make_room(sequence);
+    if (!extents) return false;
     int64_t *before = sequence->owned_before + (int64_t)sequence->n_extent * sequence->size;
     for (int rank = 0; rank < sequence->size; rank++)
         before[rank] = sequence_count(sequence, rank, 0, sequence->length);
-    sequence->extents[sequence->n_extent++] =
-        (struct extent){layout, sequence->length, length, length};
+    extents[sequence->n_extent++] = (struct extent){layout, sequence->length, length, length};
     sequence->length += length;
     return true;
 }
