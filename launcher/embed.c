@@ -21,8 +21,7 @@ struct embedder {
     struct batch batch;
     struct embed_output output;
     struct progress progress;
-    int n_open, open_capacity;
-    struct embed_document **open; // in order: not written yet
+    struct embed_document *first, **last; // in order: not written yet; where to put the next
 };
 
 static int64_t min(int64_t a, int64_t b) {
@@ -83,23 +82,21 @@ static enum status read_batch(struct embedder *e) {
     return OK;
 }
 
-static void close_document(struct embed_document *document) {
+static void close_first(struct embedder *e) {
+    struct embed_document *document = e->first;
+    e->first = document->next;
+    if (!e->first) e->last = &e->first;
     embed_document_close(document);
     free(document);
 }
 
 // Reads the batch, and writes the documents that are complete with it.
 static enum status flush(struct embedder *e) {
-    int n_ready = 0;
-    enum status status = OK;
     if (e->batch.n_unit > 0) TRY(read_batch(e));
-    while (status == OK && n_ready < e->n_open &&
-           e->open[n_ready]->n_done == e->open[n_ready]->n_unit)
-        status = embed_output_add(&e->output, e->open[n_ready++]);
-    for (int i = 0; i < n_ready; i++) close_document(e->open[i]);
-    for (int i = n_ready; i < e->n_open; i++) e->open[i - n_ready] = e->open[i];
-    e->n_open -= n_ready;
-    TRY(status);
+    while (e->first && e->first->n_done == e->first->n_unit) {
+        TRY(embed_output_add(&e->output, e->first));
+        close_first(e);
+    }
     return embed_output_commit(&e->output);
 }
 
@@ -113,7 +110,7 @@ static enum status add_unit(struct embedder *e, const struct embed_unit *unit) {
         FAIL(ERR_INTERNAL, "a unit of %lld tokens where %lld were planned", (long long)n,
              (long long)b->capacity);
     if (b->n_unit == b->unit_capacity) {
-        int capacity = b->unit_capacity ? 2 * b->unit_capacity : 64;
+        int capacity = 2 * b->unit_capacity + 64;
         void *units = realloc(b->units, (size_t)capacity * sizeof *b->units);
         if (units) b->units = units;
         void *end = realloc(b->end, (size_t)capacity * sizeof *b->end);
@@ -142,17 +139,11 @@ static enum status add_units(struct embedder *e, struct embed_document *document
 }
 
 static enum status add_document(struct embedder *e, const struct task *task) {
-    if (e->n_open == e->open_capacity) {
-        int capacity = e->open_capacity ? 2 * e->open_capacity : 64;
-        struct embed_document **larger = realloc(e->open, (size_t)capacity * sizeof(void *));
-        if (!larger) FAIL(ERR_MEMORY, "no memory for %d documents", capacity);
-        e->open = larger;
-        e->open_capacity = capacity;
-    }
     struct embed_document *document = malloc(sizeof *document);
     if (!document) FAIL(ERR_MEMORY, "no memory for a document");
     enum status status = embed_document_open(task, document);
-    e->open[e->n_open++] = document;
+    *e->last = document;
+    e->last = &document->next;
     TRY(status);
     return add_units(e, document);
 }
@@ -194,9 +185,9 @@ static enum status read_all(struct embedder *e, const struct task *tasks) {
 enum status embed_documents(struct job *job, const struct task *tasks) {
     struct embedder e = {.job = job, .batch.capacity = job->session_options.max_tokens};
     enum status status = embed_output_open(job, tasks[0].results, &e.output);
+    e.last = &e.first;
     if (status == OK) status = read_all(&e, tasks);
-    for (int i = 0; i < e.n_open; i++) close_document(e.open[i]);
-    free(e.open);
+    while (e.first) close_first(&e);
     free(e.batch.token);
     free(e.batch.units);
     free(e.batch.end);

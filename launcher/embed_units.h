@@ -21,9 +21,10 @@ struct embed_document {
     struct span *own_spans;       // ... [passages.n] of each; NULL: the document is read whole
     int64_t window, stride;       // tokens of the document's body in a window, and to the next
     struct pool pool;
-    int64_t n_unit, n_done; // to be read, and read
-    bool packed;            // a unit of it shared a batch
-    double seconds;         // its share of its batches' time
+    int64_t n_unit, n_done;      // to be read, and read
+    bool packed;                 // a unit of it shared a batch
+    double seconds;              // its share of its batches' time
+    struct embed_document *next; // in the embedder's list
 };
 
 struct embed_unit {

@@ -274,7 +274,7 @@ static enum status plan_elsewhere(struct job *job) {
 }
 
 enum status verb_plan(struct job *job) {
-    struct rates rates;
+    struct rates rates = {0};
     if (job->options->plan_tokens > 0) {
         TRY(job_open_shapes(job));
         return plan_elsewhere(job);
