@@ -152,6 +152,9 @@ struct backend_options {
     enum isa isa; // a limit; what the processor lacks is never used
     int n_thread; // of this rank; at least 1
     int device;   // cuda: which of the devices this process sees
+    // cuda: take the kernels that a device of this compute capability (80, 90, ...: 10 * major +
+    // minor) would take, which this one must be able to run; 0: its own.
+    int architecture;
 };
 
 // Opens a backend. ERR_CONFIG when this build or machine lacks it. close accepts a zeroed struct.

@@ -82,7 +82,7 @@ run() {
     esac
 }
 
-units=(device kernels attention index candidates sparse sparse_attention experts)
+units=(device kernels attention attention_merge index candidates sparse sparse_attention experts)
 unit() {
     local name
     for name in "${units[@]}"; do
@@ -196,10 +196,10 @@ sanitize() { # TOOL NAME...
             "$build/tests/unit/test_$name"
     done
 }
-memcheck() { sanitize memcheck device experts sparse sparse_attention candidates attention index kernels; }
-racecheck() { sanitize racecheck experts sparse sparse_attention candidates attention index kernels; }
-initcheck() { sanitize initcheck experts sparse sparse_attention candidates attention; }
-synccheck() { sanitize synccheck experts sparse sparse_attention candidates attention index kernels; }
+memcheck() { sanitize memcheck device experts sparse sparse_attention candidates attention attention_merge index kernels; }
+racecheck() { sanitize racecheck experts sparse sparse_attention candidates attention attention_merge index kernels; }
+initcheck() { sanitize initcheck experts sparse sparse_attention candidates attention attention_merge; }
+synccheck() { sanitize synccheck experts sparse sparse_attention candidates attention attention_merge index kernels; }
 
 if [ -n "$log" ] && [ ! -s "$log" ]; then
     write "# Tests on a GPU"

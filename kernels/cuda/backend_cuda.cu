@@ -98,7 +98,13 @@ static const struct kernel_ops cuda_ops = {
     .scratch_bytes = cuda_scratch_bytes,
 };
 
-static enum status check_device(struct cuda_state *state) {
+// Most dynamic shared memory of a block (CUDA C++ Programming Guide, compute capabilities).
+static int shared_bytes_of(int architecture) {
+    int kibibytes = architecture == 80 ? 163 : architecture == 90 || architecture == 100 ? 227 : 99;
+    return kibibytes << 10;
+}
+
+static enum status check_device(struct cuda_state *state, int architecture) {
     int n_device = cuda_device_count(), major = 0, minor = 0;
     if (n_device == 0)
         FAIL(ERR_CONFIG, "no GPU, or no driver for it, on this machine: set run.backend to auto or "
@@ -117,6 +123,9 @@ static enum status check_device(struct cuda_state *state) {
                                     state->device));
     TRY_CUDA(cudaDeviceGetAttribute(&state->shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin,
                                     state->device));
+    if (architecture == 0) return OK;
+    state->architecture = architecture;
+    state->shared_bytes = std::min(state->shared_bytes, shared_bytes_of(architecture));
     return OK;
 }
 
@@ -142,9 +151,9 @@ enum status cuda_cublas_open(struct backend *backend, cudaStream_t stream, int64
     return OK;
 }
 
-static enum status open_device(struct backend *backend) {
+static enum status open_device(struct backend *backend, int architecture) {
     struct cuda_state *state = cuda_state(backend);
-    TRY(check_device(state));
+    TRY(check_device(state, architecture));
     TRY_CUDA(cudaSetDevice(state->device));
     TRY_CUDA(cudaStreamCreateWithFlags(&state->compute, cudaStreamNonBlocking));
     // What a transport runs on the device comes first: other ranks wait for it.
@@ -177,7 +186,7 @@ enum status cuda_open(const struct backend_options *options, struct backend *out
         .bf16_products = true,
         .state = state,
     };
-    enum status status = open_device(out);
+    enum status status = open_device(out, options->architecture);
     if (status != OK) backend_close(out);
     return status;
 }

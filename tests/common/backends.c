@@ -26,8 +26,15 @@ enum test_place test_place(void) {
     abort();
 }
 
+// HALKA_TEST_ARCHITECTURE: the kernels that such a device would take; 0: its own.
+static int test_architecture(void) {
+    const char *name = getenv("HALKA_TEST_ARCHITECTURE");
+    return name ? atoi(name) : 0;
+}
+
 enum status open_device(int index, struct backend *out) {
-    struct backend_options device = {.kind = BACKEND_CUDA, .n_thread = 1, .device = index};
+    struct backend_options device = {
+        .kind = BACKEND_CUDA, .n_thread = 1, .device = index, .architecture = test_architecture()};
     bool has_device = test_place() != PLACE_FAKE && backend_device_count(BACKEND_CUDA) > 0;
     if (!has_device) device.kind = BACKEND_CPU;
     TRY(backend_open(&device, out));

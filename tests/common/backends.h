@@ -17,7 +17,8 @@ int close_backends(void **state);
 enum test_place { PLACE_HOST, PLACE_FAKE, PLACE_CUDA };
 enum test_place test_place(void);
 
-// Opens this machine's cuda device of that number; a fake one where there is none, or asked for.
+// Opens this machine's cuda device of that number, as HALKA_TEST_ARCHITECTURE (see struct
+// backend_options) has it; a fake one where there is none, or asked for.
 enum status open_device(int index, struct backend *out);
 // A mirror of that device.
 enum status open_mirror(int index, struct backend *out);

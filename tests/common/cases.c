@@ -4,6 +4,16 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+bool tests_are_light(void) {
+    return getenv("HALKA_TEST_LIGHT");
+}
+
+bool case_is_wanted(int64_t n_product, bool on_tensor_cores) {
+    const char *millions = getenv("HALKA_TEST_LIGHT");
+    if (!millions) return true;
+    return (double)n_product <= strtod(millions, NULL) * 1e6 * (on_tensor_cores ? 8 : 1);
+}
+
 // Steele, Lea and Flood 2014, the finalizer of SplitMix64.
 uint64_t random_bits(uint64_t seed, uint64_t index) {
     uint64_t z = (seed * 0x2545f4914f6cdd1du + index + 1) * 0x9e3779b97f4a7c15u;

@@ -6,6 +6,11 @@
 #include "kernels/kernels.h"
 #include "tests/common/tolerance.h"
 
+// Whether a case of so many multiply-adds runs: always, but with HALKA_TEST_LIGHT=N only up to N
+// million (on tensor cores 8 N), for tools that watch a device and slow it down a thousandfold.
+bool case_is_wanted(int64_t n_product, bool on_tensor_cores);
+bool tests_are_light(void);
+
 // Standard normal values, a pure function of (seed, index).
 float random_normal(uint64_t seed, uint64_t index);
 uint64_t random_bits(uint64_t seed, uint64_t index);
