@@ -190,34 +190,44 @@ static void print_heat_axes(FILE *out, const struct grid *g, int family) {
     fprintf(out, ")\n");
 }
 
-static void print_heat_plot(FILE *out, const struct summary *s) {
+// The method's name stands at the left above its row of panels, which is as wide as they are
+// together; a panel has its family's name.
+static void print_heat_row(FILE *out, const struct summary *s, int method, double top) {
     const struct grid *g = s->grid;
-    int width = 60 + g->n_family * (110 + 52 * g->n_length);
-    int height = 30 + g->n_method * (120 + 34 * g->n_depth);
-    print_terminals(out, "retrieval", width, height);
-    fprintf(out,
-            "set multiplot layout %d,%d\nset palette defined (0 '#440154', 0.25 '#3b528b', "
-            "0.5 '#21918c', 0.75 '#5ec962', 1 '#fde725')\nset cbrange [0:1]\nunset colorbox\n"
-            "unset key\nset style fill solid noborder\nset xlabel 'tokens'\n",
-            g->n_method, g->n_family);
-    for (int m = 0, panel = 0; m < g->n_method; m++)
-        for (int f = 0; f < g->n_family; f++, panel++) {
-            char title[160];
-            snprintf(title, sizeof title, "%s: %s", g->methods[m].label,
-                     grid_family_name(g->family[f]));
-            print_heat_axes(out, g, g->family[f]);
-            fprintf(out, "set title ");
-            print_quoted(out, title);
-            fprintf(
-                out,
-                "\nplot 'retrieval.dat' index %d using 1:2:($1-.49):($1+.49):($2-.49):($2+.49)"
+    fprintf(out, "set label 1 at screen 0, screen %.4f left offset 1.5,-0.8 ", top);
+    print_quoted(out, g->methods[method].label);
+    fputc('\n', out);
+    for (int f = 0, panel = method * g->n_family; f < g->n_family; f++, panel++) {
+        print_heat_axes(out, g, g->family[f]);
+        fprintf(out,
+                "set title '%s'\n"
+                "plot 'retrieval.dat' index %d using 1:2:($1-.49):($1+.49):($2-.49):($2+.49)"
                 ":3 with boxxyerror linecolor palette, \\\n"
                 "  '' index %d using 1:2:($1 >= 0 && $3 < 0.6 ? sprintf('%%.2f', $3) : '') with "
                 "labels textcolor rgb 'white', \\\n"
                 "  '' index %d using 1:2:($1 >= 0 && $3 >= 0.6 ? sprintf('%%.2f', $3) : '') "
-                "with labels textcolor rgb 'black'\n",
-                panel, panel, panel);
-        }
+                "with labels textcolor rgb 'black'\n"
+                "unset label 1\n",
+                grid_family_name(g->family[f]), panel, panel, panel);
+    }
+}
+
+static void print_heat_plot(FILE *out, const struct summary *s) {
+    const struct grid *g = s->grid;
+    int width = 60 + g->n_family * (110 + 52 * g->n_length), longest = 0;
+    int height = g->n_method * (150 + 34 * g->n_depth);
+    for (int m = 0; m < g->n_method; m++) {
+        int n = (int)strlen(g->methods[m].label);
+        if (n > longest) longest = n;
+    }
+    if (width < 40 + 10 * longest) width = 40 + 10 * longest;
+    print_terminals(out, "retrieval", width, height);
+    fprintf(out,
+            "set multiplot layout %d,%d\nset palette defined (0 '#440154', 0.25 '#3b528b', "
+            "0.5 '#21918c', 0.75 '#5ec962', 1 '#fde725')\nset cbrange [0:1]\nunset colorbox\n"
+            "unset key\nset style fill solid noborder\nset xlabel 'tokens'\nset tmargin 3.5\n",
+            g->n_method, g->n_family);
+    for (int m = 0; m < g->n_method; m++) print_heat_row(out, s, m, 1 - (double)m / g->n_method);
     fprintf(out, "unset multiplot\n}\n");
 }
 
