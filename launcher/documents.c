@@ -4,11 +4,9 @@
 #include <ctype.h>
 #include <errno.h>
 #include <glob.h>
-#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <xxhash.h>
 
 static const char byte_order_mark[] = "\xef\xbb\xbf";
 enum { MARK_BYTES = 3 };
@@ -49,11 +47,6 @@ static enum status read_file(const char *path, char **text, size_t *bytes) {
     enum status status = read_stream(file, path, text, bytes);
     fclose(file);
     return status;
-}
-
-static void digest_bytes(const char *text, size_t bytes, char out[33]) {
-    XXH128_hash_t hash = XXH3_128bits(text, bytes);
-    snprintf(out, 33, "%016" PRIx64 "%016" PRIx64, (uint64_t)hash.high64, (uint64_t)hash.low64);
 }
 
 static enum status add_document(struct document_set *set, const char *name, bool is_tokens) {
@@ -223,7 +216,7 @@ static enum status tokenize(const struct document *document, const struct docume
 
 // Reads and tokenises; `digest` is of the file's bytes.
 static enum status load(const struct document *document, const struct document_reader *reader,
-                        struct document_text *out, char digest[33]) {
+                        struct document_text *out, char digest[DIGEST_BYTES]) {
     if (document->kept) {
         if (!(out->text = malloc(document->kept_bytes + 1))) {
             FAIL(ERR_MEMORY, "no memory for the document");
@@ -291,7 +284,7 @@ enum status document_text_open(const struct document_set *set, int index,
                                const struct document_reader *reader, struct comm *comm,
                                struct document_text *out) {
     const struct document *document = &set->items[index];
-    char digest[33];
+    char digest[DIGEST_BYTES];
     *out = (struct document_text){0};
     if (comm->rank == 0) {
         TRY(load(document, reader, out, digest));

@@ -6,6 +6,7 @@
 
 #include "dist/cluster.h"
 #include "dist/comm.h"
+#include "launcher/digest.h"
 #include "launcher/options.h"
 #include "model/tokenizer.h"
 
@@ -13,8 +14,8 @@ struct document {
     char *name;      // path as given, or "-"; rank 0
     bool is_tokens;  // a file of token ids
     int64_t n_token; // as its task will read it: with the tokenizer's specials when they are added
-    char digest[33]; // XXH3-128 (hex) of the file's bytes; rank 0
-    char *kept;      // what was read, where that works only once (standard input, pipes); rank 0
+    char digest[DIGEST_BYTES]; // of the file's bytes; rank 0
+    char *kept; // what was read, where that works only once (standard input, pipes); rank 0
     size_t kept_bytes;
 };
 

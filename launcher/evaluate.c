@@ -2,11 +2,9 @@
 // of its own, because keys are stored rotated.
 #include "launcher/evaluate.h"
 
-#include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <xxhash.h>
 
 #include "launcher/extension.h"
 #include "launcher/progress.h"
@@ -27,6 +25,7 @@ struct evaluation {
     struct prompt stops;
     struct model_spec spec;    // as the checkpoint has it; its layers are the job's, whose
     struct layer_spec *layers; // contents were these: [spec.n_layer] owned
+    struct memory_plan plan;   // of the largest session
 };
 
 static struct retrieval_source source_of(const struct evaluation *e) {
@@ -45,25 +44,36 @@ static struct retrieval_cell question_of(const struct evaluation *e, const struc
                                    .seed = (uint64_t)e->job->options->seed};
 }
 
-static void digest_text(const XXH128_hash_t digest, char out[33]) {
-    snprintf(out, 33, "%016" PRIx64 "%016" PRIx64, (uint64_t)digest.high64, (uint64_t)digest.low64);
-}
-
 static void cell_id(const struct evaluation *e, const struct grid_cell *cell,
-                    char out[RESULT_ID_BYTES]) {
+                    const char *method_digest, char out[RESULT_ID_BYTES]) {
     const struct job *job = e->job;
-    char key[160];
+    char place[96];
     int64_t bin = cell->family == CELL_CURVE ? e->grid.bin : 0;
-    snprintf(key, sizeof key, "%s %lld %d %lld %lld %s %s %s", grid_family_name(cell->family),
-             (long long)cell->length, cell->depth, (long long)cell->sample, (long long)bin,
-             job->documents.items[0].digest, job->checkpoint.digest,
-             tokenizer_digest(job->tokenizer));
+    snprintf(place, sizeof place, "%s %lld %d %lld %lld", grid_family_name(cell->family),
+             (long long)cell->length, cell->depth, (long long)cell->sample, (long long)bin);
     XXH3_state_t *hash = XXH3_createState();
     XXH3_128bits_reset(hash);
-    XXH3_128bits_update(hash, key, strlen(key));
-    result_hash_options(hash, &e->grid.methods[cell->method].options);
-    digest_text(XXH3_128bits_digest(hash), out);
+    digest_add_text(hash, place);
+    digest_add_text(hash, job->documents.items[0].digest);
+    digest_add_text(hash, job->checkpoint.digest);
+    digest_add_text(hash, tokenizer_digest(job->tokenizer));
+    digest_add_text(hash, method_digest);
+    digest_print(XXH3_128bits_digest(hash), out);
     XXH3_freeState(hash);
+}
+
+static enum status find_ids(const struct evaluation *e) {
+    char digest[DIGEST_BYTES];
+    int method = -1;
+    for (int i = 0; i < e->n_cell; i++) { // method by method
+        const struct grid_cell *cell = &e->cells[i];
+        if (cell->method != method) {
+            method = cell->method;
+            TRY(result_digest_options(&e->grid.methods[method].options, digest));
+        }
+        cell_id(e, cell, digest, e->ids[i]);
+    }
+    return OK;
 }
 
 static enum status read_text(struct evaluation *e) {
@@ -87,6 +97,9 @@ static enum status read_text(struct evaluation *e) {
              (long long)e->grid.n_sample, (long long)e->grid.curve, (long long)e->text.tokens.n);
     e->is_boundary = calloc((size_t)e->text.tokens.n, sizeof *e->is_boundary);
     if (!e->is_boundary) FAIL(ERR_MEMORY, "no memory for the text");
+    // On rank 0: the text, and of each token its id, where it lies and whether a sentence ends.
+    job->task_bytes = (int64_t)e->text.bytes +
+                      e->text.tokens.n * (int64_t)(sizeof(int32_t) + 2 * sizeof(int64_t) + 1);
     if (job->comm.rank == 0 && e->text.text)
         retrieval_mark_boundaries(e->text.text, e->text.bytes, e->text.tokens.byte_end,
                                   e->text.tokens.n, e->is_boundary);
@@ -109,7 +122,7 @@ static enum status open_results(struct evaluation *e) {
     TRY(check_lengths(e));
     e->ids = calloc((size_t)e->n_cell, sizeof *e->ids);
     if (!e->ids) FAIL(ERR_MEMORY, "no memory for %d results", e->n_cell);
-    for (int i = 0; i < e->n_cell; i++) cell_id(e, &e->cells[i], e->ids[i]);
+    TRY(find_ids(e));
     TRY(results_open(e->job->options, e->ids, e->n_cell, &e->results));
     int n_finished = 0;
     for (int i = 0; i < e->n_cell; i++) {
@@ -278,7 +291,7 @@ static json_t *describe_curve(const struct evaluation *e, const struct grid_cell
     int64_t n = cell->length, bin = e->grid.bin;
     json_t *object = describe_cell(e, cell), *bins = json_array();
     double total = 0;
-    char digest[33];
+    char digest[DIGEST_BYTES];
     for (int64_t begin = 0; begin < n; begin += bin) {
         double sum = 0;
         int64_t end = begin + bin < n ? begin + bin : n, first = begin > 0 ? begin : 1;
@@ -287,7 +300,7 @@ static json_t *describe_curve(const struct evaluation *e, const struct grid_cell
         json_array_append_new(bins, json_number(sum / (double)(end - first)));
     }
     *perplexity = exp(total / (double)(n - 1));
-    digest_text(XXH3_128bits(token, (size_t)n * sizeof *token), digest);
+    digest_bytes(token, (size_t)n * sizeof *token, digest);
     json_object_set_new(object, "perplexity", json_number(*perplexity));
     json_object_set_new(object, "bin", json_integer(bin));
     json_object_set_new(object, "nll", bins); // mean of each bin, natural log
@@ -364,15 +377,22 @@ static enum status check_methods(struct evaluation *e) {
 
 static enum status run_method(struct evaluation *e, int method) {
     struct job *job = e->job;
-    TRY(extend(e, method));
-    job_set_session_options(job, grid_longest(&e->grid));
     session_close(&job->session);
-    job->working = false;
+    job->working = false; // ranks agree on what goes wrong while a session is planned and opened
+    TRY(extend(e, method));
+    TRY(job_plan_length(job, grid_longest(&e->grid)));
+    if (job->plan.total > e->plan.total) e->plan = job->plan;
     TRY(job_open_session(job));
     job->working = true;
     for (int i = 0; i < e->n_cell; i++)
         if (e->cells[i].method == method && !e->finished[i]) TRY(run_cell(e, i));
     return OK;
+}
+
+// The peak that it tells of is that of the largest session, whichever is open.
+static enum status report(struct evaluation *e) {
+    e->job->plan = e->plan;
+    return report_write(e->job);
 }
 
 static enum status open_model(struct job *job) {
@@ -403,7 +423,7 @@ enum status verb_evaluate(struct job *job) {
     TRY_OR(done, check_methods(&e));
     for (int i = 0; i < e.grid.n_method; i++)
         if (!method_is_finished(&e, i)) TRY_OR(done, run_method(&e, i));
-    if (job->session) TRY_OR(done, report_write(job));
+    if (job->session) TRY_OR(done, report(&e));
     if (job->comm.rank == 0) TRY_OR(done, evaluate_write_plots(job, &e.grid));
     struct comm *host = comm_host(&job->comm);
     TRY_OR(done, host->ops->barrier(host)); // all output is durable before the end

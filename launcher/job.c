@@ -222,7 +222,7 @@ static enum status measure_documents(struct job *job, int64_t *longest) {
     struct document_reader reader = job_reader(job);
     *longest = 1;
     if (job->options->task == TASK_EMBED || job->options->task == TASK_LOCATE)
-        return embed_plan(job, longest, &job->embedded.bytes);
+        return embed_plan(job, longest, &job->task_bytes);
     TRY(document_set_open(job->options, &reader, &job->documents));
     if (job->options->task == TASK_ANSWER) TRY(prompt_tokens_around(job, &job->around));
     for (int i = 0; i < job->documents.n; i++) {
@@ -236,8 +236,8 @@ static enum status measure_documents(struct job *job, int64_t *longest) {
 static enum status measure_plan(struct job *job) {
     TRY(session_plan(&job->checkpoint, &job->backend, job->comm.size, job->cluster->local_size,
                      &job->session_options, &job->plan));
-    job->plan.tables += job->embedded.bytes;
-    if (job->backend.memory == MEMORY_HOST) job->plan.total += job->embedded.bytes;
+    job->plan.tables += job->task_bytes;
+    if (job->backend.memory == MEMORY_HOST) job->plan.total += job->task_bytes;
     return OK;
 }
 
@@ -344,7 +344,7 @@ enum status job_plan(struct job *job) {
     TRY(comm_agree(&job->comm, document_set_share(&job->documents, comm_host(&job->comm))));
     struct comm *host = comm_host(&job->comm);
     TRY(host->ops->broadcast(host, &longest, sizeof longest, 0));
-    TRY(host->ops->broadcast(host, &job->embedded.bytes, sizeof job->embedded.bytes, 0));
+    TRY(host->ops->broadcast(host, &job->task_bytes, sizeof job->task_bytes, 0));
     TRY(host->ops->broadcast(host, &job->around, sizeof job->around, 0));
     profile_end(&job->profile, PHASE_TOKENIZE, begun);
     return job_plan_length(job, longest);

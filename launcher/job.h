@@ -35,9 +35,9 @@ struct job {
     struct {
         int64_t documents, packed; // written; of these in batches with others
         int64_t batches, vectors;
-        int64_t bytes; // planned for pools
     } embedded;
-    double started; // seconds, cluster_seconds
+    int64_t task_bytes; // planned: host memory of the task besides the session's
+    double started;     // seconds, cluster_seconds
     bool working;
 };
 

@@ -9,7 +9,7 @@ const struct option option_table[] = {
      .help = "GGUF file or Hugging Face folder"},
     {ROW("model.context", OPTION_INT, model_context), .unit = "tokens", .initial = "0", .most = 1e9, .changes_result = true,
      .help = "longest sequence allowed; 0: what the checkpoint was trained for"},
-    {ROW("model.indexer", OPTION_STRING, indexer_path), .changes_result = true,
+    {ROW("model.indexer", OPTION_STRING, indexer_path), .is_file = true, .changes_result = true,
      .help = "safetensors file of a lightning indexer trained for this dense model"},
 
     {ROW("document.path", OPTION_LIST, documents), .flag = "--document",
@@ -108,7 +108,7 @@ const struct option option_table[] = {
      .help = "llama3: wavelengths above the original context over this are interpolated; 0: 1"},
     {ROW("extension.high_freq_factor", OPTION_REAL, high_freq_factor), .initial = "0", .most = 1e6, .changes_result = true,
      .help = "llama3: wavelengths below the original context over this are kept; 0: 4"},
-    {ROW("extension.factors", OPTION_STRING, extension_factors), .changes_result = true,
+    {ROW("extension.factors", OPTION_STRING, extension_factors), .is_file = true, .changes_result = true,
      .help = "longrope: JSON file with short_factor and long_factor; default: the checkpoint's"},
     {ROW("extension.group", OPTION_INT, extension_group), .unit = "positions", .initial = "0", .most = 1e6, .changes_result = true,
      .help = "self_extend: read as one; 0: as many as model.context needs"},

@@ -118,6 +118,7 @@ struct option {
     size_t offset;       // of the field
     const char *flag;    // shorthand, or NULL
     bool changes_result; // part of a result's identity
+    bool is_file;        // a path: what the file holds is that part, wherever it lies
 };
 extern const struct option option_table[];
 extern const int n_option;

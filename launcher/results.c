@@ -2,53 +2,65 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
-#include <xxhash.h>
 
 #include "model/utf8.h"
 
-static void hash_text(XXH3_state_t *hash, const char *text) {
-    XXH3_128bits_update(hash, text, strlen(text) + 1);
+static enum status add_option(XXH3_state_t *hash, const struct options *o,
+                              const struct option *option) {
+    char value[64], digest[DIGEST_BYTES];
+    digest_add_text(hash, option->path);
+    if (option->type != OPTION_STRING) {
+        option_format(o, option, value, sizeof value);
+        digest_add_text(hash, value);
+        return OK;
+    }
+    const char *text = *(char *const *)((const char *)o + option->offset);
+    if (text && option->is_file) {
+        TRY(digest_file(text, digest));
+        text = digest;
+    }
+    digest_add_text(hash, text ? text : "");
+    return OK;
+}
+
+enum status result_digest_options(const struct options *o, char out[DIGEST_BYTES]) {
+    XXH3_state_t *hash = XXH3_createState();
+    enum status status = OK;
+    XXH3_128bits_reset(hash);
+    for (int i = 0; status == OK && i < n_option; i++)
+        if (option_table[i].changes_result) status = add_option(hash, o, &option_table[i]);
+    digest_print(XXH3_128bits_digest(hash), out);
+    XXH3_freeState(hash);
+    return status;
 }
 
 static const char *const task_name[] = {"score", "answer", "embed", "locate"};
-void result_hash_options(struct XXH3_state_s *hash, const struct options *o) {
-    char value[256];
-    for (int i = 0; i < n_option; i++) {
-        if (!option_table[i].changes_result) continue;
-        option_format(o, &option_table[i], value, sizeof value);
-        hash_text(hash, option_table[i].path);
-        hash_text(hash, value);
-    }
-}
 
-void result_id(const struct job *job, int document, int question, char out[RESULT_ID_BYTES]) {
+void result_id(const struct job *job, const char *option_digest, int document, int question,
+               char out[RESULT_ID_BYTES]) {
     const struct options *o = job->options;
-    char value[256];
     XXH3_state_t *hash = XXH3_createState();
     XXH3_128bits_reset(hash);
-    hash_text(hash, job->documents.items[document].name);
-    hash_text(hash, job->documents.items[document].digest);
-    hash_text(hash, task_name[o->task]);
-    hash_text(hash, question >= 0 ? o->questions.items[question] : "");
-    hash_text(hash, job->checkpoint.digest);
-    hash_text(hash, job->tokenizer ? tokenizer_digest(job->tokenizer) : "");
+    digest_add_text(hash, job->documents.items[document].name);
+    digest_add_text(hash, job->documents.items[document].digest);
+    digest_add_text(hash, task_name[o->task]);
+    digest_add_text(hash, question >= 0 ? o->questions.items[question] : "");
+    digest_add_text(hash, job->checkpoint.digest);
+    digest_add_text(hash, job->tokenizer ? tokenizer_digest(job->tokenizer) : "");
     if (model_spec_reads_length(&job->checkpoint.spec)) {
-        snprintf(value, sizeof value, "%" PRId64, job_sequence_length(job, document));
-        hash_text(hash, value);
+        int64_t length = job_sequence_length(job, document);
+        XXH3_128bits_update(hash, &length, sizeof length);
     }
-    result_hash_options(hash, o);
-    if (job->spans.name) hash_text(hash, job->spans.digest);
-    XXH128_hash_t digest = XXH3_128bits_digest(hash);
+    digest_add_text(hash, option_digest);
+    if (job->spans.name) digest_add_text(hash, job->spans.digest);
+    digest_print(XXH3_128bits_digest(hash), out);
     XXH3_freeState(hash);
-    snprintf(out, RESULT_ID_BYTES, "%016" PRIx64 "%016" PRIx64, (uint64_t)digest.high64,
-             (uint64_t)digest.low64);
 }
 
 static int compare_ids(const void *a, const void *b) {

@@ -6,9 +6,10 @@
 
 #include <jansson.h>
 
+#include "launcher/digest.h"
 #include "launcher/job.h"
 
-enum { RESULT_ID_BYTES = 33 };
+enum { RESULT_ID_BYTES = DIGEST_BYTES };
 
 struct results {
     int file;   // descriptor, valid while path is set
@@ -18,11 +19,11 @@ struct results {
     int64_t n_row;                     // rows of vectors.npy up to the last that they name
 };
 
-// Id of one line; question -1: the task has none.
-void result_id(const struct job *job, int document, int question, char out[RESULT_ID_BYTES]);
-// Adds the values of all options that change results.
-struct XXH3_state_s;
-void result_hash_options(struct XXH3_state_s *hash, const struct options *options);
+// Digest of all options that change results, those that name a file by what it holds.
+enum status result_digest_options(const struct options *options, char out[DIGEST_BYTES]);
+// Id of one line, with that digest of the job's options; question -1: the task has none.
+void result_id(const struct job *job, const char *option_digest, int document, int question,
+               char out[RESULT_ID_BYTES]);
 // Makes the folder and reads what is there. ids: [n] of this job. ERR_CREATE: the folder cannot be
 // written, another job is writing to it, or it holds another job's results; an unfinished last line
 // is cut off.

@@ -1,12 +1,10 @@
 #include "launcher/retrieval.h"
 
 #include <ctype.h>
-#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <xxhash.h>
 
 #include "launcher/documents.h"
 #include "model/sampler.h"
@@ -280,12 +278,9 @@ static void digest_prompt(struct retrieval_prompt *prompt) {
     XXH3_state_t *hash = XXH3_createState();
     XXH3_128bits_reset(hash);
     XXH3_128bits_update(hash, prompt->token, (size_t)prompt->n * sizeof *prompt->token);
-    for (int i = 0; i < prompt->n_expected; i++)
-        XXH3_128bits_update(hash, prompt->expected[i], strlen(prompt->expected[i]) + 1);
-    XXH128_hash_t digest = XXH3_128bits_digest(hash);
+    for (int i = 0; i < prompt->n_expected; i++) digest_add_text(hash, prompt->expected[i]);
+    digest_print(XXH3_128bits_digest(hash), prompt->digest);
     XXH3_freeState(hash);
-    snprintf(prompt->digest, sizeof prompt->digest, "%016" PRIx64 "%016" PRIx64,
-             (uint64_t)digest.high64, (uint64_t)digest.low64);
 }
 
 static enum status build(const struct retrieval_source *source, const struct retrieval_cell *cell,

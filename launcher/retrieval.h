@@ -4,6 +4,7 @@
 #ifndef HALKA_LAUNCHER_RETRIEVAL_H
 #define HALKA_LAUNCHER_RETRIEVAL_H
 
+#include "launcher/digest.h"
 #include "model/chat.h"
 #include "model/tokenizer.h"
 
@@ -42,7 +43,7 @@ struct retrieval_prompt {
     int64_t max_tokens; // of the answer
     int n_expected;
     char expected[RETRIEVAL_MAX_EXPECTED][RETRIEVAL_WORD_BYTES];
-    char digest[33]; // XXH3-128 (hex) of tokens and expected answers
+    char digest[DIGEST_BYTES]; // of tokens and expected answers
 };
 
 // ERR_CONFIG when the length has no room for the question.

@@ -25,11 +25,13 @@ struct work {
 
 static enum status open_results(struct job *job, struct work *work) {
     int n_question = job->options->questions.n;
+    char option_digest[DIGEST_BYTES];
+    TRY(result_digest_options(job->options, option_digest));
     work->ids = calloc((size_t)work->n_line, sizeof *work->ids);
     if (!work->ids) FAIL(ERR_MEMORY, "no memory for %d results", work->n_line);
     for (int line = 0; line < work->n_line; line++) {
-        result_id(job, line / work->n_line_each, n_question > 0 ? line % work->n_line_each : -1,
-                  work->ids[line]);
+        result_id(job, option_digest, line / work->n_line_each,
+                  n_question > 0 ? line % work->n_line_each : -1, work->ids[line]);
     }
     TRY(results_open(job->options, work->ids, work->n_line, &work->results));
     int n_finished = 0;

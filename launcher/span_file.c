@@ -1,14 +1,12 @@
 #include "launcher/span_file.h"
 
 #include <errno.h>
-#include <inttypes.h>
 #include <jansson.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <xxhash.h>
 
 #define WHITE " \t\r\v\f"
 
@@ -76,9 +74,7 @@ static enum status add_line(struct span_file *file, char *line, int number) {
 
 enum status span_file_parse(const char *text, size_t bytes, const char *name,
                             struct span_file *out) {
-    XXH128_hash_t hash = XXH3_128bits(text, bytes);
-    snprintf(out->digest, sizeof out->digest, "%016" PRIx64 "%016" PRIx64, (uint64_t)hash.high64,
-             (uint64_t)hash.low64);
+    digest_bytes(text, bytes, out->digest);
     char *copy = malloc(bytes + 1);
     out->name = strdup(name);
     if (!copy || !out->name) {

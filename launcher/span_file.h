@@ -6,7 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "kernels/status.h"
+#include "launcher/digest.h"
 
 struct span_line {
     int64_t begin, end; // 0 <= begin < end
@@ -17,8 +17,8 @@ struct span_line {
 struct span_file {
     char *name; // for messages; NULL: no file was read
     int64_t n, capacity;
-    struct span_line *lines; // owned
-    char digest[33];         // XXH3-128 (hex) of its bytes
+    struct span_line *lines;   // owned
+    char digest[DIGEST_BYTES]; // of its bytes
 };
 
 // Close it even after a failure. ERR_NO_INPUT: not there; ERR_INPUT: a line is no span.

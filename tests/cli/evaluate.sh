@@ -55,6 +55,37 @@ expect "another grid" 73 "belongs to another job" evaluate --model "$use" --docu
 expect "inspect" 0 "streaming window=200: tracking of 900 tokens, depth 100 %, sample 0: score" \
     inspect "$work/one"
 
+# Lists of factors are known by what they hold; yarn's divisors as such lists are yarn again.
+lists() { # FACTOR
+    awk -v dim=16 -v base=10000 -v context=256 -v factor="$1" -f scripts/yarn_factors.awk \
+        >"$work/factors.json"
+}
+perplexity() { # LINE OF lists
+    sed -n "$1p" "$work/lists/results.jsonl" | grep -o '"perplexity": [0-9]*[.][0-9]'
+}
+curves=(--set evaluate.families=none --set evaluate.perplexity=512
+    --set "evaluate.methods=yarn factor=4 original_context=256")
+by_lists="evaluate.methods=longrope factor=4 original_context=256 factors"
+lists 4
+cp "$work/factors.json" "$work/moved.json"
+evaluate "longrope" lists "${curves[@]}" --set "$by_lists=$work/factors.json"
+same "longrope by yarn's divisors" "$(perplexity 2)" "$(perplexity 1)"
+evaluate "lists elsewhere" lists "${curves[@]}" --set "$by_lists=$work/moved.json"
+same "lists elsewhere: no cell ran" "$(grep -c '^cell ' "$work/log")" 0
+lists 3
+expect "other lists" 73 "belongs to another job" evaluate --model "$use" --document $text \
+    --set run.precision=fp32 --output "$work/lists" "${curves[@]}" \
+    --set "$by_lists=$work/factors.json"
+
+# The plan in the report is of the largest session, whichever comes last.
+sessions=(--set evaluate.families=none --set evaluate.perplexity=900 --set prefill.chunk=100)
+evaluate "streaming last" last "${sessions[@]}" --set evaluate.methods=dca \
+    --set "evaluate.methods=streaming window=50"
+evaluate "streaming first" first "${sessions[@]}" --set "evaluate.methods=streaming window=50" \
+    --set evaluate.methods=dca
+planned() { grep -o '"planned_bytes": [0-9]*' "$work/$1/report.json"; }
+same "plan of the largest session" "$(planned last)" "$(planned first)"
+
 # The plots' commands and data are written wherever gnuplot is.
 holds "plot data" "$work/one/retrieval.dat" "# none, tracking: length, depth, score"
 holds "plot commands" "$work/one/perplexity.gp" "perplexity.dat"
