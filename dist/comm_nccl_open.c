@@ -2,7 +2,6 @@
 // does not answer blocks the one that meets it: so the ranks meet, and make every connection that
 // later exchanges use, in a thread that is left behind at the deadline.
 #include <pthread.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <time.h>
 
@@ -19,7 +18,7 @@ struct meeting { // outlives the wait for it
     float *room; // [size + 1] device memory
     ncclComm_t nccl;
     ncclResult_t result;
-    atomic_bool ended;
+    _Atomic bool ended;
 };
 
 // One exchange of each kind: NCCL connects ranks where they first use a connection.
@@ -50,7 +49,7 @@ static void *attend(void *meeting) {
     m->result = cudaSetDevice(m->device) == cudaSuccess ? ncclSuccess : ncclUnhandledCudaError;
     if (m->result == ncclSuccess) m->result = ncclCommInitRank(&m->nccl, m->size, m->id, m->rank);
     if (m->result == ncclSuccess) m->result = connect_all(m);
-    atomic_store(&m->ended, true);
+    m->ended = true;
     return NULL;
 }
 
@@ -76,7 +75,7 @@ static enum status hold(struct comm *comm, struct meeting *m) {
         FAIL(ERR_INTERNAL, "no thread for the start of NCCL");
     double deadline_s = comm->deadline_s > kStartSeconds ? comm->deadline_s : kStartSeconds;
     double begun = cluster_seconds();
-    while (!atomic_load(&m->ended)) {
+    while (!m->ended) {
         if (cluster_seconds() - begun > deadline_s) {
             pthread_detach(thread);
             FAIL(ERR_RANK,
@@ -118,7 +117,7 @@ enum status nccl_meet(struct comm *comm) {
                           .room = room};
     enum status status = nccl_check_cuda(comm, cudaGetDevice(&m->device), "start of NCCL");
     if (status == OK) status = hold(comm, m);
-    if (status != OK && !atomic_load(&m->ended)) return status; // the thread may still use both
+    if (status != OK && !m->ended) return status; // the thread may still use both
     backend->ops->free(backend, room);
     free(m);
     return status;
