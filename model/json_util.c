@@ -2,18 +2,28 @@
 
 #include <inttypes.h>
 
-enum status json_read_text(const char *text, size_t bytes, const char *path, json_t **out) {
+static enum status read_root(const char *text, size_t bytes, const char *path, json_type type,
+                             json_t **out) {
     json_error_t error;
     *out = NULL;
     json_t *root = json_loadb(text ? text : "", bytes, JSON_REJECT_DUPLICATES, &error);
     if (!root)
         FAIL(ERR_INPUT, "%s: line %d, column %d: %s", path, error.line, error.column, error.text);
-    if (!json_is_object(root)) {
+    if (json_typeof(root) != type) {
         json_decref(root);
-        FAIL(ERR_INPUT, "%s: a JSON object was expected", path);
+        FAIL(ERR_INPUT, "%s: a JSON %s was expected", path,
+             type == JSON_OBJECT ? "object" : "list");
     }
     *out = root;
     return OK;
+}
+
+enum status json_read_text(const char *text, size_t bytes, const char *path, json_t **out) {
+    return read_root(text, bytes, path, JSON_OBJECT, out);
+}
+
+enum status json_read_list(const char *text, size_t bytes, const char *path, json_t **out) {
+    return read_root(text, bytes, path, JSON_ARRAY, out);
 }
 
 // NULL when absent or null.

@@ -16,6 +16,8 @@ struct json_object {
 
 // Parses text whose root must be an object; the caller drops *out with json_decref.
 enum status json_read_text(const char *text, size_t bytes, const char *path, json_t **out);
+// Likewise text whose root must be a list.
+enum status json_read_list(const char *text, size_t bytes, const char *path, json_t **out);
 
 // Each leaves *out as it was when the key is absent or null, and fails with ERR_INPUT when the
 // value is of another kind or out of range (bounds inclusive; integers serve as floats).
