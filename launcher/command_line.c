@@ -151,10 +151,7 @@ static enum status check_vectors(const struct options *o) {
     if (o->pooling == POOLING_NONE && (o->task == TASK_LOCATE || passages != PASSAGES_WHOLE))
         FAIL(ERR_CONFIG, "task.pooling = none gives a vector to every token, and passages need "
                          "one each: set task.pooling to mean or last");
-    if (o->pooling == POOLING_CLS && o->late_chunking && passages != PASSAGES_WHOLE)
-        FAIL(ERR_CONFIG,
-             "task.pooling = cls would give the passages of a document the same vector: "
-             "set task.late_chunking = false, or task.pooling = mean");
+    TRY(vector_head_check(o, (enum pooling)o->pooling));
     if (!o->late_chunking && o->window > 0)
         FAIL(ERR_CONFIG, "passages that are read by themselves (task.late_chunking = false) are "
                          "not cut: leave out document.window");

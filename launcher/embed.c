@@ -258,10 +258,11 @@ enum status embed_plan(struct job *job, int64_t *longest, int64_t *bytes) {
     if (o->task == TASK_LOCATE) TRY(measure_questions(&needs));
     int64_t batch = min(o->batch_tokens, needs.all);
     *longest = batch > needs.longest ? batch : needs.longest;
-    // Sums or states, which grow by half, of this rank's share; a tile of rows, sums or states.
+    // Sums or states, which grow by half, of this rank's share; tiles of sums or states, of vectors
+    // and between the two.
     int64_t width = job->checkpoint.spec.n_hidden, row = width * (int64_t)sizeof(double);
     if (o->pooling == POOLING_NONE) row = width * (int64_t)sizeof(float);
-    *bytes = ceil_div(needs.most_rows * row * 3 / 2, job->comm.size) + 2 * POOL_TILE_BYTES +
+    *bytes = ceil_div(needs.most_rows * row * 3 / 2, job->comm.size) + 3 * POOL_TILE_BYTES +
              *longest * (int64_t)sizeof(int32_t);
     return OK;
 }

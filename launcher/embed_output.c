@@ -6,21 +6,22 @@
 static enum status open_vectors(struct embed_output *output) {
     const struct job *job = output->job;
     const struct results *results = output->results;
-    int64_t n_hidden = job->checkpoint.spec.n_hidden;
+    int64_t width = job->vector_head.n_out;
     char *path;
     if (asprintf(&path, "%s/vectors.npy", job->options->output) < 0)
         FAIL(ERR_MEMORY, "no memory for a path");
     enum status status = results->n_row > 0
-                             ? npy_continue(path, n_hidden, results->n_row, &output->vectors)
-                             : npy_create(path, n_hidden, &output->vectors);
+                             ? npy_continue(path, width, results->n_row, &output->vectors)
+                             : npy_create(path, width, &output->vectors);
     free(path);
     return status;
 }
 
 enum status embed_output_open(struct job *job, struct results *results, struct embed_output *out) {
     *out = (struct embed_output){.job = job, .results = results};
-    bool writes = job->comm.rank == 0 && job->options->task == TASK_EMBED;
-    return writes ? open_vectors(out) : OK;
+    if (job->comm.rank != 0) return OK;
+    TRY(vector_head_load(&job->vector_head, &job->backend));
+    return job->options->task == TASK_EMBED ? open_vectors(out) : OK;
 }
 
 void embed_output_close(struct embed_output *output) {
@@ -73,16 +74,16 @@ enum status embed_output_add_line(struct embed_output *output, const char *id, j
 
 static json_t *describe_vectors(const struct embed_output *output,
                                 const struct embed_document *document, int64_t first_row) {
-    static const char *const pooling[] = {"mean", "cls", "last", "none"};
     const struct job *job = output->job;
     const struct pool *pool = &document->pool;
     json_t *object = embed_describe(job, document), *passages = json_array();
     int64_t n_passage = pool->pooling == POOLING_NONE ? 0 : document->passages.n;
-    json_object_set_new(object, "pooling", json_string(pooling[pool->pooling]));
+    json_object_set_new(object, "pooling", json_string(pooling_name(pool->pooling)));
+    json_object_set_new(object, "normalised", json_boolean(job->vector_head.normalise));
     json_object_set_new(object, "n_token", json_integer(document->text.tokens.n));
     json_object_set_new(object, "first_row", json_integer(first_row));
     json_object_set_new(object, "n_row", json_integer(pool->n_row));
-    json_object_set_new(object, "n_hidden", json_integer(pool->n_hidden));
+    json_object_set_new(object, "n_hidden", json_integer(job->vector_head.n_out));
     for (int64_t i = 0; i < n_passage; i++) {
         json_t *passage = embed_describe_passage(document, i);
         json_object_set_new(passage, "row", json_integer(first_row + i));
@@ -99,13 +100,14 @@ static enum status write_vectors(struct embed_output *output, struct embed_docum
     struct job *job = output->job;
     struct comm *host = comm_host(&job->comm);
     struct pool *pool = &document->pool;
-    int64_t tile = pool_tile(pool), first_row = output->vectors.n_row;
-    float *rows = malloc((size_t)(tile * pool->n_hidden) * sizeof *rows);
+    struct vector_head *head = &job->vector_head;
+    int64_t tile = vector_head_tile(head), first_row = output->vectors.n_row;
+    float *rows = malloc((size_t)(tile * head->n_out) * sizeof *rows);
     if (!rows) FAIL(ERR_MEMORY, "no memory for %lld vectors", (long long)tile);
     enum status status = OK;
     for (int64_t begin = 0; status == OK && begin < pool->n_row; begin += tile) {
         int64_t n = pool->n_row - begin < tile ? pool->n_row - begin : tile;
-        status = pool_rows(pool, host, begin, n, rows);
+        status = vector_head_rows(head, pool, host, begin, n, rows);
         if (status == OK && host->rank == 0) status = npy_append(&output->vectors, rows, n);
     }
     free(rows);

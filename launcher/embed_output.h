@@ -16,7 +16,7 @@ struct embed_output {
     struct job *job;
     struct results *results; // rank 0, as all below
     struct npy vectors;      // embed
-    double *questions;       // locate: [n_question, n_hidden], each of length 1
+    double *questions;       // locate: [n_question, vector_head.n_out], each of length 1
     int n_line, capacity;
     struct embed_line *lines; // not written yet
 };

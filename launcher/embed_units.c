@@ -174,20 +174,18 @@ static enum status share_cuts(struct comm *comm, struct embed_document *d) {
 }
 
 static enum status open_pool(const struct job *job, struct embed_document *d) {
-    const struct options *o = job->options;
     int64_t n_row = d->passages.n, n_hidden = job->checkpoint.spec.n_hidden;
-    enum pooling pooling = (enum pooling)o->pooling;
+    enum pooling pooling = job->vector_head.modules.pooling;
     if (pooling == POOLING_NONE)
-        return pool_open(pooling, o->normalise, n_hidden, NULL, d->text.tokens.n, &d->pool);
-    if (d->own_spans)
-        return pool_open(pooling, o->normalise, n_hidden, d->own_spans, n_row, &d->pool);
+        return pool_open(pooling, n_hidden, NULL, d->text.tokens.n, &d->pool);
+    if (d->own_spans) return pool_open(pooling, n_hidden, d->own_spans, n_row, &d->pool);
     struct span *spans = malloc((size_t)(n_row + 1) * sizeof *spans);
     if (!spans) FAIL(ERR_MEMORY, "no memory for %lld passages", (long long)n_row);
     for (int64_t i = 0; i < n_row; i++) {
         const struct text_passage *p = &d->passages.items[i];
         spans[i] = (struct span){p->token_begin, p->token_end - p->token_begin};
     }
-    enum status status = pool_open(pooling, o->normalise, n_hidden, spans, n_row, &d->pool);
+    enum status status = pool_open(pooling, n_hidden, spans, n_row, &d->pool);
     free(spans);
     return status;
 }

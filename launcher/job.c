@@ -148,6 +148,8 @@ static enum status open_model(struct job *job) {
     enum task_kind task = (enum task_kind)job->options->task;
     TRY(checkpoint_open(path, &job->checkpoint));
     TRY(open_network(job));
+    if (task == TASK_EMBED || task == TASK_LOCATE)
+        TRY(vector_head_open(job->options, &job->checkpoint, &job->vector_head));
     TRY(tokenizer_open(job->checkpoint.folder, job->checkpoint.gguf, &job->tokenizer));
     if (job->tokenizer) {
         job->chat =
@@ -236,8 +238,10 @@ static enum status measure_documents(struct job *job, int64_t *longest) {
 static enum status measure_plan(struct job *job) {
     TRY(session_plan(&job->checkpoint, &job->backend, job->comm.size, job->cluster->local_size,
                      &job->session_options, &job->plan));
+    int64_t head = vector_head_bytes(&job->vector_head); // of rank 0
     job->plan.tables += job->task_bytes;
-    if (job->backend.memory == MEMORY_HOST) job->plan.total += job->task_bytes;
+    job->plan.activations += head;
+    job->plan.total += head + (job->backend.memory == MEMORY_HOST ? job->task_bytes : 0);
     return OK;
 }
 
@@ -360,6 +364,7 @@ enum status job_open_session(struct job *job) {
 
 void job_close(struct job *job) {
     session_close(&job->session);
+    vector_head_close(&job->vector_head);
     span_file_close(&job->spans);
     document_set_close(&job->documents);
     tokenizer_close(&job->tokenizer);

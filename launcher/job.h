@@ -8,6 +8,7 @@
 #include "launcher/documents.h"
 #include "launcher/options.h"
 #include "launcher/span_file.h"
+#include "launcher/vector_head.h"
 #include "model/chat.h"
 #include "model/session.h"
 
@@ -23,6 +24,7 @@ struct job {
     struct document_set documents;
     int64_t around;         // tokens of a sequence besides its document: prompt and longest answer
     struct span_file spans; // of task.passages; rank 0
+    struct vector_head vector_head; // of embed and locate
     struct session_options session_options;
     struct memory_plan plan;
     struct session *session;

@@ -31,15 +31,18 @@ static double length(const float *x, int64_t n) {
 }
 
 enum status locate_take_questions(struct embed_output *output, struct embed_document *questions) {
-    struct pool *pool = &questions->pool;
-    int64_t n = pool->n_row, width = pool->n_hidden;
+    struct vector_head *head = &output->job->vector_head;
+    struct comm *host = comm_host(&output->job->comm);
+    int64_t n = questions->pool.n_row, width = head->n_out, tile = vector_head_tile(head);
     enum status status = OK;
     float *rows = malloc((size_t)(n * width) * sizeof *rows);
     output->questions = malloc((size_t)(n * width) * sizeof *output->questions);
     if (!rows || !output->questions)
         FAIL_OR(done, ERR_MEMORY, "no memory for the vectors of %lld questions", (long long)n);
-    TRY_OR(done, pool_rows(pool, comm_host(&output->job->comm), 0, n, rows));
-    for (int64_t i = 0; output->job->comm.rank == 0 && i < n; i++) {
+    for (int64_t begin = 0; begin < n; begin += tile)
+        TRY_OR(done, vector_head_rows(head, &questions->pool, host, begin,
+                                      n - begin < tile ? n - begin : tile, rows + begin * width));
+    for (int64_t i = 0; host->rank == 0 && i < n; i++) {
         const float *row = rows + i * width;
         double norm = length(row, width);
         for (int64_t j = 0; j < width; j++)
@@ -54,14 +57,15 @@ done:
 static enum status score_passages(struct embed_output *output, struct pool *pool,
                                   struct ranked *ranked) {
     struct comm *host = comm_host(&output->job->comm);
-    int64_t width = pool->n_hidden, tile = pool_tile(pool);
+    struct vector_head *head = &output->job->vector_head;
+    int64_t width = head->n_out, tile = vector_head_tile(head);
     int n_question = output->job->options->questions.n;
     float *rows = malloc((size_t)(tile * width) * sizeof *rows);
     if (!rows) FAIL(ERR_MEMORY, "no memory for %lld vectors", (long long)tile);
     enum status status = OK;
     for (int64_t begin = 0; status == OK && begin < pool->n_row; begin += tile) {
         int64_t n = pool->n_row - begin < tile ? pool->n_row - begin : tile;
-        status = pool_rows(pool, host, begin, n, rows);
+        status = vector_head_rows(head, pool, host, begin, n, rows);
         for (int64_t i = 0; status == OK && host->rank == 0 && i < n; i++) {
             double norm = length(rows + i * width, width);
             for (int q = 0; q < n_question; q++) {

@@ -174,7 +174,9 @@ static enum status read_scalar(struct options *options, const char *path, const 
         return options_set(options, path, config_setting_get_string(setting), SOURCE_JOB_FILE,
                            origin);
     }
-    if (option && !number && option->type != OPTION_BOOL) {
+    // Words of a choice that are true and false stand without quotes, too.
+    bool word = option && option->type == OPTION_CHOICE && find_choice(option->choices, text) >= 0;
+    if (option && !number && option->type != OPTION_BOOL && !word) {
         FAIL(ERR_CONFIG, "%s: %s must be a text in quotes, not %s", origin, path, text);
     }
     return options_set(options, path, text, SOURCE_JOB_FILE, origin);

@@ -1,6 +1,5 @@
 #include "launcher/pool.h"
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -10,10 +9,9 @@ static int compare_rows(const void *a, const void *b) {
     return x->row < y->row ? -1 : x->row > y->row;
 }
 
-enum status pool_open(enum pooling pooling, bool normalise, int64_t n_hidden,
-                      const struct span *spans, int64_t n_row, struct pool *out) {
-    *out = (struct pool){
-        .pooling = pooling, .normalise = normalise, .n_hidden = n_hidden, .n_row = n_row};
+enum status pool_open(enum pooling pooling, int64_t n_hidden, const struct span *spans,
+                      int64_t n_row, struct pool *out) {
+    *out = (struct pool){.pooling = pooling, .n_hidden = n_hidden, .n_row = n_row};
     if (pooling == POOLING_NONE) return OK;
     size_t n = (size_t)(n_row > 0 ? n_row : 1);
     out->rows = malloc(n * sizeof *out->rows);
@@ -47,11 +45,6 @@ void pool_close(struct pool *pool) {
     free(pool->token);
     free(pool->state);
     *pool = (struct pool){0};
-}
-
-int64_t pool_tile(const struct pool *pool) {
-    int64_t n = POOL_TILE_BYTES / (pool->n_hidden * (int64_t)sizeof(double));
-    return n > 0 ? n : 1;
 }
 
 // Room for n more slots; it never exceeds what the rows of the pool can need by more than half.
@@ -132,13 +125,6 @@ enum status pool_add(struct pool *pool, const int64_t *position, int64_t n, int6
     return OK;
 }
 
-static void normalise(float *row, int64_t n) {
-    double square = 0;
-    for (int64_t j = 0; j < n; j++) square += (double)row[j] * row[j];
-    if (square == 0) return;
-    for (int64_t j = 0; j < n; j++) row[j] = (float)(row[j] / sqrt(square));
-}
-
 static enum status gather_sums(struct pool *pool, struct comm *comm, int64_t begin, int64_t n,
                                float *out) {
     int64_t width = pool->n_hidden;
@@ -194,12 +180,6 @@ done:
 }
 
 enum status pool_rows(struct pool *pool, struct comm *comm, int64_t begin, int64_t n, float *out) {
-    if (pool->pooling == POOLING_NONE) {
-        TRY(gather_states(pool, comm, begin, n, out));
-    } else {
-        TRY(gather_sums(pool, comm, begin, n, out));
-    }
-    for (int64_t i = 0; pool->normalise && comm->rank == 0 && i < n; i++)
-        normalise(out + i * pool->n_hidden, pool->n_hidden);
-    return OK;
+    if (pool->pooling == POOLING_NONE) return gather_states(pool, comm, begin, n, out);
+    return gather_sums(pool, comm, begin, n, out);
 }

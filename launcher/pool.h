@@ -5,21 +5,18 @@
 #ifndef HALKA_LAUNCHER_POOL_H
 #define HALKA_LAUNCHER_POOL_H
 
-#include <stdbool.h>
-
 #include "dist/comm.h"
+#include "model/sentence_modules.h"
 #include "partition/partition.h"
 
 enum { POOL_TILE_BYTES = 1 << 20 };
-enum pooling { POOLING_MEAN, POOLING_CLS, POOLING_LAST, POOLING_NONE };
 
 struct pool_row { // a row's tokens, [begin, end)
     int64_t begin, end, row;
 };
 
 struct pool {
-    enum pooling pooling;
-    bool normalise; // rows have length 1 (L2), unless they are zero
+    enum pooling pooling; // not AUTO
     int64_t n_hidden, n_row;
     // mean, cls, last:
     struct pool_row *rows; // [n_row] ascending by begin
@@ -36,8 +33,8 @@ struct pool {
 
 // spans: [n_row] tokens of each row, none empty; NULL with POOLING_NONE, whose rows are tokens.
 // Copied. Close it even after a failure.
-enum status pool_open(enum pooling pooling, bool normalise, int64_t n_hidden,
-                      const struct span *spans, int64_t n_row, struct pool *out);
+enum status pool_open(enum pooling pooling, int64_t n_hidden, const struct span *spans,
+                      int64_t n_row, struct pool *out);
 void pool_close(struct pool *pool); // accepts a zeroed struct
 
 // state [n, n_hidden] of the tokens position[i] + shift, ascending. Each token is added once.
@@ -46,7 +43,5 @@ enum status pool_add(struct pool *pool, const int64_t *position, int64_t n, int6
 // Rows [begin, begin + n) into out [n, n_hidden] on rank 0; every rank calls it, with `begin`
 // ascending where every token is a row. comm: in host memory.
 enum status pool_rows(struct pool *pool, struct comm *comm, int64_t begin, int64_t n, float *out);
-// Rows worth asking for at once.
-int64_t pool_tile(const struct pool *pool);
 
 #endif

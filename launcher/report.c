@@ -182,7 +182,12 @@ static void describe_vectors(json_t *object, const struct job *job) {
     if (approximate) json_object_set_new(object, "approximate", json_string(approximate));
     free(approximate);
     if (job->embedded.batches == 0) return;
+    const struct vector_head *head = &job->vector_head;
     json_object_set_new(object, "vectors", json_integer(job->embedded.vectors));
+    json_object_set_new(object, "vector_elements", json_integer(head->n_out));
+    json_object_set_new(object, "pooling", json_string(pooling_name(head->modules.pooling)));
+    json_object_set_new(object, "dense_layers", json_integer(head->modules.n_dense));
+    json_object_set_new(object, "normalised", json_boolean(head->normalise));
     json_object_set_new(object, "documents_packed", json_integer(job->embedded.packed));
     json_object_set_new(object, "batches", json_integer(job->embedded.batches));
 }
@@ -195,6 +200,10 @@ static void print_vectors(FILE *out, const struct job *job) {
     fprintf(out, "  %lld vectors of %lld documents, %lld of them packed, in %lld batches\n",
             (long long)job->embedded.vectors, (long long)job->embedded.documents,
             (long long)job->embedded.packed, (long long)job->embedded.batches);
+    const struct vector_head *head = &job->vector_head;
+    fprintf(out, "  vectors of %lld elements: pooling %s, %d Dense layer%s, length %s\n",
+            (long long)head->n_out, pooling_name(head->modules.pooling), head->modules.n_dense,
+            head->modules.n_dense == 1 ? "" : "s", head->normalise ? "1" : "as it comes");
 }
 
 static enum status write_json(const struct job *job, const struct rank_record *records,

@@ -1,22 +1,29 @@
 #!/usr/bin/env python3
-"""Makes tests/fixtures/embed: a tokenizer, a text, and the vectors that Hugging Face transformers and
-pooling in Python give for them with the tiny random models.
+"""Makes tests/fixtures/embed: a tokenizer, a text, modules of sentence-transformers, and the vectors
+that Hugging Face transformers, those modules and pooling in Python give for them with the tiny random
+models.
 
-Needs torch, transformers and tokenizers (made with 2.15, 5.23, 0.23). Tests read the results only.
+Needs torch, transformers, tokenizers and sentence-transformers (made with 2.15, 5.23, 0.23, 6.2).
+Tests read the results only.
   python3 scripts/make_embed_fixtures.py [tests/fixtures [MODEL...]]
 A line of MODEL.vectors is a name and the elements of one vector: document:mean, document:last,
 document:cls, paragraph:K (mean of the tokens that begin in it, from the whole document's states),
-alone:K (mean over the paragraph encoded by itself, specials too).
+alone:K (mean over the paragraph encoded by itself, specials too), modules:document and modules:K
+(document and paragraph K through the Dense layers and Normalize of tests/fixtures/embed/modules).
 """
+import json
 import os
 import re
 import sys
 
 import torch
+from sentence_transformers.base.modules import Dense, Normalize
+from sentence_transformers.sentence_transformer.modules import Pooling
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoModel
 
 N_VOCAB = 256  # below that of each tiny model
+N_HIDDEN = 32  # of each
 TEXT = """The ferry leaves the harbour of Velm at seven in the morning and comes back at dusk.
 Its captain is Ayşe Kılıç, who has sailed the strait for thirty years.
 
@@ -50,11 +57,41 @@ def paragraphs(text):
         yield first, first + len(match[0].strip())
 
 
+def make_modules(folder):
+    """What EmbeddingGemma has behind its network, with a bias and an activation besides."""
+    torch.manual_seed(7)
+    modules = [Pooling(N_HIDDEN, pooling_mode="mean"),
+               Dense(N_HIDDEN, 48, bias=False, activation_function=torch.nn.Identity()),
+               Dense(48, 20, bias=True, activation_function=torch.nn.Tanh()), Normalize()]
+    names = ["1_Pooling", "2_Dense", "3_Dense", "4_Normalize"]
+    entries = [{"idx": 0, "name": "0", "path": "",
+                "type": "sentence_transformers.base.modules.transformer.Transformer"}]
+    for index, (module, name) in enumerate(zip(modules, names), start=1):
+        os.makedirs(f"{folder}/{name}", exist_ok=True)
+        module.save(f"{folder}/{name}")
+        entries.append({"idx": index, "name": str(index), "path": name,
+                        "type": f"{type(module).__module__}.{type(module).__name__}"})
+    with open(f"{folder}/modules.json", "w", encoding="utf-8") as f:
+        json.dump(entries, f, indent=2)
+    return modules
+
+
+def apply(modules, states):
+    """The vector of [n_token, n_hidden] states."""
+    features = {"token_embeddings": states[None].float(),
+                "attention_mask": torch.ones(1, len(states), dtype=torch.int64)}
+    with torch.no_grad():
+        for module in modules:
+            features = module(features)
+    return features["sentence_embedding"][0]
+
+
 def main():
     root = sys.argv[1] if len(sys.argv) > 1 else "tests/fixtures"
     folder = f"{root}/embed"
     os.makedirs(folder, exist_ok=True)
     tokenizer = make_tokenizer(f"{folder}/tokenizer.json")
+    modules = make_modules(f"{folder}/modules")
     with open(f"{folder}/text", "w", encoding="utf-8", newline="") as f:
         f.write(TEXT)
     for name in sys.argv[2:] or ["tiny-llama"]:
@@ -67,11 +104,13 @@ def main():
                 return encoding, model(torch.tensor([encoding.ids])).last_hidden_state[0]
 
         whole, state = states(TEXT)
-        rows = {"document:mean": state.mean(0), "document:cls": state[0], "document:last": state[-1]}
+        rows = {"document:mean": state.mean(0), "document:cls": state[0], "document:last": state[-1],
+                "modules:document": apply(modules, state)}
         starts = [next((i for i in range(a, b) if not TEXT[i].isspace()), a) for a, b in whole.offsets]
         for k, (begin, end) in enumerate(paragraphs(TEXT)):
             own = [t for t in range(1, len(starts) - 1) if begin <= starts[t] < end]
             rows[f"paragraph:{k}"] = state[own].mean(0)
+            rows[f"modules:{k}"] = apply(modules, state[own])
             rows[f"alone:{k}"] = states(TEXT[begin:end])[1].mean(0)
         with open(f"{folder}/{name}.vectors", "w", encoding="utf-8") as f:
             for key, row in rows.items():

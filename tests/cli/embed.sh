@@ -6,7 +6,7 @@ set -uo pipefail
 source tests/common/cli.sh
 
 fixture=tests/fixtures/embed
-models=(tiny-llama tiny-modernbert tiny-bert)
+models=(tiny-llama tiny-modernbert tiny-bert tiny-embeddinggemma)
 for name in "${models[@]}"; do # the tiny models have no tokenizer of their own
     mkdir "$work/$name"
     cp tests/fixtures/"$name"/*.json tests/fixtures/"$name"/*.safetensors "$work/$name"
@@ -77,6 +77,65 @@ for name in "${models[@]}"; do
             same_rows "$name $kind on $ranks ranks" "$name-$kind-$ranks" "$name-$kind"
         done
     done
+done
+use=$work/tiny-llama
+
+# What sentence-transformers' modules beside the network make of its states: pooling, Dense layers,
+# Normalize. Options replace pooling and Normalize; states of tokens pass no module.
+for name in tiny-llama tiny-modernbert tiny-embeddinggemma; do
+    use=$work/$name-modules
+    cp -r "$work/$name" "$use"
+    cp -r $fixture/modules/* "$use"
+    for ranks in "" 3; do
+        [ -z "$ranks" ] || [ "$name" = tiny-modernbert ] || continue
+        RANKS=$ranks embed "$name modules on $ranks" modules --document $text --overwrite
+        like_transformers "$name modules on $ranks" modules "$name" modules:document
+        RANKS=$ranks embed "$name modules of paragraphs on $ranks" modules --document $text \
+            --set task.passages=paragraphs --overwrite
+        like_transformers "$name modules of paragraphs on $ranks" modules "$name" "modules:[0-9]"
+    done
+    embed "$name states with modules" states --document $text --set task.pooling=none --overwrite
+    same_rows "$name states with modules" states "$name-none"
+done
+same "modules: width" "$(number n_hidden "$work/modules/results.jsonl")" 20
+holds "modules: pooling" "$work/modules/results.jsonl" '"pooling": "mean", "normalised": true'
+holds "modules: report" "$work/modules/report.txt" \
+    "vectors of 20 elements: pooling mean, 2 Dense layers, length 1"
+embed "modules: length as it comes" long --document $text --set task.normalise=false
+same "modules: length as it comes" "$(rows long | awk '{ s = 0; for (i = 1; i <= NF; i++) s += $i * $i
+    print (s > 1.01 || s < 0.99) }')" 1
+embed "modules: another pooling" last --document $text --set task.pooling=last
+same "modules: another pooling" "$(number n_hidden "$work/last/results.jsonl")" 20
+cp -r "$use" "$work/edited"
+sed -i 's/Tanh/Sigmoid/' "$work/edited/3_Dense/config.json"
+expect "modules: edited" 73 "belongs to another job" run --model "$work/edited" --task embed \
+    --set run.precision=fp32 --set task.passages=paragraphs --document $text --output "$work/modules"
+expect "modules: locate" 0 "" run --model "$use" --task locate --document $text \
+    --question "The end" --set task.late_chunking=false --output "$work/modules-locate"
+same "modules: locate" "$(grep -oE '"rank": 1, "score": (1\.0|0\.99999[0-9]*),' \
+    "$work/modules-locate/results.jsonl" | wc -l)" 1
+# As older versions write them: the last or the first token.
+plain_modules() { # POOLING: beside the network, this one as a flag and Normalize
+    local package=sentence_transformers.models
+    use=$work/plain-modules
+    rm -rf "$use"
+    cp -r "$work/tiny-llama" "$use"
+    mkdir "$use/1_Pooling"
+    cat >"$use/modules.json" <<EOF
+[{"idx": 0, "name": "0", "path": "", "type": "$package.Transformer"},
+ {"idx": 1, "name": "1", "path": "1_Pooling", "type": "$package.Pooling"},
+ {"idx": 2, "name": "2", "path": "2_Normalize", "type": "$package.Normalize"}]
+EOF
+    printf '{"word_embedding_dimension": 32, "%s": true}\n' "$1" >"$use/1_Pooling/config.json"
+}
+for pair in lasttoken:last cls_token:cls mean_tokens:mean; do
+    plain_modules "pooling_mode_${pair%:*}"
+    embed "folder's ${pair#*:}" folder --document $text --overwrite
+    holds "folder's ${pair#*:}" "$work/folder/results.jsonl" "\"pooling\": \"${pair#*:}\""
+    use=$work/tiny-llama
+    embed "named ${pair#*:}" named --document $text --overwrite --set task.normalise=true \
+        --set task.pooling="${pair#*:}"
+    same_rows "folder's ${pair#*:}" folder named
 done
 use=$work/tiny-llama
 
@@ -300,6 +359,16 @@ refuse "window of specials" 78 "document.window = 2 holds 0 tokens" --task embed
 refuse "sinks alone" 78 "needs attention.window" --task embed --document $text --set attention.sinks=4
 refuse "window and dsa" 78 "exclude each other" --task embed --document $text \
     --set attention.window=8 --set attention.kind=dsa
+plain_modules pooling_mode_cls_token
+refuse "folder's cls of passages" 78 "the model's pooling, cls, would give" --task embed \
+    --document $text --set task.passages=paragraphs
+plain_modules pooling_mode_max_tokens
+refuse "maximum" 65 "pooling by max is not supported: set task.pooling" --task embed --document $text
+expect "named in place of the maximum" 0 "" run --model "$use" --task embed --document $text \
+    --set task.pooling=mean --output "$work/named" --overwrite
+echo '{"include_prompt": false}' >"$use/1_Pooling/config.json"
+RANKS=2 refuse "a prompt that is not pooled" 78 "include_prompt" --task embed --document $text \
+    --set task.prefix="query: "
 use=$work/tiny-modernbert
 refuse "score of an encoder" 78 "predicts no next token" --task score --document $text
 refuse "answer of an encoder" 78 "predicts no next token" --task answer --document $text

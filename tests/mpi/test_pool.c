@@ -1,6 +1,8 @@
 // ranks: 1 2 3 4
+// fake device: 1 3
 // Pooling over ranks: rows of overlapping and nested spans, whichever rank has which token, against
-// sums in one place.
+// sums in one place. Then what makes vectors of rows: Dense layers and length 1.
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -11,7 +13,7 @@
 
 #include <cmocka.h>
 
-#include "launcher/pool.h"
+#include "launcher/vector_head.h"
 #include "tests/common/mpi_test.h"
 
 enum { N_TOKEN = 67, N_HIDDEN = 5, N_ROW = 9, TILE = 11 };
@@ -53,7 +55,7 @@ static void check(enum pooling pooling) {
     struct pool pool;
     int64_t n_row = pooling == POOLING_NONE ? N_TOKEN : N_ROW;
     float rows[4][N_HIDDEN];
-    assert_int_equal(pool_open(pooling, false, N_HIDDEN, spans, n_row, &pool), OK);
+    assert_int_equal(pool_open(pooling, N_HIDDEN, spans, n_row, &pool), OK);
     add_tokens(&pool, comm->rank, comm->size);
     for (int64_t begin = 0; begin < n_row; begin += 4) {
         int64_t n = n_row - begin < 4 ? n_row - begin : 4;
@@ -71,31 +73,67 @@ static void rows_are_pooled(void **state) {
         check((enum pooling)pooling);
 }
 
-static void rows_have_length_one(void **state) {
-    (void)state;
-    const struct span zero = {0, 1}; // a state of zeros stays as it is
-    const float states[2][2] = {{0, 0}, {3, 4}};
-    const int64_t position[2] = {0, 1};
-    const struct span two[2] = {zero, {1, 1}};
-    float rows[2][2];
+enum { N_STATE = 3 };
+static const float states[N_STATE][2] = {{0, 0}, {3, 4}, {1, -2}};
+
+// One row of each state, pooled from the last rank's tokens, through the head.
+static void vectors_of_states(struct vector_head *head, float *out) {
+    const int64_t position[N_STATE] = {0, 1, 2};
+    const struct span one_each[N_STATE] = {{0, 1}, {1, 1}, {2, 1}};
+    struct comm *comm = &mpi_test_host_comm;
     struct pool pool;
-    struct comm *comm = &mpi_test_comm;
-    assert_int_equal(pool_open(POOLING_MEAN, true, 2, two, 2, &pool), OK);
+    assert_int_equal(pool_open(POOLING_MEAN, 2, one_each, N_STATE, &pool), OK);
     if (comm->rank == comm->size - 1)
-        assert_int_equal(pool_add(&pool, position, 2, 0, states[0]), OK);
-    assert_int_equal(pool_rows(&pool, comm, 0, 2, rows[0]), OK);
-    if (comm->rank == 0) {
-        assert_true(rows[0][0] == 0 && rows[0][1] == 0);
-        assert_true(rows[1][0] == 0.6f && rows[1][1] == 0.8f);
-    }
+        assert_int_equal(pool_add(&pool, position, N_STATE, 0, states[0]), OK);
+    assert_int_equal(vector_head_rows(head, &pool, comm, 0, N_STATE, out), OK);
     pool_close(&pool);
+}
+
+static void vectors_have_length_one(void **state) {
+    (void)state;
+    struct vector_head head = {.normalise = true, .n_out = 2, .widest = 2};
+    float rows[N_STATE][2];
+    vectors_of_states(&head, rows[0]);
+    if (mpi_test_host_comm.rank != 0) return;
+    assert_true(rows[0][0] == 0 && rows[0][1] == 0); // a state of zeros stays as it is
+    assert_true(rows[1][0] == 0.6f && rows[1][1] == 0.8f);
+}
+
+static void vectors_pass_dense_layers(void **state) {
+    (void)state;
+    static const float first[3][2] = {{0.5f, -1}, {2, 0.25f}, {-1, 1}}, second[1][3] = {{1, -2, 4}};
+    const float bias[3] = {0.125f, -1, 2};
+    struct backend backend;
+    struct vector_head head = {.n_out = 1, .widest = 3, .modules.n_dense = 2};
+    struct sentence_dense *dense = head.modules.dense;
+    dense[0].weight = (struct weight){first, DTYPE_F32, 3, 2, sizeof *first, NULL, 0, 0, 0};
+    dense[0].bias = malloc(sizeof bias);
+    assert_non_null(dense[0].bias);
+    memcpy(dense[0].bias, bias, sizeof bias);
+    dense[0].activation = DENSE_TANH;
+    dense[1].weight = (struct weight){second, DTYPE_F32, 1, 3, sizeof *second, NULL, 0, 0, 0};
+    mpi_test_open_backend(BACKEND_CPU, &backend);
+    bool writes = mpi_test_host_comm.rank == 0;
+    if (writes) assert_int_equal(vector_head_load(&head, &backend), OK);
+    float rows[N_STATE];
+    vectors_of_states(&head, rows);
+    for (int i = 0; writes && i < N_STATE; i++) {
+        double expected = 0;
+        for (int h = 0; h < 3; h++)
+            expected += second[0][h] * tanh((double)first[h][0] * states[i][0] +
+                                            (double)first[h][1] * states[i][1] + bias[h]);
+        assert_true(fabs(rows[i] - expected) < 1e-6); // of six: fp32 rounding
+    }
+    vector_head_close(&head);
+    mpi_test_close_backend(&backend);
 }
 
 int main(int argc, char **argv) {
     mpi_test_start(&argc, &argv);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rows_are_pooled),
-        cmocka_unit_test(rows_have_length_one),
+        cmocka_unit_test(vectors_have_length_one),
+        cmocka_unit_test(vectors_pass_dense_layers),
     };
     return mpi_test_stop(cmocka_run_group_tests(tests, NULL, NULL));
 }

@@ -108,6 +108,25 @@ static void mistakes_name_line_and_nearest_key(void **state) {
     }
 }
 
+static void truth_may_be_a_choice(void **state) {
+    (void)state;
+    static const struct {
+        const char *text;
+        int value;
+    } cases[] = {{"", NORMALISE_AUTO},
+                 {"task: { normalise = \"auto\"; };", NORMALISE_AUTO},
+                 {"task: { normalise = true; };", NORMALISE_YES},
+                 {"task: { normalise = \"true\"; };", NORMALISE_YES},
+                 {"task: { normalise = false; };", NORMALISE_NO}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct options options;
+        assert_int_equal(options_set_defaults(&options), OK);
+        assert_int_equal(options_read_job_text(&options, cases[i].text, "job"), OK);
+        assert_int_equal(options.normalise, cases[i].value);
+        options_close(&options);
+    }
+}
+
 static void command_line_is_parsed(void **state) {
     (void)state;
     struct options options;
@@ -142,6 +161,7 @@ int main(void) {
         cmocka_unit_test(limits_are_kept),
         cmocka_unit_test(lists_add_within_a_source_and_replace_across),
         cmocka_unit_test(mistakes_name_line_and_nearest_key),
+        cmocka_unit_test(truth_may_be_a_choice),
         cmocka_unit_test(command_line_is_parsed),
         cmocka_unit_test(edit_distances),
     };
