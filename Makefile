@@ -74,7 +74,7 @@ $(TESTS) $(BENCHES): $(BUILD)/%: $(BUILD)/%.o $(TEST_LIB) $(LIB)
 	$(MPICC) $(CFLAGS) -o $@ $^ $(LDFLAGS) $(RPATH) $(LDLIBS) -lcmocka
 .SECONDARY:
 
-tests: $(TESTS)
+tests: $(TESTS) $(if $(CUDA),$(BUILD)/liblaunches.so)
 benches: $(BENCHES)
 test: all tests
 	scripts/test.sh $(BUILD)
@@ -97,11 +97,12 @@ bundle: all
 	@mkdir -p $(BUILD)/lib
 	ldd $(BUILD)/halka $(wildcard $(BUILD)/tests/unit/test_fp8) | awk '/=> \// { print $$3 }' | sort -u | \
 	    grep -v '^$(CURDIR)/' | grep -E '/lib($(BUNDLED))[.-]' | xargs -r -I{} cp -L {} $(BUILD)/lib/
-# Records what runs on a GPU and when (CUPTI, part of the CUDA toolkit); scripts/plot_timeline.sh draws it.
+# Libraries that record what runs on a GPU: when (by CUPTI, part of the CUDA toolkit; scripts/plot_timeline.sh
+# draws it), and which of the kernels.
 timeline: $(BUILD)/libtimeline.so
-$(BUILD)/libtimeline.so: tests/bench/timeline.c
+$(BUILD)/libtimeline.so $(BUILD)/liblaunches.so: $(BUILD)/lib%.so: tests/bench/%.c
 	@mkdir -p $(@D)
-	$(CC) $(filter-out -MMD -MP,$(CFLAGS)) -fPIC -shared -I$(CUDA_HOME)/include -o $@ $< -L$(CUDA_HOME)/lib64 -lcupti
+	$(CC) $(filter-out -MMD -MP,$(CFLAGS)) -fPIC -shared -I$(CUDA_HOME)/include -o $@ $< -L$(CUDA_HOME)/lib64 -Wl,--as-needed -lcupti
 install: all
 	install -D $(BUILD)/halka $(DESTDIR)$(PREFIX)/bin/halka
 	$(if $(CUDA),install -D $(LIB) $(DESTDIR)$(PREFIX)/lib/$(notdir $(LIB)))

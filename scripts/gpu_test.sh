@@ -1,14 +1,19 @@
 #!/bin/bash
-# Tests on a GPU: scripts/gpu_test.sh [--build DIR] [--log FILE.md] [PART...]; without names, all parts.
+# Tests on a GPU: scripts/gpu_test.sh [--build DIR] [--log FILE.md] [PART[:NAME]...]; without names, all parts.
 #   unit       every operation against the reference, behind the mirror of tests/common
 #   ranks      attention, experts, sessions and the verbs on 1 to 4 ranks, through mpi_staged
 #   parity     log-probabilities against Hugging Face's, tiny models and the demo model
 #   nccl       the same over NCCL, one rank a GPU
 #   lost       a rank that leaves in mid-ring: exit code 69, in time, nothing left on the GPUs
 #   cli        the program: verify on 1, 2 and 4 ranks; the demo model on cuda and on cpu
-#   memcheck racecheck initcheck synccheck    operations under compute-sanitizer
-# Nothing is built where DIR (build/cuda) is there: it may be a copy (make CUDA=1 bundle). A part stops
-# beginning tests after PART_SECONDS (460). --log adds a section a part to a file. Exit code 77: no GPU.
+#   launches   that the tests which compute-sanitizer watches launch every kernel of the build
+#   memcheck racecheck initcheck synccheck    these tests under compute-sanitizer: the small cases of unit
+#              (SANITIZE_LIGHT=12: of at most 12 million products), on a Hopper also with the kernels that
+#              an A100 (sm_80) and what comes after (sm_100) take
+# PART:NAME runs of a part what has NAME in its name (racecheck:index). Nothing is built where DIR (build/cuda)
+# is there: it may be a copy (make CUDA=1 bundle tests). A part stops beginning tests after PART_SECONDS (460),
+# and what runs then is stopped. --log adds a section a part to a file: parts may run on several machines and
+# at several times, the same file brought along or the files put one after the other. Exit code 77: no GPU.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 70
 build=build/cuda log=
@@ -21,7 +26,7 @@ while [[ ${1:-} == --* ]]; do
     shift 2
 done
 parts=("$@")
-[ $# -gt 0 ] || parts=(unit ranks parity nccl lost cli memcheck racecheck initcheck synccheck)
+[ $# -gt 0 ] || parts=(unit ranks parity nccl lost cli launches memcheck racecheck initcheck synccheck)
 n_gpu=$(nvidia-smi -L 2>/dev/null | grep -c '^GPU ')
 if [ "$n_gpu" -eq 0 ]; then
     echo "skipped: nvidia-smi -L shows no GPU on this machine"
@@ -55,6 +60,7 @@ skip() { # NAME WHY
 # run NAME COMMAND...: by its exit code; a line that begins with "figure" is kept in the log.
 run() {
     local name=$1 begun=$EPOCHREALTIME left=$((part_end - SECONDS)) code seconds figures
+    [[ $name == *"$only"* ]] || return 0
     shift
     if [ $left -lt 5 ]; then
         skip "$name" "no time left in this part"
@@ -82,7 +88,7 @@ run() {
     esac
 }
 
-units=(device kernels attention attention_merge index candidates sparse sparse_attention experts)
+units=(device experts sparse sparse_attention candidates attention_merge kernels matmul index attention)
 unit() {
     local name
     for name in "${units[@]}"; do
@@ -183,23 +189,60 @@ cli() {
     run "demo model, fp32, cuda and cpu" demo fp32 1e-3
     run "demo model, bf16 on cuda" demo auto 1e-2
 }
-sanitize() { # TOOL NAME...
-    local tool=$1 name
+# small WHAT COMMAND...: the small cases of unit by COMMAND; then, where one GPU can stand for others, those
+# of operations whose kernels depend on the architecture.
+small() {
+    local what=$1 name as
     shift
+    export HALKA_TEST_LIGHT=${SANITIZE_LIGHT:-12}
+    for name in "${units[@]}"; do
+        run "$what of unit/$name" "$@" "$build/tests/unit/test_$name"
+    done
+    for as in "80 sparse_attention" "100 sparse_attention" "80 index" "80 attention"; do
+        [ "$capability" = 9.0 ] || break
+        export HALKA_TEST_ARCHITECTURE=${as% *}
+        name=${as#* }
+        run "$what of unit/$name as sm_${as% *}" "$@" "$build/tests/unit/test_$name"
+    done
+    unset HALKA_TEST_LIGHT HALKA_TEST_ARCHITECTURE
+}
+sanitize() { # TOOL OPTION...
     if ! command -v compute-sanitizer >/dev/null; then
-        skip "$tool" "compute-sanitizer is not installed"
+        skip "$1" "compute-sanitizer is not installed"
         return
     fi
-    for name in "$@"; do
-        [ -x "$build/tests/unit/test_$name" ] || continue
-        run "$tool of unit/$name" compute-sanitizer --tool "$tool" --error-exitcode 1 --print-limit 5 \
-            "$build/tests/unit/test_$name"
-    done
+    small "$1" compute-sanitizer --tool "$1" --error-exitcode 1 --print-limit 5 "${@:2}"
 }
-memcheck() { sanitize memcheck device experts sparse sparse_attention candidates attention attention_merge index kernels; }
-racecheck() { sanitize racecheck experts sparse sparse_attention candidates attention attention_merge index kernels; }
-initcheck() { sanitize initcheck experts sparse sparse_attention candidates attention attention_merge; }
-synccheck() { sanitize synccheck experts sparse sparse_attention candidates attention attention_merge index kernels; }
+memcheck() { sanitize memcheck; }
+racecheck() { sanitize racecheck; }
+# The kernels of index_select.cu read a row of scores in vectors and a tile ahead, what was never written
+# behind its last visible key included, and drop it.
+initcheck() { sanitize initcheck --kernel-name-exclude kns=index_select_cu; }
+synccheck() { sanitize synccheck; }
+every_kernel() {
+    awk '{ n[$2] += $1 }
+        END {
+            for (name in n) {
+                all++
+                if (n[name]) launched++
+                else print "not launched: " name
+            }
+            print "figure: " launched " of " all " kernels launched"
+            exit launched < all || all == 0
+        }' "$work/launches"
+}
+export -f every_kernel
+launches() {
+    local library=$PWD/$build/liblaunches.so
+    [[ $build != /* ]] || library=$build/liblaunches.so
+    if [ ! -e "$library" ] || [ "$capability" != 9.0 ]; then
+        skip launches "needs a Hopper, which runs every kernel, and $library (make CUDA=1 tests)"
+        return
+    fi
+    small launches env LAUNCHES="$work/launches" LD_PRELOAD="$library"
+    only='' # what was run counts, also where some was left out
+    run "every kernel" every_kernel
+}
 
 if [ -n "$log" ] && [ ! -s "$log" ]; then
     write "# Tests on a GPU"
@@ -207,15 +250,19 @@ if [ -n "$log" ] && [ ! -s "$log" ]; then
     write "\`make gpu-test\`, or scripts/gpu_test.sh on a machine with a copy of build/cuda."
 fi
 write ""
+capability=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -1)
 write "$(date -u '+%Y-%m-%d %H:%M UTC'), $n_gpu x $(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader |
     head -1 | sed 's/, /, driver /'), commit $(git rev-parse --short HEAD 2>/dev/null || echo unknown)"
 for part in "${parts[@]}"; do
+    only=''
+    [[ $part != *:* ]] || only=${part#*:}
+    part=${part%%:*}
     case $part in
-    unit | ranks | parity | nccl | lost | cli | memcheck | racecheck | initcheck | synccheck) ;;
+    unit | ranks | parity | nccl | lost | cli | launches | memcheck | racecheck | initcheck | synccheck) ;;
     *) echo "gpu_test: no such part: $part" >&2 && exit 64 ;;
     esac
     write ""
-    write "## $part"
+    write "## $part${only:+: $only}"
     write ""
     write "| test | result | seconds | figures |"
     write "| --- | --- | ---: | --- |"

@@ -156,6 +156,10 @@ int attention_device_close(void **state) {
     return 0;
 }
 
+int attention_first_form(void) {
+    return tests_are_light() ? FORM_DEVICE : FORM_PLAIN;
+}
+
 struct backend attention_backend_open(enum backend_kind kind, enum isa isa, int n_thread) {
     struct backend_options options = {.kind = kind, .isa = isa, .n_thread = n_thread};
     struct backend backend;

@@ -62,6 +62,7 @@ bool attention_case_is_wanted(const struct attention_case *c, struct attention_f
 
 // Forms of attention: the cpu's instruction sets, then a device's.
 enum { FORM_PLAIN = ISA_PLAIN, FORM_AVX512 = ISA_AVX512, FORM_DEVICE = ISA_AVX512_BF16 + 1 };
+int attention_first_form(void); // of those to test: light tests (see case_is_wanted) have one
 struct backend attention_backend_open(enum backend_kind kind, enum isa isa, int n_thread);
 struct backend attention_form_open(int form, int n_thread);
 void attention_backend_close(struct backend *backend);

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "tests/common/cases.h"
 #include "tests/common/fake_device.h"
 #include "tests/common/mirror.h"
 
@@ -46,6 +47,10 @@ enum status open_mirror(int index, struct backend *out) {
     TRY(open_device(index, out));
     mirror_open(*out, out);
     return OK;
+}
+
+bool backend_is_wanted(int index) {
+    return !tests_are_light() || index == 0 || index == BACKEND_MIRROR;
 }
 
 int open_backends(void **state) {

@@ -9,6 +9,9 @@
 enum { BACKEND_AVX2 = 3, BACKEND_AVX2_5_THREADS, BACKEND_MIRROR = 6, N_BACKEND };
 extern struct backend backends[N_BACKEND];
 
+// Light tests (see case_is_wanted) leave out all but the reference and the device.
+bool backend_is_wanted(int index);
+
 // Set-up and tear-down of a cmocka group.
 int open_backends(void **state);
 int close_backends(void **state);

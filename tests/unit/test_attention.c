@@ -24,7 +24,7 @@ static void check_case(struct backend *reference, const struct attention_case *c
     a.out = test_alloc((n_out + 1) * 4);
     a.lse = test_alloc((n_row + 1) * 4);
     float *first_out = test_alloc(n_out * 4 + 4);
-    for (int form = FORM_PLAIN; form <= FORM_DEVICE; form++) {
+    for (int form = attention_first_form(); form <= FORM_DEVICE; form++) {
         char what[200];
         snprintf(what, sizeof what, "%s, query %s, K/V %s, form %d", c->name,
                  dtype_info[format.query].name, dtype_info[format.kv].name, form);
@@ -149,7 +149,7 @@ static void test_attention_mass_equals_the_reference(void **state) {
             for (int64_t k = 0; k < a.n_key; k++) expected[k] = 0.25f; // masses are added
             struct attention_mass_args m = {a, 0.5f, expected};
             assert_int_equal(reference.ops->attention_mass(&reference, &m), OK);
-            for (int form = FORM_PLAIN; form <= FORM_DEVICE; form++) {
+            for (int form = attention_first_form(); form <= FORM_DEVICE; form++) {
                 struct backend backend = attention_form_open(form, 2);
                 for (int64_t k = 0; k < a.n_key; k++) mass[k] = 0.25f;
                 m.mass = mass;

@@ -114,58 +114,73 @@ static void test_gate(void **state) {
     }
 }
 
-// Groups of no, one, few and many rows; plain, quantised and scaled weights.
+enum { N_GROUP = 9, N_GROUP_OUT = 72, N_GROUP_IN = 256 };
+
+// The products of groups against the definition, in a few places.
+static void check_definition(const struct grouped_matmul_args *args, int64_t n_row) {
+    int g = 0;
+    for (int64_t row = 0; row < n_row; row += 7) {
+        while (row >= args->first_row[g + 1]) g++;
+        float w[N_GROUP_IN], input[N_GROUP_IN];
+        double sum = 0;
+        weight_row_to_float(&args->weight[g], row, w);
+        dtype_to_float(args->x_dtype,
+                       (char *)args->x + dtype_bytes(args->x_dtype, row * N_GROUP_IN), N_GROUP_IN,
+                       input);
+        for (int i = 0; i < N_GROUP_IN; i++)
+            sum += (double)(args->x_dtype == DTYPE_BF16 ? bf16_to_float(bf16_from_float(w[i]))
+                                                        : w[i]) *
+                   (double)input[i];
+        assert_true(fabs(sum - (double)args->out[row * N_GROUP_OUT + row]) < 1e-4);
+    }
+}
+
+static void check_grouped(enum dtype dtype, enum dtype x_dtype, const int64_t *first_row) {
+    const float scale[2] = {0.5f, 3};
+    int64_t n_row = first_row[N_GROUP], n = n_row * N_GROUP_OUT;
+    struct weight weight[N_GROUP];
+    // Random sub-blocks of blocks of 256 differ so much in size that few terms make a sum.
+    float x_scale = dtype_info[dtype].block_elements == 256 ? 0.5f : 1;
+    void *x = random_vector(x_dtype, n_row * N_GROUP_IN, x_scale, 3);
+    float *expected = test_alloc(n * 4), *got = test_alloc(n * 4);
+    for (int g = 0; g < N_GROUP; g++) {
+        weight[g] = random_weight(dtype, N_GROUP_OUT, N_GROUP_IN, 0, (uint64_t)g);
+        if (dtype != DTYPE_F8_E4M3) continue;
+        weight[g].scale = scale;
+        weight[g].scale_stride = 2;
+    }
+    struct grouped_matmul_args args = {.n_group = N_GROUP,
+                                       .first_row = first_row,
+                                       .weight = weight,
+                                       .x = x,
+                                       .x_dtype = x_dtype,
+                                       .out = expected};
+    assert_int_equal(backends[0].ops->grouped_matmul(&backends[0], &args), OK);
+    check_definition(&args, n_row);
+    for (int b = 1; b < N_BACKEND; b++) {
+        char message[200];
+        poison(got, n * 4);
+        args.out = got;
+        assert_int_equal(backends[b].ops->grouped_matmul(&backends[b], &args), OK);
+        struct tolerance tolerance = x_dtype == DTYPE_BF16 ? TOLERANCE_BF16_PRODUCT : TOLERANCE_F32;
+        if (!is_close(DTYPE_F32, got, expected, n, tolerance, message, sizeof message))
+            fail_msg("%s, backend %d: %s", dtype_info[dtype].name, b, message);
+    }
+    for (int g = 0; g < N_GROUP; g++) free((void *)weight[g].data);
+    free(got);
+    free(expected);
+    free(x);
+}
+
+// Groups of no, one, few and many rows, or of one at most; weights of every format.
 static void test_grouped_matmul(void **state) {
     (void)state;
-    enum { N_GROUP = 9, N_OUT = 72, N_IN = 160 };
-    const int64_t first_row[N_GROUP + 1] = {0, 0, 1, 1, 4, 12, 13, 22, 60, 60};
-    const enum dtype dtypes[] = {DTYPE_F32, DTYPE_BF16, DTYPE_Q4_1, DTYPE_F8_E4M3};
-    const float scale[2] = {0.5f, 3};
-    int64_t n_row = first_row[N_GROUP], n = n_row * N_OUT;
-    for (int d = 0; d < 4; d++)
+    const int64_t mixed[N_GROUP + 1] = {0, 0, 1, 1, 4, 12, 13, 22, 60, 60};
+    const int64_t single[N_GROUP + 1] = {0, 1, 1, 2, 3, 3, 4, 5, 6, 6};
+    for (int d = 0; d < N_DTYPE; d++)
         for (int bf16 = 0; bf16 < 2; bf16++) {
-            struct weight weight[N_GROUP];
-            enum dtype x_dtype = bf16 ? DTYPE_BF16 : DTYPE_F32;
-            void *x = random_vector(x_dtype, n_row * N_IN, 1, 3);
-            float *expected = test_alloc(n * 4), *got = test_alloc(n * 4);
-            for (int g = 0; g < N_GROUP; g++) {
-                weight[g] = random_weight(dtypes[d], N_OUT, N_IN, 0, (uint64_t)g);
-                if (dtypes[d] != DTYPE_F8_E4M3) continue;
-                weight[g].scale = scale;
-                weight[g].scale_stride = 2;
-            }
-            struct grouped_matmul_args args = {.n_group = N_GROUP,
-                                               .first_row = first_row,
-                                               .weight = weight,
-                                               .x = x,
-                                               .x_dtype = x_dtype,
-                                               .out = expected};
-            assert_int_equal(backends[0].ops->grouped_matmul(&backends[0], &args), OK);
-            for (int64_t row = 0; row < n_row; row += 7) { // the definition, in a few places
-                int g = 0;
-                while (row >= first_row[g + 1]) g++;
-                float w[N_IN], input[N_IN];
-                double sum = 0;
-                weight_row_to_float(&weight[g], row, w);
-                dtype_to_float(x_dtype, (char *)x + dtype_bytes(x_dtype, row * N_IN), N_IN, input);
-                for (int i = 0; i < N_IN; i++)
-                    sum += (double)(bf16 ? bf16_to_float(bf16_from_float(w[i])) : w[i]) *
-                           (double)input[i];
-                assert_true(fabs(sum - (double)expected[row * N_OUT + row]) < 1e-4);
-            }
-            for (int b = 1; b < N_BACKEND; b++) {
-                char message[200];
-                poison(got, n * 4);
-                args.out = got;
-                assert_int_equal(backends[b].ops->grouped_matmul(&backends[b], &args), OK);
-                struct tolerance tolerance = bf16 ? TOLERANCE_BF16_PRODUCT : TOLERANCE_F32;
-                if (!is_close(DTYPE_F32, got, expected, n, tolerance, message, sizeof message))
-                    fail_msg("%s, backend %d: %s", dtype_info[dtypes[d]].name, b, message);
-            }
-            for (int g = 0; g < N_GROUP; g++) free((void *)weight[g].data);
-            free(got);
-            free(expected);
-            free(x);
+            check_grouped(d, bf16 ? DTYPE_BF16 : DTYPE_F32, mixed);
+            check_grouped(d, bf16 ? DTYPE_BF16 : DTYPE_F32, single);
         }
 }
 
@@ -189,13 +204,13 @@ struct chosen_format {
     int64_t n_in;
 };
 static const struct chosen_format chosen_formats[] = {
-    {DTYPE_F32, DTYPE_F32, 160},         {DTYPE_F32, DTYPE_F32, 24},
-    {DTYPE_F32, DTYPE_F32, 7},           {DTYPE_BF16, DTYPE_BF16, 160},
-    {DTYPE_BF16, DTYPE_F32, 24},         {DTYPE_F16, DTYPE_BF16, 33},
-    {DTYPE_F8_E4M3, DTYPE_F8_E4M3, 160}, {DTYPE_F8_E4M3, DTYPE_BF16, 150},
-    {DTYPE_Q8_0, DTYPE_Q8_0, 160},       {DTYPE_Q4_0, DTYPE_Q5_0, 160},
-    {DTYPE_Q4_1, DTYPE_Q5_1, 160},       {DTYPE_Q4_K, DTYPE_Q6_K, 256},
-    {DTYPE_Q5_K, DTYPE_Q5_K, 512},
+    {DTYPE_F32, DTYPE_F32, 160},      {DTYPE_F32, DTYPE_F32, 24},
+    {DTYPE_F32, DTYPE_F32, 7},        {DTYPE_BF16, DTYPE_BF16, 160},
+    {DTYPE_BF16, DTYPE_F32, 24},      {DTYPE_F16, DTYPE_BF16, 33},
+    {DTYPE_F16, DTYPE_F16, 160},      {DTYPE_F8_E4M3, DTYPE_F8_E4M3, 160},
+    {DTYPE_F8_E4M3, DTYPE_BF16, 150}, {DTYPE_Q8_0, DTYPE_Q8_0, 160},
+    {DTYPE_Q4_0, DTYPE_Q5_0, 160},    {DTYPE_Q4_1, DTYPE_Q5_1, 160},
+    {DTYPE_Q4_K, DTYPE_Q6_K, 256},    {DTYPE_Q5_K, DTYPE_Q5_K, 512},
 };
 enum { N_CHOSEN_FORMAT = sizeof chosen_formats / sizeof *chosen_formats };
 
@@ -218,10 +233,10 @@ static void multiply_chosen(const struct chosen_matmul_args *a, float *out, int6
 }
 
 static void check_chosen(const struct chosen_format *format, const struct chosen_case *c,
-                         const struct weight *weight, enum dtype x_dtype, bool one_row) {
+                         const struct weight *weight, enum dtype x_dtype, int64_t x_stride) {
     enum { N = N_CHOICE * N_CHOSEN_OUT };
     struct tolerance tolerance = x_dtype == DTYPE_BF16 ? TOLERANCE_BF16_PRODUCT : TOLERANCE_F32;
-    void *x = random_vector(x_dtype, N_CHOICE * format->n_in, 1, 3);
+    void *x = random_vector(x_dtype, N_CHOICE * (format->n_in + 1), 1, 3);
     float expected[N], *got = test_alloc(N * 4);
     int64_t n_expected = 5, n_product;
     char message[200];
@@ -232,13 +247,13 @@ static void check_chosen(const struct chosen_format *format, const struct chosen
                                       .weight = weight,
                                       .x = x,
                                       .x_dtype = x_dtype,
-                                      .x_stride = one_row ? 0 : format->n_in,
+                                      .x_stride = x_stride,
                                       .out = got};
     multiply_chosen(&args, expected, &n_expected);
     for (int b = 0; b < N_BACKEND; b++) {
         poison(got, N * 4);
         n_product = 5;
-        args.n_product = b % 2 && one_row ? NULL : &n_product;
+        args.n_product = b % 2 && x_stride == 0 ? NULL : &n_product;
         assert_int_equal(backends[b].ops->chosen_matmul(&backends[b], &args), OK);
         if (!is_close(DTYPE_F32, got, expected, N, tolerance, message, sizeof message))
             fail_msg("%s, %d experts, backend %d: %s", dtype_info[format->dtype].name, c->n_expert,
@@ -266,9 +281,11 @@ static void test_chosen_matmul(void **state) {
         for (int e = 0; e < MOST_OWNED; e++) weight[e] = matrix[e < 16 ? e % N_MATRIX : e % 2];
         for (int c = 0; c < N_CHOSEN_CASE; c++)
             for (int bf16 = 0; bf16 < 2; bf16++)
-                for (int one_row = 0; one_row < 2; one_row++)
+                for (int s = 0; s < 3; s++) { // one row, rows of their own, unaligned ones
+                    int64_t x_stride = s == 0 ? 0 : format->n_in + (s == 2);
                     check_chosen(format, &chosen_cases[c], weight, bf16 ? DTYPE_BF16 : DTYPE_F32,
-                                 one_row);
+                                 x_stride);
+                }
         for (int m = 0; m < N_MATRIX; m++) free((void *)matrix[m].data);
     }
 }

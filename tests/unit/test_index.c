@@ -47,6 +47,17 @@ static const struct index_case exact_cases[] = {
     {"one head of one element", 3, 207, 1, 1, 30, DTYPE_F8_E4M3, EXACT, 200, 1},
     {"64 heads", 17, 151, 64, 128, 20, DTYPE_BF16, EXACT, 130, 1},
     {"32 heads", 17, 151, 32, 64, 20, DTYPE_F8_E4M3, EXACT, 130, 1},
+    {"64 heads of 64, bf16", 5, 151, 64, 64, 20, DTYPE_BF16, EXACT, 145, 1},
+    {"64 heads of 64, fp8", 5, 151, 64, 64, 20, DTYPE_F8_E4M3, EXACT, 145, 1},
+    {"32 heads of 128, bf16", 5, 151, 32, 128, 20, DTYPE_BF16, EXACT, 145, 1},
+    {"32 heads of 128, fp8", 5, 151, 32, 128, 20, DTYPE_F8_E4M3, EXACT, 145, 1},
+    {"32 heads of 64, bf16", 5, 151, 32, 64, 20, DTYPE_BF16, EXACT, 145, 1},
+    {"8 heads of 32, bf16", 35, 300, 8, 32, 20, DTYPE_BF16, EXACT, 280, 1},
+    {"8 heads of 32, fp8", 35, 300, 8, 32, 20, DTYPE_F8_E4M3, EXACT, 280, 1},
+    {"8 heads of 64, bf16", 35, 300, 8, 64, 20, DTYPE_BF16, EXACT, 280, 1},
+    {"8 heads of 64, fp8", 35, 300, 8, 64, 20, DTYPE_F8_E4M3, EXACT, 280, 1},
+    {"16 heads of 96, bf16", 35, 300, 16, 96, 20, DTYPE_BF16, EXACT, 280, 1},
+    {"16 heads of 96, fp8", 35, 300, 16, 96, 20, DTYPE_F8_E4M3, EXACT, 280, 1},
     {"k = 2048", 3, 5000, 2, 32, 2048, DTYPE_F8_E4M3, EXACT, 4998, 1},
     {"k = 3000", 2, 7000, 1, 16, 3000, DTYPE_F32, EXACT, 6998, 1},
     {"decode", 1, 5000, 64, 128, 2048, DTYPE_F8_E4M3, EXACT, 4999, 1},
@@ -266,13 +277,26 @@ static struct selection select_split(struct backend *backend, const struct index
     return out;
 }
 
+static bool is_wanted(const struct index_case *c) {
+    return case_is_wanted(c->n_query * c->n_key * c->n_head * c->head_dim,
+                          c->dtype != DTYPE_F32 && c->n_head % 8 == 0);
+}
+
 // The reference takes a tenth of a second for so many products: once is enough.
 static bool is_slow(int backend, const struct index_case *c) {
     return backend == 0 && c->n_query * c->n_key * c->n_head * c->head_dim > 20000000;
 }
 
+// Many small calls are as slow for a tool that watches the device as few large ones.
+static bool split_is_wanted(const struct index_case *c, struct split split) {
+    int64_t n_block = split.key_block ? c->n_key / split.key_block + 1 : 1;
+    int64_t n_batch = split.query_batch ? c->n_query / split.query_batch + 1 : 1;
+    return !tests_are_light() || n_block * n_batch <= 24;
+}
+
 static void check_exact(const struct index_case *c, int b, const struct index_data *d,
                         struct split split) {
+    if (!split_is_wanted(c, split)) return;
     struct selection got = select_split(&backends[b], c, d, split);
     uint64_t *expected = test_alloc(c->n_key * 8);
     for (int64_t t = 0; t < c->n_query; t++) {
@@ -290,8 +314,10 @@ static void test_exact_scores(void **state) {
     (void)state;
     for (int i = 0; i < N_EXACT_CASE; i++) {
         const struct index_case *c = &exact_cases[i];
+        if (!is_wanted(c)) continue;
         struct index_data d = index_data_open(c);
         for (int b = 0; b < N_BACKEND; b++) {
+            if (!backend_is_wanted(b)) continue;
             check_exact(c, b, &d, (struct split){0});
             if (is_slow(b, c)) continue;
             check_exact(c, b, &d, (struct split){64, 0, true});
@@ -336,12 +362,15 @@ static void test_random_scores(void **state) {
                                    {0, 7, false},  {100, 7, false}, {64, 1, true}};
     for (int i = 0; i < N_RANDOM_CASE; i++) {
         const struct index_case *c = &random_cases[i];
+        if (!is_wanted(c)) continue;
         struct index_data d = index_data_open(c);
         struct selection avx2 = {0};
         for (int b = 0; b < N_BACKEND; b++) {
+            if (!backend_is_wanted(b)) continue;
             struct selection whole = select_split(&backends[b], c, &d, (struct split){0});
             check_close(c, &d, b, &whole);
             for (size_t s = 0; s < sizeof splits / sizeof *splits && !is_slow(b, c); s++) {
+                if (!split_is_wanted(c, splits[s])) continue;
                 struct selection got = select_split(&backends[b], c, &d, splits[s]);
                 assert_memory_equal(got.n_candidate, whole.n_candidate, (size_t)c->n_query * 4);
                 assert_memory_equal(got.candidate, whole.candidate,

@@ -1,216 +1,16 @@
-// Every operation of every backend and instruction set against the reference, from tables of cases.
-// Outputs start as NaN; padding between rows must keep it.
+// Operations on rows and single values, on every backend and instruction set against the reference,
+// from tables of cases; memory. Products have test_matmul.c.
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include <cmocka.h>
 
 #include "tests/common/backends.h"
-#include "tests/common/cases.h"
-
-// One operation's output on the reference and on a backend, both poisoned or both equal at start.
-struct output {
-    enum dtype dtype;
-    int64_t n;
-    void *initial, *expected, *got;
-};
-
-static struct output output_open(enum dtype dtype, int64_t n, bool poisoned) {
-    int64_t bytes = dtype_bytes(dtype, n);
-    struct output out = {.dtype = dtype, .n = n};
-    out.initial = random_vector(dtype, n, 1, 99);
-    if (poisoned) poison(out.initial, bytes);
-    out.expected = test_alloc(bytes);
-    out.got = test_alloc(bytes);
-    memcpy(out.expected, out.initial, (size_t)bytes);
-    return out;
-}
-
-static void *output_renew(struct output *out) {
-    memcpy(out->got, out->initial, (size_t)dtype_bytes(out->dtype, out->n));
-    return out->got;
-}
-
-static void output_check(const struct output *out, struct tolerance tolerance, int backend_index,
-                         const char *what) {
-    char message[160];
-    if (!is_close(out->dtype, out->got, out->expected, out->n, tolerance, message, sizeof message))
-        fail_msg("%s, backend %d: %s", what, backend_index, message);
-}
-
-static void output_close(struct output *out) {
-    free(out->initial);
-    free(out->expected);
-    free(out->got);
-}
-
-static void succeed(enum status status) {
-    if (status != OK) fail_msg("status %d: %s", (int)status, status_message());
-}
-
-static struct tolerance rounding_tolerance(enum dtype out_dtype) {
-    return out_dtype == DTYPE_BF16 ? TOLERANCE_BF16_OUT : TOLERANCE_F32;
-}
-
-struct matmul_case {
-    int64_t n_token, n_row, n_col; // n_col is rounded up to whole blocks
-    int pad;                       // elements after each row of x and of out
-    bool bias, accumulate;
-    enum dtype out_dtype;
-};
-
-static const struct matmul_case matmul_cases[] = {
-    {0, 5, 32, 0, false, false, DTYPE_F32},    {1, 1, 1, 0, false, false, DTYPE_F32},
-    {1, 7, 31, 3, true, false, DTYPE_F32},     {1, 67, 256, 0, false, true, DTYPE_F32},
-    {2, 33, 67, 5, false, false, DTYPE_BF16},  {3, 16, 96, 0, true, true, DTYPE_F32},
-    {5, 17, 288, 1, true, false, DTYPE_BF16},  {7, 40, 300, 0, false, true, DTYPE_F32},
-    {8, 31, 64, 2, false, false, DTYPE_F32},   {9, 13, 67, 3, true, false, DTYPE_F32},
-    {17, 64, 128, 0, false, true, DTYPE_F32},  {37, 61, 320, 5, true, true, DTYPE_F32},
-    {61, 1, 31, 0, false, false, DTYPE_BF16},  {33, 129, 256, 4, true, false, DTYPE_BF16},
-    {64, 96, 512, 0, false, false, DTYPE_F32},
-};
-
-static struct tolerance matmul_tolerance(enum dtype x_dtype, enum dtype out_dtype) {
-    return x_dtype == DTYPE_BF16 ? TOLERANCE_BF16_PRODUCT : rounding_tolerance(out_dtype);
-}
-
-static void check_matmul(const struct matmul_case *c, struct weight weight, enum dtype x_dtype) {
-    char what[160];
-    int64_t x_stride = weight.n_col + c->pad, out_stride = c->n_row + c->pad;
-    void *x = random_vector(x_dtype, c->n_token * x_stride, 1, 1);
-    float *bias = random_vector(DTYPE_F32, c->n_row, 1, 2);
-    struct output out = output_open(c->out_dtype, c->n_token * out_stride, !c->accumulate);
-    struct matmul_args args = {
-        .x = x,
-        .x_dtype = x_dtype,
-        .x_stride = x_stride,
-        .n_token = c->n_token,
-        .weight = weight,
-        .bias = c->bias ? bias : NULL,
-        .accumulate = c->accumulate,
-        .out = out.expected,
-        .out_dtype = c->out_dtype,
-        .out_stride = out_stride,
-    };
-    succeed(backends[0].ops->matmul(&backends[0], &args));
-    snprintf(what, sizeof what, "matmul %lld x %lld x %lld %s by %s%s%s to %s",
-             (long long)c->n_token, (long long)c->n_row, (long long)weight.n_col,
-             dtype_info[x_dtype].name, dtype_info[weight.dtype].name, c->bias ? " bias" : "",
-             c->accumulate ? " accumulate" : "", dtype_info[c->out_dtype].name);
-    for (int i = 1; i < N_BACKEND; i++) {
-        args.out = output_renew(&out);
-        succeed(backends[i].ops->matmul(&backends[i], &args));
-        succeed(backends[i].ops->sync(&backends[i]));
-        output_check(&out, matmul_tolerance(x_dtype, c->out_dtype), i, what);
-    }
-    output_close(&out);
-    free(x);
-    free(bias);
-}
-
-static int64_t whole_blocks(enum dtype dtype, int64_t n) {
-    int block = dtype_info[dtype].block_elements;
-    return (n + block - 1) / block * block;
-}
-
-static void matmul_in_every_format(void **state) {
-    (void)state;
-    for (int d = 0; d < N_DTYPE; d++)
-        for (size_t i = 0; i < sizeof matmul_cases / sizeof *matmul_cases; i++) {
-            const struct matmul_case *c = &matmul_cases[i];
-            struct weight w = random_weight(d, c->n_row, whole_blocks(d, c->n_col), 0, i);
-            check_matmul(c, w, DTYPE_F32);
-            check_matmul(c, w, DTYPE_BF16);
-            free((void *)w.data);
-        }
-}
-
-static void matmul_of_views(void **state) {
-    (void)state;
-    for (int d = 0; d < N_DTYPE; d++) {
-        int block = dtype_info[d].block_elements;
-        int64_t begin = block == 1 ? 5 : block, n_col = whole_blocks(d, 67);
-        struct weight w = random_weight(d, 45, n_col + 2 * begin, 0, 7);
-        struct weight view = weight_columns(weight_rows(w, 3, 29), begin, n_col);
-        for (int64_t n_token = 1; n_token <= 35; n_token += 17) {
-            const struct matmul_case c = {n_token, 29, n_col, 0, false, false, DTYPE_F32};
-            check_matmul(&c, view, DTYPE_F32);
-            check_matmul(&c, view, DTYPE_BF16);
-        }
-        free((void *)w.data);
-    }
-}
-
-// fp8 with a factor for each 128 x 128 block: the reference form against the definition, every
-// other against the reference, in views that begin inside a block.
-static void matmul_of_scaled_blocks(void **state) {
-    (void)state;
-    enum { N_ROW = 300, N_COL = 277, BLOCK = WEIGHT_SCALE_BLOCK };
-    struct weight w = random_weight(DTYPE_F8_E4M3, N_ROW, N_COL, 3, 11);
-    float scale[3 * 3], row[N_COL], plain[N_COL];
-    for (int i = 0; i < 9; i++) scale[i] = (float)(i + 1) * 0.3f;
-    w.scale = scale;
-    w.scale_stride = 3;
-    for (int r = 0; r < N_ROW; r += 37) {
-        weight_row_to_float(&w, r, row);
-        dtype_to_float(w.dtype, (const uint8_t *)w.data + r * w.row_bytes, N_COL, plain);
-        for (int i = 0; i < N_COL; i++)
-            assert_true(row[i] == plain[i] * scale[r / BLOCK * 3 + i / BLOCK]);
-    }
-    const struct weight views[] = {w, weight_rows(w, 100, 120),
-                                   weight_columns(weight_rows(w, 250, 50), 65, 200)};
-    for (int v = 0; v < 3; v++)
-        for (int64_t n_token = 1; n_token <= 40; n_token = n_token * 2 + 1) {
-            const struct matmul_case c = {n_token, views[v].n_row, 0, 2, v == 1, v == 2, DTYPE_F32};
-            check_matmul(&c, views[v], DTYPE_F32);
-            check_matmul(&c, views[v], DTYPE_BF16);
-        }
-    free((void *)w.data);
-}
-
-// Longer than a tile of tokens; wider than a panel of weights.
-static void matmul_in_tiles(void **state) {
-    (void)state;
-    const struct matmul_case cases[] = {
-        {2051, 3, 32, 1, true, false, DTYPE_BF16},
-        {4099, 2, 32, 0, false, true, DTYPE_F32},
-        {9, 130, 131072, 0, true, false, DTYPE_F32},
-        {9, 70, 131072, 0, false, true, DTYPE_F32},
-    };
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        struct weight w = random_weight(DTYPE_Q4_1, cases[i].n_row, cases[i].n_col, 0, i);
-        // A sum of 131072 terms rounds 10 times more than those that TOLERANCE_F32 is made for:
-        // zeros leave as many terms as that.
-        if (cases[i].n_col > 1000)
-            for (int64_t r = 0; r < w.n_row; r++)
-                memset((uint8_t *)w.data + r * w.row_bytes + 100, 0, (size_t)w.row_bytes - 200);
-        check_matmul(&cases[i], w, DTYPE_F32);
-        check_matmul(&cases[i], w, DTYPE_BF16);
-        free((void *)w.data);
-    }
-}
-
-static void embed_every_format(void **state) {
-    (void)state;
-    const int32_t token[5] = {0, 10, 3, 3, 7};
-    for (int d = 0; d < N_DTYPE; d++)
-        for (int scaled = 0; scaled < 2; scaled++) {
-            struct weight table = random_weight(d, 11, whole_blocks(d, 67), 6, 5);
-            struct output out = output_open(DTYPE_F32, 5 * table.n_col, true);
-            struct embed_args args = {table, token, 5, scaled ? 1.5f : 1.0f, out.expected};
-            succeed(backends[0].ops->embed(&backends[0], &args));
-            for (int i = 1; i < N_BACKEND; i++) {
-                args.out = output_renew(&out);
-                succeed(backends[i].ops->embed(&backends[i], &args));
-                output_check(&out, TOLERANCE_F32, i, dtype_info[d].name);
-            }
-            output_close(&out);
-            free((void *)table.data);
-        }
-}
+#include "tests/common/output.h"
 
 static void norms_rows(void **state) {
     (void)state;
@@ -394,34 +194,6 @@ static void converts_and_gathers(void **state) {
         }
 }
 
-static void logprob_over_tiles(void **state) {
-    (void)state;
-    const int64_t cases[][3] = {{0, 5, 32},    {1, 1, 32},  {1, 5000, 64},  {3, 2048, 32},
-                                {9, 2049, 64}, {8, 50, 32}, {521, 2100, 32}};
-    const enum dtype formats[] = {DTYPE_Q8_0, DTYPE_F32, DTYPE_BF16, DTYPE_Q5_1};
-    for (int s = 0; s < 7; s++)
-        for (int d = 0; d < (s == 6 ? 1 : 4); d++)
-            for (int half = 0; half < 2; half++) {
-                int64_t n_token = cases[s][0], n_vocab = cases[s][1], n_col = cases[s][2];
-                enum dtype x_dtype = half ? DTYPE_BF16 : DTYPE_F32;
-                struct weight head = random_weight(formats[d], n_vocab, n_col, 2, 3);
-                void *x = random_vector(x_dtype, n_token * n_col, 3, 4);
-                int32_t *target = test_alloc(n_token * 4);
-                for (int64_t t = 0; t < n_token; t++)
-                    target[t] = (int32_t)(random_bits(5, (uint64_t)t) % (uint64_t)n_vocab);
-                struct output out = output_open(DTYPE_F32, n_token, true);
-                struct logprob_args args = {x, x_dtype, n_token, head, target, out.expected};
-                succeed(backends[0].ops->logprob(&backends[0], &args));
-                for (int i = 1; i < N_BACKEND; i++) {
-                    args.logprob = output_renew(&out);
-                    succeed(backends[i].ops->logprob(&backends[i], &args));
-                    output_check(&out, half ? TOLERANCE_BF16_PRODUCT : TOLERANCE_F32, i, "logprob");
-                }
-                output_close(&out);
-                free(x), free(target), free((void *)head.data);
-            }
-}
-
 // An address sanitizer build lets allocations fail instead of ending the program.
 const char *__asan_default_options(void);
 const char *__asan_default_options(void) {
@@ -515,17 +287,11 @@ static void samples_tokens(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(matmul_in_every_format),
-        cmocka_unit_test(matmul_of_views),
-        cmocka_unit_test(matmul_of_scaled_blocks),
-        cmocka_unit_test(matmul_in_tiles),
-        cmocka_unit_test(embed_every_format),
         cmocka_unit_test(norms_rows),
         cmocka_unit_test(rotates_heads),
         cmocka_unit_test(gates_values),
         cmocka_unit_test(adds_values),
         cmocka_unit_test(converts_and_gathers),
-        cmocka_unit_test(logprob_over_tiles),
         cmocka_unit_test(samples_tokens),
         cmocka_unit_test(memory_is_aligned_and_refused),
         cmocka_unit_test(opens_what_exists),
