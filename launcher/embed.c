@@ -105,6 +105,9 @@ static enum status add_unit(struct embedder *e, const struct embed_unit *unit) {
     int64_t n = embed_unit_length(unit);
     int64_t limit = min(e->job->options->batch_tokens, b->capacity);
     bool fits = session_packs(e->job->session) && b->n + n <= limit;
+    if (b->n_unit > 0) // each is read as if alone, whose length may set the frequencies
+        fits &=
+            model_spec_rotates_alike(&e->job->checkpoint.spec, n, embed_unit_length(&b->units[0]));
     if (b->n_unit > 0 && !fits) TRY(flush(e));
     if (n > b->capacity)
         FAIL(ERR_INTERNAL, "a unit of %lld tokens where %lld were planned", (long long)n,

@@ -72,8 +72,8 @@ enum status embed_output_add_line(struct embed_output *output, const char *id, j
     return OK;
 }
 
-static json_t *describe_vectors(const struct embed_output *output,
-                                const struct embed_document *document, int64_t first_row) {
+static json_t *describe_vectors(const struct embed_output *output, struct embed_document *document,
+                                int64_t first_row) {
     const struct job *job = output->job;
     const struct pool *pool = &document->pool;
     json_t *object = embed_describe(job, document), *passages = json_array();
@@ -92,6 +92,11 @@ static json_t *describe_vectors(const struct embed_output *output,
     json_object_set_new(object, "passages", passages);
     if (!document->own_spans && document->n_unit > 1)
         json_object_set_new(object, "windows", json_integer(document->n_unit));
+    if (!document->own_spans && document->n_unit > 0 &&
+        model_spec_reads_length(&job->checkpoint.spec)) {
+        struct embed_unit first = embed_unit_get(document, job->checkpoint.spec.causal, 0);
+        json_object_set_new(object, "rope_length", json_integer(embed_unit_length(&first)));
+    }
     json_object_set_new(object, "seconds", json_number(document->seconds));
     return object;
 }

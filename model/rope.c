@@ -117,6 +117,13 @@ bool rope_reads_length(const struct rope_spec *spec) {
     return spec->method == ROPE_DYNAMIC || spec->method == ROPE_LONGROPE;
 }
 
+bool rope_rotates_alike(const struct rope_spec *spec, int64_t length, int64_t other) {
+    bool is_long = (double)length > spec->original_context;
+    if (!rope_reads_length(spec) || length == other) return true;
+    if (is_long != ((double)other > spec->original_context)) return false;
+    return !is_long || spec->method == ROPE_LONGROPE;
+}
+
 void rope_frequencies(const struct rope_spec *spec, int64_t length, double *inv_freq,
                       double *attention_factor) {
     double base = base_of(spec, (double)length);

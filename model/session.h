@@ -86,8 +86,9 @@ struct encode_args {
     void (*progress)(void *user, int64_t tokens_done); // NULL or called after every chunk
     void *user;                                        // of both
 };
-// The states of all tokens. Forgets what the session held before. Causal networks read in chunks,
-// encoders at once.
+// The states of all tokens. Forgets what the session held before, and sets its length to that of
+// the documents, which must be rotated alike (model_spec_rotates_alike). Causal networks read in
+// chunks, encoders at once.
 enum status session_encode(struct session *session, const struct encode_args *args);
 // Whether it takes more than one document.
 bool session_packs(const struct session *session);

@@ -2,12 +2,21 @@
 
 #include "model/session_internal.h"
 
-static enum status check_documents(const struct encode_args *args) {
+// *length: tokens of a document, by which all of them are rotated.
+static enum status check_documents(const struct model_spec *spec, const struct encode_args *args,
+                                   int64_t *length) {
     int64_t begin = 0;
+    *length = args->n_document ? args->document_end[0] : args->n;
     for (int i = 0; i < args->n_document; i++) {
         if (args->document_end[i] <= begin || args->document_end[i] > args->n)
             FAIL(ERR_INTERNAL, "packed document %d ends at token %lld of %lld", i,
                  (long long)args->document_end[i], (long long)args->n);
+        int64_t n = args->document_end[i] - begin;
+        if (!model_spec_rotates_alike(spec, n, *length))
+            FAIL(ERR_CONFIG,
+                 "documents of %lld and %lld tokens cannot be packed: this network rotates by a "
+                 "document's length",
+                 (long long)n, (long long)*length);
         begin = args->document_end[i];
     }
     if (args->n_document && begin != args->n)
@@ -63,10 +72,12 @@ bool session_packs(const struct session *s) {
 
 enum status session_encode(struct session *s, const struct encode_args *args) {
     float *tile = NULL;
-    TRY(check_documents(args));
+    int64_t length;
+    TRY(check_documents(s->forward.spec, args, &length));
     if (args->n_document > 1 && !session_packs(s))
         FAIL(ERR_CONFIG, "documents cannot be packed for this network: encode them one by one");
     TRY(session_truncate(s, 0));
+    TRY(session_set_length(s, length));
     TRY(session_check_tokens(s, args->token, args->n));
     if (BACKEND(s)->memory == MEMORY_DEVICE) {
         tile = malloc((size_t)(s->sizes.tile * s->forward.spec->n_hidden) * sizeof *tile);

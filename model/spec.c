@@ -219,6 +219,12 @@ bool model_spec_reads_length(const struct model_spec *spec) {
     return false;
 }
 
+bool model_spec_rotates_alike(const struct model_spec *spec, int64_t length, int64_t other) {
+    for (int i = 0; i < spec->n_rope; ++i)
+        if (!rope_rotates_alike(&spec->ropes[i], length, other)) return false;
+    return true;
+}
+
 void model_spec_close(struct model_spec *spec) {
     free(spec->layers);
     *spec = (struct model_spec){0};

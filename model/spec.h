@@ -173,6 +173,9 @@ int64_t rope_position(const struct position_map *map, int64_t position);
 const char *rope_method_name(enum rope_method method); // "yarn", as configurations call it
 // ERR_INPUT unless the frequencies of any length are finite. `path` is for messages.
 enum status rope_check(const struct rope_spec *spec, const char *path);
+// Whether sequences of these lengths are rotated by the same frequencies.
+bool rope_rotates_alike(const struct rope_spec *spec, int64_t length, int64_t other);
 bool model_spec_reads_length(const struct model_spec *spec); // some rotation does
+bool model_spec_rotates_alike(const struct model_spec *spec, int64_t length, int64_t other);
 
 #endif

@@ -9,7 +9,8 @@ Tests read the results only.
 A line of MODEL.vectors is a name and the elements of one vector: document:mean, document:last,
 document:cls, paragraph:K (mean of the tokens that begin in it, from the whole document's states),
 alone:K (mean over the paragraph encoded by itself, specials too), modules:document and modules:K
-(document and paragraph K through the Dense layers and Normalize of tests/fixtures/embed/modules).
+(document and paragraph K through the Dense layers and Normalize of tests/fixtures/embed/modules). Of
+models whose rotations depend on the length, ids:N: the mean over N ids as tests/cli/embed.sh makes them.
 """
 import json
 import os
@@ -24,6 +25,7 @@ from transformers import AutoModel
 
 N_VOCAB = 256  # below that of each tiny model
 N_HIDDEN = 32  # of each
+LENGTHS = 40, 64, 65, 100, 130
 TEXT = """The ferry leaves the harbour of Velm at seven in the morning and comes back at dusk.
 Its captain is Ayşe Kılıç, who has sailed the strait for thirty years.
 
@@ -86,6 +88,17 @@ def apply(modules, states):
     return features["sentence_embedding"][0]
 
 
+def write_lengths(root, name):
+    with open(f"{root}/embed/{name}.vectors", "w", encoding="utf-8") as f:
+        for n in LENGTHS:  # a model that has read nothing longer
+            model = AutoModel.from_pretrained(f"{root}/{name}", dtype=torch.float64,
+                                              attn_implementation="eager").eval()
+            ids = [(7 * i + n) % 190 for i in range(1, n + 1)]
+            with torch.no_grad():
+                row = model(torch.tensor([ids])).last_hidden_state[0].mean(0)
+            f.write(" ".join([f"ids:{n}"] + [f"{x:.7g}" for x in row.tolist()]) + "\n")
+
+
 def main():
     root = sys.argv[1] if len(sys.argv) > 1 else "tests/fixtures"
     folder = f"{root}/embed"
@@ -95,6 +108,9 @@ def main():
     with open(f"{folder}/text", "w", encoding="utf-8", newline="") as f:
         f.write(TEXT)
     for name in sys.argv[2:] or ["tiny-llama"]:
+        if name in ("tiny-dynamic", "tiny-longrope"):
+            write_lengths(root, name)
+            continue
         model = AutoModel.from_pretrained(f"{root}/{name}", dtype=torch.float64,
                                           attn_implementation="eager").eval()
 

@@ -175,6 +175,39 @@ rows idwindows >"$work/b"
 near "windows of ids" "$work/a" "$work/b" 1e-5
 use=$work/tiny-llama
 
+# Where rotations depend on the length, each document's are those of its own length, packed or not.
+lengths=()
+for n in 130 40 64 65 100; do
+    seq "$n" | awk -v n="$n" '{ print (7 * $1 + n) % 190 }' >"$work/ids$n"
+    lengths+=(--tokens "$work/ids$n")
+done
+cp "$work/ids100" "$work/ids100.again"
+lengths+=(--tokens "$work/ids100.again")
+for pair in tiny-dynamic:4 tiny-longrope:3; do
+    name=${pair%:*}
+    use=tests/fixtures/$name
+    for n in 130 40 64 65 100 100; do expected "$name" "ids:$n "; done >"$work/b"
+    for ranks in "" 3; do
+        RANKS=$ranks embed "$name lengths" lengths "${lengths[@]}" --set model.context=200 --overwrite
+        rows lengths >"$work/a"
+        near "$name lengths on ${ranks:-1}" "$work/a" "$work/b" 2e-4
+        holds "$name lengths: packed" "$work/lengths/report.json" "\"batches\": ${pair#*:},"
+    done
+done
+same "lengths: rotated by" "$(number rope_length "$work/lengths/results.jsonl" 4)" 65
+use=tests/fixtures/tiny-dynamic
+embed "lengths: windows" lengths --tokens "$work/ids130" --set model.context=200 \
+    --set document.window=100 --set document.stride=65 --set task.pooling=none --overwrite
+head -100 "$work/ids130" >"$work/first"
+tail -n +66 "$work/ids130" >"$work/second"
+embed "lengths: first window" alone1 --tokens "$work/first" --set model.context=200 \
+    --set task.pooling=none
+embed "lengths: second window" alone2 --tokens "$work/second" --set model.context=200 \
+    --set task.pooling=none
+{ rows alone1 && rows alone2 | tail -30; } >"$work/a"
+rows lengths >"$work/b"
+near "lengths: windows" "$work/a" "$work/b" 1e-5
+
 # Networks that select their tokens read one document at a time.
 use=tests/fixtures/deepseek_v32_tiny
 seq 10 90 >"$work/ids.more"

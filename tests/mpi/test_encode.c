@@ -334,6 +334,44 @@ static void test_encoder_memory(void **state) {
     checkpoint_close(&network);
 }
 
+// Rotations are those of a document's own length, whatever the room, the chunk or the pack.
+static void test_rotated_by_length(void **state) {
+    (void)state;
+    const struct extension dynamic = {
+        .method = EXTENSION_DYNAMIC, .original_context = 32, .factor = 2};
+    static const int64_t short_ends[] = {13, 45, N_TOKEN}, long_ends[] = {40, N_TOKEN};
+    const struct pack shorter = {token, N_TOKEN, 3, short_ends}, longer = {token, 40, 0, NULL},
+                      both = {token, N_TOKEN, 2, long_ends};
+    struct checkpoint network;
+    open_network(&networks[4], &network);
+    assert_int_equal(extension_apply(&dynamic, "tiny-llama", &network.spec), OK);
+    struct session *exact =
+        open_session(&network, &self, &(struct session_options){.max_tokens = 40});
+    struct session *session =
+        open_session(&network, &mpi_test_comm, &(struct session_options){.chunk = 9});
+    struct states expected = encode_one_by_one(exact, &network, &shorter);
+    struct states got = encode(session, &network, &shorter);
+    compare("shorter documents", &got, &expected);
+    free(got.state);
+    free(expected.state);
+    expected = encode(exact, &network, &longer);
+    got = encode(session, &network, &longer);
+    compare("a longer document", &got, &expected);
+    assert_int_equal(
+        session_encode(session, &(struct encode_args){.token = both.token,
+                                                      .n = both.n,
+                                                      .n_document = both.n_document,
+                                                      .document_end = both.document_end,
+                                                      .states = take,
+                                                      .user = &got}),
+        ERR_CONFIG);
+    free(got.state);
+    free(expected.state);
+    session_close(&session);
+    session_close(&exact);
+    checkpoint_close(&network);
+}
+
 static void test_refusals(void **state) {
     (void)state;
     struct checkpoint network;
@@ -367,10 +405,10 @@ int main(int argc, char **argv) {
         return mpi_test_stop(1);
     for (int i = 0; i < N_TOKEN; i++) token[i] = (int32_t)((i * 131 + 17) % N_VOCAB);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_encode_causal),    cmocka_unit_test(test_packed),
-        cmocka_unit_test(test_extended_context), cmocka_unit_test(test_slabs),
-        cmocka_unit_test(test_what_is_seen),     cmocka_unit_test(test_encoder_memory),
-        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_encode_causal),     cmocka_unit_test(test_packed),
+        cmocka_unit_test(test_extended_context),  cmocka_unit_test(test_slabs),
+        cmocka_unit_test(test_what_is_seen),      cmocka_unit_test(test_encoder_memory),
+        cmocka_unit_test(test_rotated_by_length), cmocka_unit_test(test_refusals),
     };
     int failed = cmocka_run_group_tests_name("encode", tests, NULL, NULL);
     comm_close(&self);

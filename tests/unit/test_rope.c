@@ -112,6 +112,17 @@ static void test_extension(void **state) {
     assert_int_equal(extension_apply(&dynamic, "m", &spec), OK);
     assert_true(spec.ropes[0].factor == 1 && spec.reach > 100000000);
     assert_true(model_spec_reads_length(&spec));
+    // The same frequencies: within the original context; beyond it each length has its own ...
+    assert_true(model_spec_rotates_alike(&spec, 1, 4096));
+    assert_false(model_spec_rotates_alike(&spec, 4096, 4097));
+    assert_false(model_spec_rotates_alike(&spec, 4098, 4097));
+    assert_true(model_spec_rotates_alike(&spec, 4097, 4097));
+    spec.ropes[0].method = ROPE_LONGROPE; // ... or one list serves all
+    assert_true(model_spec_rotates_alike(&spec, 1, 4096));
+    assert_false(model_spec_rotates_alike(&spec, 4097, 4096));
+    assert_true(model_spec_rotates_alike(&spec, 4097, 9999));
+    spec.ropes[0].method = ROPE_YARN;
+    assert_true(model_spec_rotates_alike(&spec, 1, 9999));
 }
 
 static void test_extension_refusals(void **state) {
