@@ -198,7 +198,7 @@ static void print_memory(const struct job *job, int n_rank) {
         printf("  weights are sharded: each chunk of prefill brings %.2f GB to each rank\n",
                (double)p->gather_traffic * 1e-9);
     if (p->layout.zigzag_s > 0)
-        printf("  layout %s: attention and its exchanges take about %.4f s by zigzag, %.4f s by "
+        printf("  layout %s: attention and its exchanges take about %.3g s by zigzag, %.3g s by "
                "contiguous shards\n",
                p->layout.layout == LAYOUT_ZIGZAG ? "zigzag" : "contiguous", p->layout.zigzag_s,
                p->layout.contiguous_s);

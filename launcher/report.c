@@ -319,7 +319,9 @@ static enum status write_text(const struct job *job, const struct rank_record *r
             precision_name(facts.precision), precision_name(facts.kv_precision),
             layout_name(facts.layout.layout), pass_name(facts.last_pass), job->cluster->n_thread);
     if (facts.layout.zigzag_s > 0)
-        fprintf(out, "  layout chosen: attention about %.4f s by zigzag, %.4f s by contiguous\n",
+        fprintf(out,
+                "  layout chosen: attention takes about %.3g s by zigzag, %.3g s by contiguous "
+                "shards\n",
                 facts.layout.zigzag_s, facts.layout.contiguous_s);
     if (facts.windows)
         fprintf(out, "  layers of a window by pass-%s\n", pass_name(facts.window_pass));

@@ -26,6 +26,10 @@ tiny "chunks" chunks --tokens "$work/ids" --set prefill.chunk=64
 same "perplexity in chunks" "$(digits "$(perplexity chunks)")" "$(digits "$whole")"
 RANKS=3 tiny "contiguous" contiguous --tokens "$work/ids" --set partition.layout=contiguous
 same "perplexity of contiguous" "$(digits "$(perplexity contiguous)")" "$(digits "$whole")"
+RANKS=2 expect "layout by cost" 0 "" run --model tests/fixtures/tiny-mistral-window --task score \
+    --tokens "$work/ids" --set model.context=300 --output "$work/by_cost"
+holds "layout by cost: report.txt" "$work/by_cost/report.txt" "layout chosen: attention takes about"
+holds "layout by cost: report.json" "$work/by_cost/report.json" '"layout_seconds": {'
 echo "17 4 9" >"$work/three"
 tiny "three tokens" three1 --tokens "$work/three"
 RANKS=5 tiny "more ranks than tokens" three5 --tokens "$work/three"
