@@ -11,134 +11,15 @@
 
 #include <cmocka.h>
 
-#include "dist/ring_attention.h"
-#include "kernels/reference/reference.h"
 #include "tests/common/cases.h"
-#include "tests/common/mpi_test.h"
+#include "tests/common/ring_problem.h"
 
 static struct comm *const comm = &mpi_test_comm;
 static struct backend backend;
 
-struct shape {
-    int n_head, n_kv_head, head_dim, value_dim;
-    enum dtype query_dtype, kv_dtype;
-};
 static const struct shape grouped = {6, 2, 16, 24, DTYPE_F32, DTYPE_F32};
 static const struct shape rounded = {4, 1, 32, 32, DTYPE_F32, DTYPE_BF16};
 static const struct shape multi_head = {3, 3, 16, 16, DTYPE_F32, DTYPE_F32};
-
-// The whole problem, the same on every rank, and the answer of the reference.
-struct problem {
-    struct shape shape;
-    struct sequence sequence;
-    int64_t begin, end;
-    int64_t key_begin; // keys before it are not held but for the sinks
-    struct visibility visibility;
-    void *query, *key, *value; // rows are global positions [0, end)
-    float *out, *lse;          // rows are positions [begin, end)
-};
-
-static int64_t query_row(const struct shape *s) {
-    return (int64_t)s->n_head * s->head_dim;
-}
-
-static int64_t key_row(const struct shape *s) {
-    return (int64_t)s->n_kv_head * s->head_dim;
-}
-
-static int64_t value_row(const struct shape *s) {
-    return (int64_t)s->n_kv_head * s->value_dim;
-}
-
-// Takes the sequence over; queries are [begin, length).
-static void problem_open(struct problem *p, const struct shape *s, struct sequence sequence,
-                         int64_t begin, struct visibility visibility) {
-    int64_t end = sequence.length, n = end - begin;
-    *p = (struct problem){
-        .shape = *s, .sequence = sequence, .begin = begin, .end = end, .visibility = visibility};
-    p->query = random_vector(s->query_dtype, end * query_row(s), 2.0f, 1);
-    p->key = random_vector(s->kv_dtype, end * key_row(s), 1.0f, 2);
-    p->value = random_vector(s->kv_dtype, end * value_row(s), 1.0f, 3);
-    p->out = test_alloc(n * s->n_head * s->value_dim * (int64_t)sizeof(float));
-    p->lse = test_alloc(n * s->n_head * (int64_t)sizeof(float));
-    int64_t *position = test_alloc(3 * end * (int64_t)sizeof(int64_t));
-    int64_t *first_visible = position + end, *end_visible = first_visible + end;
-    for (int64_t i = 0; i < end; i++) position[i] = i;
-    visibility_bounds(&visibility, position + begin, n, first_visible, end_visible);
-    struct attention_args whole = {
-        .n_query = n,
-        .n_key = end,
-        .n_head = s->n_head,
-        .n_kv_head = s->n_kv_head,
-        .head_dim = s->head_dim,
-        .value_dim = s->value_dim,
-        .scale = 0.25f,
-        .query = (char *)p->query + dtype_bytes(s->query_dtype, begin * query_row(s)),
-        .query_dtype = s->query_dtype,
-        .query_stride = query_row(s),
-        .key = p->key,
-        .value = p->value,
-        .kv_dtype = s->kv_dtype,
-        .key_stride = key_row(s),
-        .value_stride = value_row(s),
-        .first_visible = first_visible,
-        .sinks = visibility_sinks(&visibility),
-        .end_visible = end_visible,
-        .key_position = position,
-        .out = p->out,
-        .lse = p->lse,
-    };
-    assert_int_equal(reference_attention(&backend, &whole), OK);
-    free(position);
-}
-
-static void problem_close(struct problem *p) {
-    free(p->query);
-    free(p->key);
-    free(p->value);
-    free(p->out);
-    free(p->lse);
-    sequence_close(&p->sequence);
-}
-
-static struct visible_range range_of(const struct problem *p) {
-    return (struct visible_range){.sequence = &p->sequence,
-                                  .visibility = p->visibility,
-                                  .key_begin = p->key_begin,
-                                  .query_begin = p->begin,
-                                  .query_end = p->end};
-}
-
-// Positions of this rank's queries, or of the keys that it holds.
-static int64_t *own_positions(const struct problem *p, bool keys, int64_t *n) {
-    const struct sequence *s = &p->sequence;
-    struct visible_range range = range_of(p);
-    int64_t begin = keys ? p->key_begin : p->begin, sinks = keys ? visible_sinks(&range) : 0;
-    int64_t n_sink = sequence_count(s, comm->rank, 0, sinks);
-    *n = n_sink + sequence_count(s, comm->rank, begin, p->end);
-    int64_t *position = test_alloc(*n * (int64_t)sizeof(int64_t) + 8);
-    sequence_positions(s, comm->rank, 0, sinks, position);
-    sequence_positions(s, comm->rank, begin, p->end, position + n_sink);
-    return position;
-}
-
-// This rank's rows of those of all positions, packed.
-static struct test_buffer own_buffer(const struct problem *p, const void *rows, enum dtype dtype,
-                                     int64_t n_col, bool keys) {
-    int64_t n, bytes = dtype_bytes(dtype, n_col);
-    int64_t *position = own_positions(p, keys, &n);
-    char *own = test_alloc(n * bytes + 64);
-    for (int64_t i = 0; i < n; i++)
-        memcpy(own + i * bytes, (const char *)rows + position[i] * bytes, (size_t)bytes);
-    free(position);
-    return test_buffer_take(&backend, own, n * bytes);
-}
-
-static void check_rows(const float *got, const float *expected, int64_t n, const char *what) {
-    char message[256];
-    if (!is_close(DTYPE_F32, got, expected, n, TOLERANCE_F32, message, sizeof message))
-        fail_msg("%s on rank %d of %d: %s", what, comm->rank, comm->size, message);
-}
 
 static struct attention_shape volume_shape(const struct shape *s) {
     return (struct attention_shape){s->n_head,
@@ -154,7 +35,7 @@ static const char *const pass_names[] = {
     [PASS_KV] = "pass-KV", [PASS_Q] = "pass-Q", [PASS_HALO] = "pass-halo"};
 
 static int64_t expected_bytes(const struct problem *p, enum pass pass) {
-    struct visible_range range = range_of(p);
+    struct visible_range range = problem_range(p);
     struct attention_shape shape = volume_shape(&p->shape);
     if (pass == PASS_KV) return volume_pass_kv(&range, &shape, comm->rank);
     if (pass == PASS_Q) return volume_pass_q(&range, &shape, comm->rank);
@@ -162,7 +43,7 @@ static int64_t expected_bytes(const struct problem *p, enum pass pass) {
 }
 
 static int64_t expected_flop(const struct problem *p, enum pass pass) {
-    struct visible_range range = range_of(p);
+    struct visible_range range = problem_range(p);
     int64_t pairs = 0;
     for (int other = 0; other < comm->size; other++) {
         int query_rank = pass == PASS_Q ? other : comm->rank;
@@ -311,7 +192,7 @@ static void check_decode(const struct problem *p, bool want_lse) {
 static void check_passes(const struct shape *shape, struct sequence sequence, int64_t begin,
                          struct visibility visibility) {
     struct problem p;
-    problem_open(&p, shape, sequence, begin, visibility);
+    problem_open(&p, &backend, shape, sequence, begin, visibility);
     for (enum pass pass = PASS_KV; pass <= PASS_HALO; pass++) check_pass(&p, pass);
     p.key_begin = visibility_begin(&visibility, begin);
     for (enum pass pass = PASS_KV; p.key_begin > 0 && pass <= PASS_HALO; pass++)
@@ -422,7 +303,7 @@ static void calls_merge_into_one_attention(void **state) {
     (void)state;
     const struct shape *s = &grouped;
     struct problem p;
-    problem_open(&p, s, one_extent(LAYOUT_ZIGZAG, 97), 0, VISIBILITY_CAUSAL);
+    problem_open(&p, &backend, s, one_extent(LAYOUT_ZIGZAG, 97), 0, VISIBILITY_CAUSAL);
     int64_t n, row = (int64_t)s->n_head * s->value_dim, *position = own_positions(&p, false, &n);
     struct test_buffer query = own_buffer(&p, p.query, s->query_dtype, query_row(s), false);
     struct test_buffer key = own_buffer(&p, p.key, s->kv_dtype, key_row(s), true);
@@ -473,7 +354,7 @@ static void decode_equals_the_whole(void **state) {
                 struct problem p;
                 struct sequence s = i ? one_extent(LAYOUT_ZIGZAG, 40) : mixture();
                 assert_true(sequence_append(&s, LAYOUT_ROUND_ROBIN, 3));
-                problem_open(&p, shapes[i], s, s.length - n_query, VISIBILITY_CAUSAL);
+                problem_open(&p, &backend, shapes[i], s, s.length - n_query, VISIBILITY_CAUSAL);
                 check_decode(&p, want_lse);
                 problem_close(&p);
             }
@@ -481,14 +362,14 @@ static void decode_equals_the_whole(void **state) {
         for (int64_t n_query = 1; n_query <= 3; n_query += 2) {
             struct problem p;
             struct sequence s = mixture();
-            problem_open(&p, &grouped, s, s.length - n_query, visibilities[v]);
+            problem_open(&p, &backend, &grouped, s, s.length - n_query, visibilities[v]);
             check_decode(&p, v % 2);
             p.key_begin = visibility_begin(&visibilities[v], p.begin);
             check_decode(&p, v % 2);
             problem_close(&p);
         }
     struct problem p; // most ranks hold nothing
-    problem_open(&p, &grouped, one_extent(LAYOUT_ROUND_ROBIN, 1), 0, VISIBILITY_CAUSAL);
+    problem_open(&p, &backend, &grouped, one_extent(LAYOUT_ROUND_ROBIN, 1), 0, VISIBILITY_CAUSAL);
     check_decode(&p, true);
     problem_close(&p);
 }
@@ -497,7 +378,7 @@ static void small_workspace_is_refused(void **state) {
     (void)state;
     if (comm->size == 1) return;
     struct problem p;
-    problem_open(&p, &grouped, one_extent(LAYOUT_ZIGZAG, 40), 0, VISIBILITY_CAUSAL);
+    problem_open(&p, &backend, &grouped, one_extent(LAYOUT_ZIGZAG, 40), 0, VISIBILITY_CAUSAL);
     struct profile profile = {0};
     struct ring_attention ring;
     assert_int_equal(ring_attention_open(&ring, &backend, comm, &profile, 64), OK);
