@@ -35,6 +35,8 @@ _Noreturn void cluster_abort(const struct cluster *cluster, int code);
 // resident size. 0 when the kernel does not tell.
 int64_t cluster_pss_bytes(void);
 int64_t cluster_peak_resident_bytes(void);
+// Of a range of this process's memory, what is in physical memory: pages that were touched.
+int64_t cluster_resident_bytes(const void *start, int64_t bytes);
 // Memory that the node, or this job's cgroup, still allows.
 int64_t cluster_available_bytes(void);
 double cluster_seconds(void); // monotonic clock

@@ -2,6 +2,8 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "dist/cluster.h"
 
@@ -24,6 +26,20 @@ int64_t cluster_pss_bytes(void) {
 
 int64_t cluster_peak_resident_bytes(void) {
     return 1024 * read_field("/proc/self/status", "VmHWM:");
+}
+
+int64_t cluster_resident_bytes(const void *start, int64_t bytes) {
+    enum { N_PAGE = 4096 }; // looked up at once
+    unsigned char in_memory[N_PAGE];
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), end = (uintptr_t)start + (uintptr_t)bytes;
+    int64_t resident = 0;
+    for (uintptr_t at = (uintptr_t)start / page * page; at < end; at += N_PAGE * page) {
+        uintptr_t n = (end - at + page - 1) / page;
+        if (n > N_PAGE) n = N_PAGE;
+        if (mincore((void *)at, n * page, in_memory) != 0) return 0;
+        for (uintptr_t i = 0; i < n; i++) resident += (in_memory[i] & 1) * (int64_t)page;
+    }
+    return resident < bytes ? resident : bytes;
 }
 
 // What a memory control group still allows; file pages that it can drop do not count as used.

@@ -10,6 +10,7 @@ struct rank_record {
     char host[256];
     int64_t tokens, kv_bytes, bytes_sent, bytes_received, gathered_bytes, expert_rows;
     int64_t planned_bytes, peak_bytes; // of the memory that the backend computes in
+    struct session_resident resident;  // where that is the host's
     char device[64];                   // "" where that is the host's
     struct profile profile;
 };
@@ -27,6 +28,7 @@ static enum status own_record(struct job *job, struct rank_record *out) {
                                     job->comm.bytes_received + job->host_comm.bytes_received,
                                 .gathered_bytes = facts.gathered_bytes,
                                 .planned_bytes = job->plan.total,
+                                .resident = session_get_resident(job->session),
                                 .profile = job->profile};
     memcpy(out->host, job->cluster->host, sizeof out->host);
     memcpy(out->device, backend->device_name, sizeof out->device);
@@ -158,7 +160,10 @@ static json_t *describe_rank(const struct rank_record *r, int rank) {
     json_object_set_new(object, "seconds", seconds);
     json_object_set_new(object, "planned_bytes", json_integer(r->planned_bytes));
     json_object_set_new(object, "peak_bytes", json_integer(r->peak_bytes));
-    if (r->device[0]) {
+    if (!r->device[0]) {
+        json_object_set_new(object, "kv_resident_bytes", json_integer(r->resident.kv));
+        json_object_set_new(object, "buffer_resident_bytes", json_integer(r->resident.buffers));
+    } else {
         json_object_set_new(object, "device", json_text(r->device, strlen(r->device)));
         json_object_set_new(object, "host_peak_bytes", json_integer(r->profile.peak_pss_bytes));
     }

@@ -181,7 +181,8 @@ int64_t forward_buffers_carve(const struct model_spec *spec, const struct forwar
     b.normed = carve(&c, tile * spec->n_hidden, activation);
     b.projected = carve(&c, tile * w.query, DTYPE_F32);
     if (spec->n_part) carve_parts(&c, &w, slab, &b);
-    b.product_input = carve(&c, tile * w.output, activation);
+    int64_t rounded = activation == DTYPE_F32 ? 1 : tile; // fp32 needs it in decode only
+    b.product_input = carve(&c, rounded * w.output, activation);
     b.gate = carve(&c, tile * w.feed_forward, DTYPE_F32);
     b.up = carve(&c, tile * w.feed_forward, DTYPE_F32);
     b.gated = carve(&c, tile * w.feed_forward, activation);

@@ -38,7 +38,7 @@ struct forward_buffers {
     float *unrotated;  // likewise: a copy, where attention has parts
     float *part_out;   // [slab, n_head * value_dim], [slab, n_head] of one part
     float *part_lse;
-    void *product_input; // [tile, columns of the output matrix] activation dtype
+    void *product_input; // [tile, or 1 in fp32, columns of the output matrix] activation dtype
     float *gate, *up;    // [tile, n_feed_forward]
     void *gated;         // [tile, n_feed_forward] activation dtype
     // Latent attention: the query's latent before and after its norm (activation dtype), the query

@@ -2,6 +2,8 @@
 
 #include <stdlib.h>
 
+#include "dist/cluster.h"
+
 struct row_bytes {
     int64_t key, other_key, value, index_key, index_scale;
 };
@@ -115,6 +117,24 @@ enum status kv_store_open(const struct model_spec *spec, struct backend *backend
 failed:
     kv_store_close(out);
     return status;
+}
+
+struct kv_resident kv_store_resident(const struct kv_store *store) {
+    struct kv_resident out = {0, 0};
+    struct row_bytes room = measure_room(store->spec, &store->shape);
+    for (int i = 0; i < store->n_layer; i++) {
+        const struct kv_layer *l = &store->layers[i];
+        struct row_bytes row = row_bytes(store->spec, i, &store->shape);
+        out.kept += cluster_resident_bytes(l->key, l->capacity * row.key) +
+                    cluster_resident_bytes(l->other_key, l->capacity * row.other_key) +
+                    cluster_resident_bytes(l->value, l->capacity * row.value) +
+                    cluster_resident_bytes(l->index_key, l->capacity * row.index_key) +
+                    cluster_resident_bytes(l->index_scale, l->capacity * row.index_scale);
+    }
+    out.room = cluster_resident_bytes(store->room_key, room.key) +
+               cluster_resident_bytes(store->room_other_key, room.other_key) +
+               cluster_resident_bytes(store->room_value, room.value);
+    return out;
 }
 
 static void free_parts(struct kv_store *store, void *const *parts, size_t n) {

@@ -67,6 +67,12 @@ int64_t kv_store_room_bytes(const struct model_spec *spec, const struct kv_shape
 // Rows of the largest block that a layer attends.
 int64_t kv_store_block_rows(const struct model_spec *spec, const struct kv_shape *shape);
 
+// Of these bytes, what is in physical memory so far. Where memory is the host's.
+struct kv_resident {
+    int64_t kept, room;
+};
+struct kv_resident kv_store_resident(const struct kv_store *store);
+
 enum status kv_store_open(const struct model_spec *spec, struct backend *backend,
                           const struct kv_shape *shape, struct kv_store *out);
 void kv_store_close(struct kv_store *store); // accepts a zeroed struct

@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "dist/cluster.h"
+
 enum status session_open(const struct checkpoint *checkpoint, struct backend *backend,
                          struct comm *comm, struct profile *profile,
                          const struct session_options *options, struct session **out) {
@@ -434,6 +436,16 @@ void session_get_facts(const struct session *s, struct session_facts *out) {
         .gathered_bytes = s->forward.gather.received,
         .steps = s->forward.step.n_launched,
     };
+}
+
+struct session_resident session_get_resident(const struct session *s) {
+    const struct forward *f = &s->forward;
+    if (f->backend->memory == MEMORY_DEVICE) return (struct session_resident){0, 0};
+    struct kv_resident kv = kv_store_resident(&f->kv);
+    return (struct session_resident){
+        .kv = kv.kept,
+        .buffers = kv.room + cluster_resident_bytes(s->arena, s->sizes.buffer_bytes) +
+                   cluster_resident_bytes(f->ring.workspace, s->sizes.ring_bytes)};
 }
 
 enum status session_expert_rows(struct session *s, int64_t *out) {

@@ -130,6 +130,12 @@ struct session_facts {
     int64_t gathered_bytes;      // sharded weights that other ranks sent to this one
 };
 void session_get_facts(const struct session *session, struct session_facts *out);
+// Of what a plan calls kv, and of its activations and ring together, the bytes in physical memory
+// so far, as the kernel counts them. 0 where memory is a device's.
+struct session_resident {
+    int64_t kv, buffers;
+};
+struct session_resident session_get_resident(const struct session *session);
 // Token rows that this rank's experts multiplied so far: their balance. Waits for the device.
 enum status session_expert_rows(struct session *session, int64_t *out);
 

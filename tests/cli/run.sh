@@ -83,9 +83,13 @@ same "overwritten: one result" "$(wc -l <"$work/jobs/results.jsonl")" 1
 
 # Reports, and the verbs that read no document or no weights.
 for key in recomputed_tokens ranks kv_bytes bytes_sent bytes_received attention_flop ring_wait \
-    peak_bytes; do
+    peak_bytes kv_resident_bytes buffer_resident_bytes; do
     holds "report.json" "$work/ranks4/report.json" "\"$key\""
 done
+# Of a store that is full, every page was written to.
+same "report.json: K/V in memory" "$(awk -F'[:,]' '/"kv_bytes"/ { planned = $2 }
+    /"kv_resident_bytes"/ { print ($2 > 0.8 * planned && $2 <= planned) }' \
+    "$work/ranks4/report.json" | tr '\n' ' ')" "1 1 1 1 "
 holds "report.txt" "$work/ranks4/report.txt" "Seconds by phase over 4 ranks"
 same "ranks of the report" "$(grep -c '"rank"' "$work/ranks4/report.json")" 4
 expect "plan" 0 "keys and values" plan --model "$tiny" --tokens "$work/ids"
