@@ -140,9 +140,14 @@ static enum status check_windows(const struct options *o) {
 static enum status check_vectors(const struct options *o) {
     bool vectors = o->task == TASK_EMBED || o->task == TASK_LOCATE;
     enum passage_kind passages = embed_passage_kind(o);
-    if (!vectors && (o->passages || o->prefix))
+    if (!vectors && (o->passages || o->prefix || o->prompt))
         FAIL(ERR_CONFIG, "%s is for task.kind = embed or locate",
-             o->passages ? "task.passages" : "task.prefix");
+             o->passages ? "task.passages"
+             : o->prefix ? "task.prefix"
+                         : "task.prompt");
+    if (o->prefix && o->prompt)
+        FAIL(ERR_CONFIG, "task.prefix and task.prompt exclude each other: one is a text, the other "
+                         "the name of one that the model's folder has");
     if (o->query_prefix && o->task != TASK_LOCATE)
         FAIL(ERR_CONFIG, "task.query_prefix is for task.kind = locate");
     if (!vectors) return OK;

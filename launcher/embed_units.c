@@ -209,7 +209,7 @@ enum status embed_questions_open(const struct job *job, struct embed_document *o
     const struct string_list *questions = &job->options->questions;
     struct document_reader reader = job_reader(job);
     *out = (struct embed_document){.n_unit = questions->n};
-    reader.prefix = job->options->query_prefix;
+    reader.prefix = job->vector_head.query_prefix;
     out->passages.n = questions->n;
     out->own_spans = malloc((size_t)questions->n * sizeof *out->own_spans);
     if (!out->own_spans) FAIL(ERR_MEMORY, "no memory for %d questions", questions->n);

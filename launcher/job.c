@@ -181,7 +181,7 @@ struct document_reader job_reader(const struct job *job) {
     return (struct document_reader){.tokenizer = job->tokenizer,
                                     .n_vocab = job->checkpoint.spec.n_vocab,
                                     .encode_flags = prompt_document_flags(job->options),
-                                    .prefix = job->options->prefix};
+                                    .prefix = job->vector_head.prefix};
 }
 
 int64_t job_context(const struct job *job) {

@@ -61,7 +61,7 @@ struct options {
     int span_unit;  // enum span_unit
     bool late_chunking;
     int64_t batch_tokens;
-    char *prefix, *query_prefix; // NULL: none
+    char *prompt, *prefix, *query_prefix; // NULL: as the model says
 
     char *output;
 

@@ -182,6 +182,10 @@ static char *approximation(const struct job *job) {
     return n < 0 ? NULL : text;
 }
 
+static void set_prefix(json_t *object, const char *key, const char *prefix) {
+    if (prefix) json_object_set_new(object, key, json_text(prefix, strlen(prefix)));
+}
+
 static void describe_vectors(json_t *object, const struct job *job) {
     char *approximate = approximation(job);
     if (approximate) json_object_set_new(object, "approximate", json_string(approximate));
@@ -193,6 +197,8 @@ static void describe_vectors(json_t *object, const struct job *job) {
     json_object_set_new(object, "pooling", json_string(pooling_name(head->modules.pooling)));
     json_object_set_new(object, "dense_layers", json_integer(head->modules.n_dense));
     json_object_set_new(object, "normalised", json_boolean(head->normalise));
+    set_prefix(object, "prefix", head->prefix);
+    set_prefix(object, "query_prefix", head->query_prefix);
     json_object_set_new(object, "documents_packed", json_integer(job->embedded.packed));
     json_object_set_new(object, "batches", json_integer(job->embedded.batches));
 }
@@ -209,6 +215,8 @@ static void print_vectors(FILE *out, const struct job *job) {
     fprintf(out, "  vectors of %lld elements: pooling %s, %d Dense layer%s, length %s\n",
             (long long)head->n_out, pooling_name(head->modules.pooling), head->modules.n_dense,
             head->modules.n_dense == 1 ? "" : "s", head->normalise ? "1" : "as it comes");
+    if (head->prefix) fprintf(out, "  documents follow the prompt '%s'\n", head->prefix);
+    if (head->query_prefix) fprintf(out, "  questions follow '%s'\n", head->query_prefix);
 }
 
 static enum status write_json(const struct job *job, const struct rank_record *records,

@@ -59,7 +59,10 @@ void result_id(const struct job *job, const char *option_digest, int document, i
     }
     digest_add_text(hash, option_digest);
     if (job->spans.name) digest_add_text(hash, job->spans.digest);
-    digest_add_text(hash, job->vector_head.modules.digest);
+    const struct vector_head *head = &job->vector_head;
+    digest_add_text(hash, head->modules.digest);
+    digest_add_text(hash, head->prefix ? head->prefix : "");
+    digest_add_text(hash, head->query_prefix ? head->query_prefix : "");
     digest_print(XXH3_128bits_digest(hash), out);
     XXH3_freeState(hash);
 }

@@ -14,19 +14,41 @@ enum status vector_head_check(const struct options *o, enum pooling pooling) {
          o->pooling == POOLING_AUTO ? "the model's pooling, cls," : "task.pooling = cls");
 }
 
+// Names as sentence-transformers' encode, encode_query and encode_document take them.
+static enum status choose_prompts(const struct options *o, const struct checkpoint *checkpoint,
+                                  struct vector_head *out) {
+    static const char *const document[] = {"document", "passage", "corpus"};
+    const struct sentence_prompts *prompts = &out->prompts;
+    char names[256];
+    bool locates = o->task == TASK_LOCATE;
+    TRY(sentence_prompts_open(checkpoint->folder, &out->prompts));
+    const char *found = locates ? NULL : prompts->standard;
+    for (int i = 0; locates && !found && i < 3; i++)
+        found = sentence_prompts_find(prompts, document[i]);
+    if (o->prompt && !(found = sentence_prompts_find(prompts, o->prompt)))
+        FAIL(ERR_CONFIG, "task.prompt = %.60s is none of the prompts of %s (%s)", o->prompt,
+             o->model_path, sentence_prompts_names(prompts, names, sizeof names));
+    out->prefix = o->prefix ? o->prefix : found;
+    out->query_prefix = o->query_prefix ? o->query_prefix : sentence_prompts_find(prompts, "query");
+    if (out->prefix && !*out->prefix) out->prefix = NULL;
+    if (!locates || (out->query_prefix && !*out->query_prefix)) out->query_prefix = NULL;
+    return OK;
+}
+
 enum status vector_head_open(const struct options *o, const struct checkpoint *checkpoint,
                              struct vector_head *out) {
     int64_t n_hidden = checkpoint->spec.n_hidden;
     struct sentence_modules *modules = &out->modules;
     TRY(sentence_modules_open(checkpoint, (enum pooling)o->pooling, modules));
     TRY(vector_head_check(o, modules->pooling));
-    bool prompt = o->prefix || o->query_prefix;
+    TRY(choose_prompts(o, checkpoint, out));
+    bool prompt = out->prefix || out->query_prefix;
     if (modules->without_prompt && prompt && modules->pooling != POOLING_LAST &&
         o->pooling == POOLING_AUTO)
         FAIL(ERR_CONFIG,
-             "%s pools without the prompt (include_prompt), which is not supported: leave out %s, "
-             "or set task.pooling = %s to pool its tokens, too",
-             o->model_path, o->prefix ? "task.prefix" : "task.query_prefix",
+             "%s pools without the prompt (include_prompt), which is not supported: set %s to "
+             "nothing, or task.pooling = %s to pool its tokens, too",
+             o->model_path, out->prefix ? "task.prefix" : "task.query_prefix",
              pooling_name(modules->pooling));
     out->normalise =
         o->normalise == NORMALISE_AUTO ? modules->normalise : o->normalise == NORMALISE_YES;
@@ -76,6 +98,7 @@ void vector_head_close(struct vector_head *head) {
     if (backend && head->y) backend->ops->free(backend, head->y);
     if (backend && head->x) backend->ops->free(backend, head->x);
     free(head->host);
+    sentence_prompts_close(&head->prompts);
     sentence_modules_close(&head->modules);
     *head = (struct vector_head){0};
 }

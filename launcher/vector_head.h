@@ -1,15 +1,19 @@
-// From pooled states to vectors: what the model's folder does after its network (modules.json), as
-// far as the options do not say otherwise. Dense layers are multiplied by rank 0's backend.
+// From pooled states to vectors: what the model's folder does before and after its network
+// (prompts, modules.json), as far as the options do not say otherwise. Dense layers are multiplied
+// by rank 0's backend.
 #ifndef HALKA_LAUNCHER_VECTOR_HEAD_H
 #define HALKA_LAUNCHER_VECTOR_HEAD_H
 
 #include "launcher/options.h"
 #include "launcher/pool.h"
+#include "model/sentence_prompts.h"
 
 struct vector_head {
     struct sentence_modules modules;
-    bool normalise;          // vectors have length 1 (L2), unless they are zero
-    int64_t n_out, widest;   // elements of a vector, and of the widest on the way to it
+    struct sentence_prompts prompts;
+    const char *prefix, *query_prefix; // before documents and questions; NULL: nothing
+    bool normalise;                    // vectors have length 1 (L2), unless they are zero
+    int64_t n_out, widest;             // elements of a vector, and of the widest on the way to it
     struct backend *backend; // rank 0, as all below, where there are Dense layers; else NULL
     struct weight weight[SENTENCE_MAX_MODULE]; // [modules.n_dense]
     void *x, *y;                               // [tile, widest] fp32 in the backend's memory

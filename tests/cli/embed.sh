@@ -114,6 +114,25 @@ expect "modules: locate" 0 "" run --model "$use" --task locate --document $text 
     --question "The end" --set task.late_chunking=false --output "$work/modules-locate"
 same "modules: locate" "$(grep -oE '"rank": 1, "score": (1\.0|0\.99999[0-9]*),' \
     "$work/modules-locate/results.jsonl" | wc -l)" 1
+# Prompts of the model's folder: its default, one by name, those of questions and documents.
+cat >"$use/config_sentence_transformers.json" <<'EOF'
+{"prompts": {"query": "query: ", "document": "text: "}, "default_prompt_name": "document"}
+EOF
+embed "prompts: default" prompt --document $text
+embed "prompts: by hand" prompt1 --document $text --set task.prefix="text: "
+same_rows "prompts: default" prompt prompt1
+holds "prompts: report" "$work/prompt/report.json" '"prefix": "text: "'
+embed "prompts: by name" prompt2 --document $text --set task.prompt=query
+embed "prompts: by hand" prompt3 --document $text --set task.prefix="query: "
+same_rows "prompts: by name" prompt2 prompt3
+embed "prompts: none" prompt4 --document $text --set task.prefix= --set task.passages=paragraphs
+same_rows "prompts: none" prompt4 modules
+expect "prompts: locate" 0 "" run --model "$use" --task locate --document $text \
+    --question "The end" --output "$work/prompt-locate"
+holds "prompts: of documents" "$work/prompt-locate/report.json" '"prefix": "text: "'
+holds "prompts: of questions" "$work/prompt-locate/report.json" '"query_prefix": "query: "'
+expect "prompts: unknown" 78 "task.prompt = passage is none of the prompts of $use (query, document)" \
+    run --model "$use" --task embed --document $text --set task.prompt=passage --output "$work/refused"
 # As older versions write them: the last or the first token.
 plain_modules() { # POOLING: beside the network, this one as a flag and Normalize
     local package=sentence_transformers.models
@@ -383,6 +402,10 @@ refuse "cls of passages" 78 "same vector" --task embed --document $text --set ta
     --set task.passages=paragraphs
 refuse "locate without question" 78 "needs a question" --task locate --document $text
 refuse "question of embed" 78 "questions are for" --task embed --document $text --question "Who?"
+refuse "prompt and prefix" 78 "exclude each other" --task embed --document $text \
+    --set task.prefix=a --set task.prompt=b
+refuse "prompt of a model without" 78 "is none of the prompts" --task embed --document $text \
+    --set task.prompt=query
 refuse "prefix of score" 78 "task.prefix is for" --task score --document $text --set task.prefix=a
 refuse "too long" 65 "document.window" --task embed --document $text --set model.context=20
 refuse "too long alone" 65 "a passage has" --task embed --document $text --set model.context=20 \

@@ -1,14 +1,15 @@
 // sources: model/sentence_modules.c model/json_util.c model/safetensors.c model/tensor.c
 // sources: model/mapping.c model/gguf.c model/gguf_get.c model/utf8.c model/unicode.c
-// sources: model/tokenizer_text.c
+// sources: model/tokenizer_text.c model/sentence_prompts.c
 // sources: kernels/dtype.c kernels/fp8.c kernels/status.c
 
-// modules.json and the configurations of Pooling and Dense: whatever the text, what is read is
-// within bounds, or a message comes out.
+// modules.json, the configurations of Pooling and Dense, prompts: whatever the text, what is read
+// is within bounds, or a message comes out.
 #include <stdlib.h>
 #include <string.h>
 
 #include "model/sentence_modules.h"
+#include "model/sentence_prompts.h"
 
 static void check(enum status status, bool good) {
     if (status == OK ? !good : !*status_message()) abort();
@@ -29,5 +30,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     status = dense_parse(text, size, "fuzz.json", &dense);
     check(status, dense.n_in > 0 && dense.n_out <= SENTENCE_MAX_WIDTH &&
                       dense.activation < N_DENSE_ACTIVATION);
+    struct sentence_prompts prompts;
+    char names[16];
+    status = sentence_prompts_parse(text, size, "fuzz.json", &prompts);
+    check(status, strlen(sentence_prompts_names(&prompts, names, sizeof names)) < sizeof names);
+    sentence_prompts_close(&prompts);
     return 0;
 }

@@ -1,4 +1,4 @@
-// The modules beside a network: what is read of them, and what is refused with which words.
+// Modules and prompts beside a network: what is read of them, and what is refused with which words.
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -12,6 +12,7 @@
 #include <sys/stat.h>
 
 #include "model/sentence_modules.h"
+#include "model/sentence_prompts.h"
 #include "tests/common/make_files.h"
 
 enum { N_HIDDEN = 32 };
@@ -258,11 +259,50 @@ static void test_gguf(void **state) {
     }
 }
 
+static enum status prompts(const char *text, struct sentence_prompts *out) {
+    return sentence_prompts_parse(text, strlen(text), "x.json", out);
+}
+
+static void test_prompts(void **state) {
+    (void)state;
+    static const struct {
+        const char *text, *fragment;
+    } bad[] = {
+        {"[]", "object was expected"},
+        {"{\"prompts\": []}", "not an object"},
+        {"{\"prompts\": {\"query\": 1}}", "the prompt query is no text"},
+        {"{\"prompts\": {\"query\": null}}", "the prompt query is no text"},
+        {"{\"default_prompt_name\": 3}", "not a string"},
+        {"{\"default_prompt_name\": \"query\"}", "query, which is none of the prompts"},
+        {"{\"prompts\": {\"a\": \"\"}, \"default_prompt_name\": \"b\"}", "is b, which is none"},
+    };
+    struct sentence_prompts out;
+    char names[8];
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        expect_refusal(prompts(bad[i].text, &out), bad[i].fragment);
+    assert_int_equal(prompts("{}", &out), OK);
+    assert_null(sentence_prompts_find(&out, "query"));
+    assert_string_equal(sentence_prompts_names(&out, names, sizeof names), "none");
+    sentence_prompts_close(&out);
+    assert_int_equal(prompts("{\"prompts\": {\"query\": \"q: \", \"document\": \"\"}, "
+                             "\"default_prompt_name\": \"query\"}",
+                             &out),
+                     OK);
+    assert_string_equal(out.standard, "q: ");
+    assert_string_equal(sentence_prompts_find(&out, "document"), "");
+    assert_null(sentence_prompts_find(&out, "passage"));
+    assert_int_equal(strlen(sentence_prompts_names(&out, names, sizeof names)), 7); // cut short
+    sentence_prompts_close(&out);
+    assert_int_equal(sentence_prompts_open("/nonexistent", &out), OK);
+    assert_null(out.texts);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_lists),   cmocka_unit_test(test_pooling),
         cmocka_unit_test(test_dense),   cmocka_unit_test(test_activations),
         cmocka_unit_test(test_weights), cmocka_unit_test(test_gguf),
+        cmocka_unit_test(test_prompts),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
