@@ -11,6 +11,9 @@ document:cls, paragraph:K (mean of the tokens that begin in it, from the whole d
 alone:K (mean over the paragraph encoded by itself, specials too), modules:document and modules:K
 (document and paragraph K through the Dense layers and Normalize of tests/fixtures/embed/modules). Of
 models whose rotations depend on the length, ids:N: the mean over N ids as tests/cli/embed.sh makes them.
+MODEL may be a folder with a published model for sentences: NAME.vectors gets what sentence-transformers
+makes of the first paragraphs of a novel, one by one, then "nearest" and the numbers of the three that are
+nearest to QUESTION among all.
 """
 import json
 import os
@@ -18,6 +21,7 @@ import re
 import sys
 
 import torch
+from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense, Normalize
 from sentence_transformers.sentence_transformer.modules import Pooling
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -26,6 +30,8 @@ from transformers import AutoModel
 N_VOCAB = 256  # below that of each tiny model
 N_HIDDEN = 32  # of each
 LENGTHS = 40, 64, 65, 100, 130
+N_PARAGRAPH = 12  # of the novel, whose vectors are kept
+QUESTION = "How rich is Mr. Bingley?"
 TEXT = """The ferry leaves the harbour of Velm at seven in the morning and comes back at dusk.
 Its captain is Ayşe Kılıç, who has sailed the strait for thirty years.
 
@@ -99,6 +105,20 @@ def write_lengths(root, name):
             f.write(" ".join([f"ids:{n}"] + [f"{x:.7g}" for x in row.tolist()]) + "\n")
 
 
+def write_published(root, path):
+    name = os.path.basename(os.path.normpath(path))
+    with open(f"{root}/smollm2/pride.txt", encoding="utf-8") as f:
+        text = f.read()
+    model = SentenceTransformer(path, device="cpu")
+    model.max_seq_length = model.tokenizer.model_max_length = 512
+    rows = model.encode([text[a:b] for a, b in paragraphs(text)], batch_size=1)
+    cosine = rows @ model.encode(QUESTION)
+    with open(f"{root}/embed/{name}.vectors", "w", encoding="utf-8") as f:
+        for k, row in enumerate(rows[:N_PARAGRAPH]):
+            f.write(" ".join([f"alone:{k}"] + [f"{x:.7g}" for x in row.tolist()]) + "\n")
+        f.write("nearest " + " ".join(map(str, (-cosine).argsort()[:3].tolist())) + "\n")
+
+
 def main():
     root = sys.argv[1] if len(sys.argv) > 1 else "tests/fixtures"
     folder = f"{root}/embed"
@@ -108,6 +128,9 @@ def main():
     with open(f"{folder}/text", "w", encoding="utf-8", newline="") as f:
         f.write(TEXT)
     for name in sys.argv[2:] or ["tiny-llama"]:
+        if os.path.isdir(name):
+            write_published(root, name)
+            continue
         if name in ("tiny-dynamic", "tiny-longrope"):
             write_lengths(root, name)
             continue
