@@ -189,20 +189,19 @@ cli() {
     run "demo model, fp32, cuda and cpu" demo fp32 1e-3
     run "demo model, bf16 on cuda" demo auto 1e-2
 }
-# small WHAT COMMAND...: the small cases of unit by COMMAND; then, where one GPU can stand for others, those
-# of operations whose kernels depend on the architecture.
+# small WHAT COMMAND...: the small cases of unit by COMMAND, the longest last; on a Hopper, which can stand for
+# other GPUs, also with the kernels that they take.
+watched=(device experts sparse sparse_attention candidates attention_merge kernels matmul index
+    "sparse_attention 80" "sparse_attention 100" "index 80" attention "attention 80")
 small() {
     local what=$1 name as
     shift
     export HALKA_TEST_LIGHT=${SANITIZE_LIGHT:-12}
-    for name in "${units[@]}"; do
-        run "$what of unit/$name" "$@" "$build/tests/unit/test_$name"
-    done
-    for as in "80 sparse_attention" "100 sparse_attention" "80 index" "80 attention"; do
-        [ "$capability" = 9.0 ] || break
-        export HALKA_TEST_ARCHITECTURE=${as% *}
-        name=${as#* }
-        run "$what of unit/$name as sm_${as% *}" "$@" "$build/tests/unit/test_$name"
+    for name in "${watched[@]}"; do
+        read -r name as <<<"$name"
+        [ -z "$as" ] || [ "$capability" = 9.0 ] || continue
+        export HALKA_TEST_ARCHITECTURE=${as:-0}
+        run "$what of unit/$name${as:+ as sm_$as}" "$@" "$build/tests/unit/test_$name"
     done
     unset HALKA_TEST_LIGHT HALKA_TEST_ARCHITECTURE
 }
@@ -241,7 +240,6 @@ launches() {
         return
     fi
     small launches env LAUNCHES="$work/launches" LD_PRELOAD="$library"
-    only='' # what was run counts, also where some was left out
     run "every kernel" every_kernel
 }
 

@@ -19,9 +19,11 @@ static const struct attention_kernel kernels[] = {
     {"mma 64", 80, 0, 64, 64, false, 1, ATTENTION_MMA_ROWS, attention_mma_64},
     {"mma 96", 80, 0, 96, 96, false, 1, ATTENTION_MMA_ROWS, attention_mma_96},
     {"mma 128", 80, 0, 128, 128, false, 1, ATTENTION_MMA_ROWS, attention_mma_128},
-    {"mma 192/128", 80, 0, 192, 128, false, 1, ATTENTION_MMA_ROWS, attention_mma_192},
+    {"mma 192/128", 80, 0, 192, 128, false, 1, ATTENTION_MMA_ROWS, attention_mma_192,
+     ATTENTION_MMA_192_BYTES},
     {"mma 256", 80, 0, 256, 256, false, 1, ATTENTION_MMA_ROWS, attention_mma_256},
-    {"mma latent", 90, 0, 576, 512, true, 1, ATTENTION_MMA_ROWS, attention_mma_latent},
+    {"mma latent", 90, 0, 576, 512, true, 1, ATTENTION_MMA_ROWS, attention_mma_latent,
+     ATTENTION_MMA_LATENT_BYTES},
     {"plain", 0, 0, 0, 0, false, 1, ATTENTION_PLAIN_ROWS, attention_plain_launch},
 };
 
@@ -34,6 +36,7 @@ static bool fits(const struct attention_kernel *k, const struct cuda_state *stat
     if (state->architecture < k->architecture) return false;
     if (k->most_architecture && state->architecture > k->most_architecture) return false;
     if (k->head_dim == 0) return true;
+    if (k->shared_bytes > state->shared_bytes) return false;
     if (k->value_in_key && (a->value != a->key || a->value_stride != a->key_stride)) return false;
     return k->head_dim == a->head_dim && k->value_dim == a->value_dim && a->n_key > 0 &&
            a->n_query * (a->n_head / a->n_kv_head) >= k->fewest_row &&

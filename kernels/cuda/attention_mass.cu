@@ -55,7 +55,7 @@ enum status cuda_attention_mass(struct backend *backend, const struct attention_
     if (args->attention.n_query == 0) return OK;
     int n_float = (kRowTile + kKeyTile) * (work.head_dim + kPad) + kWarps * kKeyTile;
     int bytes = n_float * (int)sizeof(float);
-    TRY_CUDA(cudaFuncSetAttribute(column_mass, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+    TRY(reserve_shared(backend, column_mass, bytes));
     LAUNCH(backend, column_mass, (unsigned)divide_up(work.n_key, kKeyTile), kThreads, bytes, work,
            args->factor, args->mass);
     return OK;

@@ -15,6 +15,7 @@ constexpr int kRowBytes = kHeadDim * 2, kStageBytes = kTileKeys * kRowBytes;
 constexpr int kWeightPitch = kTileKeys + 8; // elements
 constexpr int kSharedBytes = kRowTile * kRowBytes + 2 * kStageBytes + kRowTile * kWeightPitch * 2 +
                              kQuarters * kRowTile * (int)sizeof(float);
+static_assert(kSharedBytes == ATTENTION_MMA_LATENT_BYTES, "the table's");
 static_assert(kRowTile == ATTENTION_MMA_ROWS && kRowTile == ATTENTION_SPOILED_ROWS, "the table's");
 
 struct shape { // a warp's part

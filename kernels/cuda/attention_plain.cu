@@ -166,8 +166,7 @@ enum status launch(struct backend *backend, const struct attention_work *work) {
     int bytes = n_float * (int)sizeof(float);
     int64_t n_tile = divide_up(work->n_row, kRowTile) * work->n_kv_head * work->n_split;
     int64_t n_block = work->only_spoiled ? std::min<int64_t>(n_tile, kMostSpoiledBlock) : n_tile;
-    TRY_CUDA(
-        cudaFuncSetAttribute(attend<kVector>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+    TRY(reserve_shared(backend, attend<kVector>, bytes));
     LAUNCH(backend, attend<kVector>, (unsigned)n_block, kThreads, bytes, *work, n_tile);
     return OK;
 }

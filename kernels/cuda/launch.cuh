@@ -16,6 +16,18 @@
         kernel<<<grid_, block_, shared_bytes, cuda_state(backend)->compute>>>(__VA_ARGS__);        \
         TRY_CUDA(cudaGetLastError());                                                              \
     } while (0)
+// Lets a kernel have so much dynamic shared memory in a block as not every device has.
+template <typename Kernel>
+enum status reserve_shared(const struct backend *backend, Kernel kernel, int bytes) {
+    int most = cuda_state(backend)->shared_bytes;
+    if (bytes > most)
+        FAIL(ERR_CONFIG,
+             "rows so long need %d bytes of shared memory in a block, and this GPU has %d: set "
+             "run.backend to cpu",
+             bytes, most);
+    TRY_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+    return OK;
+}
 // Dynamic shared memory of a kernel, 16-byte aligned.
 #define DYNAMIC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
 
