@@ -14,7 +14,7 @@ if ! encoder=$(scripts/fetch_model.sh --encoder 2>"$work/fetch"); then
 fi
 fixture=tests/fixtures/embed/all-MiniLM-L6-v2.vectors
 novel=tests/fixtures/smollm2/pride.txt
-alone=(--model "$encoder" --document $novel --set task.passages=paragraphs --set task.late_chunking=false)
+alone=(--model "$encoder" --document "$novel" --set task.passages=paragraphs --set task.late_chunking=false)
 grep ^alone: $fixture | cut -d' ' -f2- >"$work/expected"
 n_row=$(wc -l <"$work/expected")
 for ranks in "" 3; do

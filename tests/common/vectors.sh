@@ -1,5 +1,6 @@
 # shellcheck shell=bash
 # Sourced after cli.sh by the tests that look at vectors: those of an output, and whether two are near.
+# shellcheck disable=SC2154 # work is cli.sh's
 rows() { # OUTPUT: the vectors, one a line
     local columns
     columns=$(number n_hidden "$work/$1/results.jsonl")
