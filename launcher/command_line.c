@@ -157,7 +157,7 @@ static enum status check_vectors(const struct options *o) {
         FAIL(ERR_CONFIG, "task.pooling = none gives a vector to every token, and passages need "
                          "one each: set task.pooling to mean or last");
     TRY(vector_head_check(o, (enum pooling)o->pooling));
-    if (!o->late_chunking && o->window > 0)
+    if (o->late_chunking == TRUTH_NO && o->window > 0)
         FAIL(ERR_CONFIG, "passages that are read by themselves (task.late_chunking = false) are "
                          "not cut: leave out document.window");
     return OK;

@@ -45,7 +45,8 @@ static enum status cut_passages(const struct job *job, const char *name, struct 
                            &d->passages));
         break;
     }
-    return o->late_chunking || o->pooling == POOLING_NONE ? OK : tokenize_passages(job, d);
+    bool whole = job->vector_head.late_chunking || o->pooling == POOLING_NONE;
+    return whole ? OK : tokenize_passages(job, d);
 }
 
 static enum status cut_windows(const struct options *o, struct embed_document *d) {

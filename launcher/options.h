@@ -21,7 +21,7 @@ void string_list_close(struct string_list *list); // accepts a zeroed struct
 enum verb { VERB_NONE, VERB_RUN, VERB_PLAN, VERB_VERIFY, VERB_INSPECT, VERB_EVALUATE, N_VERB };
 enum task_kind { TASK_SCORE, TASK_ANSWER, TASK_EMBED, TASK_LOCATE };
 enum layout_wish { LAYOUT_WISH_AUTO, LAYOUT_WISH_ZIGZAG, LAYOUT_WISH_CONTIGUOUS };
-enum normalise_wish { NORMALISE_AUTO, NORMALISE_YES, NORMALISE_NO };
+enum truth_wish { TRUTH_AUTO, TRUTH_YES, TRUTH_NO };
 enum weights_wish { WEIGHTS_AUTO, WEIGHTS_REPLICATED, WEIGHTS_SHARDED };
 enum attention_wish { ATTENTION_WISH_AUTO, ATTENTION_WISH_DENSE, ATTENTION_WISH_DSA };
 enum transport_wish {
@@ -55,11 +55,11 @@ struct options {
     int chat_template; // enum chat_family
     bool token_logprobs;
     int64_t evidence;
-    int pooling;    // enum pooling
-    int normalise;  // enum normalise_wish
-    char *passages; // "document", "paragraphs" or a file; NULL: by the task
-    int span_unit;  // enum span_unit
-    bool late_chunking;
+    int pooling;       // enum pooling
+    int normalise;     // enum truth_wish
+    char *passages;    // "document", "paragraphs" or a file; NULL: by the task
+    int span_unit;     // enum span_unit
+    int late_chunking; // enum truth_wish
     int64_t batch_tokens;
     char *prompt, *prefix, *query_prefix; // NULL: as the model says
 

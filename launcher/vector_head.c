@@ -5,13 +5,16 @@
 
 #include "launcher/embed_units.h"
 
+// The first token of a document is all that its passages would have in common.
 enum status vector_head_check(const struct options *o, enum pooling pooling) {
-    if (pooling != POOLING_CLS || !o->late_chunking || embed_passage_kind(o) == PASSAGES_WHOLE)
-        return OK;
+    bool whole = o->late_chunking == TRUTH_YES || o->window > 0;
+    if (pooling != POOLING_CLS || !whole || embed_passage_kind(o) == PASSAGES_WHOLE) return OK;
+    const char *advice = o->window > 0 ? "leave out document.window, which reads them together"
+                                       : "set task.late_chunking = false";
     FAIL(ERR_CONFIG,
-         "%s would give the passages of a document the same vector, that of its first token: set "
-         "task.late_chunking = false, or task.pooling = mean",
-         o->pooling == POOLING_AUTO ? "the model's pooling, cls," : "task.pooling = cls");
+         "%s would give the passages of a document the same vector, its first token's: %s, or set "
+         "task.pooling = mean",
+         o->pooling == POOLING_AUTO ? "the model's pooling, cls," : "task.pooling = cls", advice);
 }
 
 // Names as sentence-transformers' encode, encode_query and encode_document take them.
@@ -50,8 +53,9 @@ enum status vector_head_open(const struct options *o, const struct checkpoint *c
              "nothing, or task.pooling = %s to pool its tokens, too",
              o->model_path, out->prefix ? "task.prefix" : "task.query_prefix",
              pooling_name(modules->pooling));
-    out->normalise =
-        o->normalise == NORMALISE_AUTO ? modules->normalise : o->normalise == NORMALISE_YES;
+    out->normalise = o->normalise == TRUTH_AUTO ? modules->normalise : o->normalise == TRUTH_YES;
+    bool own = modules->pooling == POOLING_CLS && embed_passage_kind(o) != PASSAGES_WHOLE;
+    out->late_chunking = o->late_chunking == TRUTH_AUTO ? !own : o->late_chunking == TRUTH_YES;
     out->widest = n_hidden;
     out->n_out = sentence_modules_width(modules, n_hidden);
     for (int i = 0; i < modules->n_dense; i++) {

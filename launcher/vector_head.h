@@ -11,6 +11,7 @@
 struct vector_head {
     struct sentence_modules modules;
     struct sentence_prompts prompts;
+    bool late_chunking;                // passages are pooled from the states of the whole document
     const char *prefix, *query_prefix; // before documents and questions; NULL: nothing
     bool normalise;                    // vectors have length 1 (L2), unless they are zero
     int64_t n_out, widest;             // elements of a vector, and of the widest on the way to it

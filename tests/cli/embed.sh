@@ -127,6 +127,12 @@ plain_modules() { # POOLING: beside the network, this one as a flag and Normaliz
 EOF
     printf '{"word_embedding_dimension": 32, "%s": true}\n' "$1" >"$use/1_Pooling/config.json"
 }
+plain_modules pooling_mode_cls_token
+for late in auto false; do # a passage has a first token of its own where it is read by itself
+    embed "folder's cls of passages, $late" "late-$late" --document $text \
+        --set task.passages=paragraphs --set task.late_chunking=$late
+done
+same_rows "folder's cls of passages" late-auto late-false
 for pair in lasttoken:last cls_token:cls mean_tokens:mean; do
     plain_modules "pooling_mode_${pair%:*}"
     embed "folder's ${pair#*:}" folder --document $text --overwrite
@@ -378,8 +384,9 @@ refuse "bytes of ids" 65 "span_unit = token" --task embed --tokens "$work/ids" \
     --set task.passages="$work/bytes.spans"
 refuse "states of passages" 78 "task.pooling = none" --task embed --document $text \
     --set task.pooling=none --set task.passages=paragraphs
-refuse "cls of passages" 78 "same vector" --task embed --document $text --set task.pooling=cls \
-    --set task.passages=paragraphs
+cls=(--task embed --document "$text" --set task.pooling=cls --set task.passages=paragraphs)
+refuse "cls of passages" 78 "same vector" "${cls[@]}" --set task.late_chunking=true
+refuse "cls of passages in windows" 78 "leave out document.window" "${cls[@]}" --set document.window=64
 refuse "locate without question" 78 "needs a question" --task locate --document $text
 refuse "question of embed" 78 "questions are for" --task embed --document $text --question "Who?"
 refuse "prompt and prefix" 78 "exclude each other" --task embed --document $text \
@@ -397,7 +404,7 @@ refuse "window and dsa" 78 "exclude each other" --task embed --document $text \
     --set attention.window=8 --set attention.kind=dsa
 plain_modules pooling_mode_cls_token
 refuse "folder's cls of passages" 78 "the model's pooling, cls, would give" --task embed \
-    --document $text --set task.passages=paragraphs
+    --document $text --set task.passages=paragraphs --set task.late_chunking=true
 plain_modules pooling_mode_max_tokens
 refuse "maximum" 65 "pooling by max is not supported: set task.pooling" --task embed --document $text
 expect "named in place of the maximum" 0 "" run --model "$use" --task embed --document $text \

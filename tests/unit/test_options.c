@@ -113,11 +113,11 @@ static void truth_may_be_a_choice(void **state) {
     static const struct {
         const char *text;
         int value;
-    } cases[] = {{"", NORMALISE_AUTO},
-                 {"task: { normalise = \"auto\"; };", NORMALISE_AUTO},
-                 {"task: { normalise = true; };", NORMALISE_YES},
-                 {"task: { normalise = \"true\"; };", NORMALISE_YES},
-                 {"task: { normalise = false; };", NORMALISE_NO}};
+    } cases[] = {{"", TRUTH_AUTO},
+                 {"task: { normalise = \"auto\"; };", TRUTH_AUTO},
+                 {"task: { normalise = true; };", TRUTH_YES},
+                 {"task: { normalise = \"true\"; };", TRUTH_YES},
+                 {"task: { normalise = false; };", TRUTH_NO}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct options options;
         assert_int_equal(options_set_defaults(&options), OK);
