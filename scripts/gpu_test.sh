@@ -191,8 +191,8 @@ cli() {
 }
 # small WHAT COMMAND...: the small cases of unit by COMMAND, the longest last; on a Hopper, which can stand for
 # other GPUs, also with the kernels that they take.
-watched=(device experts sparse sparse_attention candidates attention_merge kernels matmul index
-    "sparse_attention 80" "sparse_attention 100" "index 80" attention "attention 80")
+watched=(device experts sparse sparse_attention candidates kernels matmul index "sparse_attention 80"
+    "sparse_attention 100" "index 80" attention attention_merge "attention 80" "attention_merge 80")
 small() {
     local what=$1 name as
     shift
