@@ -167,8 +167,8 @@ static void print_scores(const struct job *job) {
         bytes = fmax(bytes, 4.0 * l->n_head * (double)n * (double)n);
     }
     printf("  a query attends %.0f keys of a layer in the mean; the scores of one layer, which are "
-           "never stored, would take %.3f GiB\n",
-           keys, bytes / (1 << 30));
+           "never stored, would take %.0f bytes (%.3f GiB)\n",
+           keys, bytes, bytes / (1 << 30));
 }
 
 static void print_memory(const struct job *job, int n_rank) {

@@ -30,7 +30,7 @@ plan() { # KIND TOKENS RANKS
         awk '/^  keys and values/ { kv = $4 }
             /^  (activations|ring buffers)/ { buffers += $(NF - 2) }
             /^  backend scratch/ { scratch = $3 }
-            /would take/ { scores = $(NF - 1) * 2 ^ 30 }
+            /would take/ { scores = $(NF - 3) }
             END { printf "%.0f %.0f %.0f %.0f\n", kv, buffers, scratch, scores }'
 }
 run() { # KIND TOKENS RANKS
