@@ -206,37 +206,46 @@ static enum status append_after(const struct retrieval_source *source,
     return append_text(source, spaced ? text + 1 : text, ENCODE_CONTINUE, out);
 }
 
-// n tokens of the source from `first` on, with the needles at the ends of sentences before their
-// depths.
-static enum status append_haystack(const struct retrieval_source *source, const struct puzzle *p,
-                                   int64_t first, int64_t n, struct token_list *out) {
-    int64_t place[MOST_NEEDLES] = {0}, done = 0;
-    bool placed[MOST_NEEDLES] = {false};
-    for (int i = 0; i < p->n_needle; i++) {
-        int64_t least;
-        place[i] = (int64_t)(p->needles[i].depth * (double)n);
-        least = place[i] > 256 ? place[i] - 256 : 0;
-        int64_t at = place[i];
-        while (at > least && !source->is_boundary[(first + at - 1) % source->n_text]) at--;
-        if (at > 0 && source->is_boundary[(first + at - 1) % source->n_text]) place[i] = at;
-        if (at == 0) place[i] = 0;
-    }
-    for (int k = 0; k <= p->n_needle; k++) {
-        int next = -1;
-        for (int i = 0; i < p->n_needle; i++)
-            if (!placed[i] && (next < 0 || place[i] < place[next])) next = i;
-        int64_t end = next >= 0 ? place[next] : n;
-        while (done < end) {
-            int64_t at = (first + done) % source->n_text, count = source->n_text - at;
-            if (count > end - done) count = end - done;
-            TRY(document_add_ids(out, source->text + at, count));
-            done += count;
-        }
-        if (next < 0) break;
-        TRY(append_text(source, p->needles[next].text, ENCODE_CONTINUE, out));
-        placed[next] = true;
+// Where a needle goes among n tokens of the source from `first` on: behind the last sentence that
+// ends before its depth, if that is not far; otherwise at its depth.
+static int64_t place_needle(const struct retrieval_source *source, double depth, int64_t first,
+                            int64_t n) {
+    enum { FAR_TOKENS = 256 };
+    int64_t place = (int64_t)(depth * (double)n);
+    for (int64_t at = place; at >= 0 && at >= place - FAR_TOKENS; at--)
+        if (at == 0 || source->is_boundary[(first + at - 1) % source->n_text]) return at;
+    return place;
+}
+
+// n tokens of the source from `first` on, read again from the start where they do not suffice.
+static enum status append_source(const struct retrieval_source *source, int64_t first, int64_t n,
+                                 struct token_list *out) {
+    while (n > 0) {
+        int64_t at = first % source->n_text, count = source->n_text - at;
+        if (count > n) count = n;
+        TRY(document_add_ids(out, source->text + at, count));
+        first += count;
+        n -= count;
     }
     return OK;
+}
+
+static enum status append_haystack(const struct retrieval_source *source, const struct puzzle *p,
+                                   int64_t first, int64_t n, struct token_list *out) {
+    int64_t place[MOST_NEEDLES], done = 0;
+    int order[MOST_NEEDLES]; // needles by place; those of one place in their own order
+    for (int i = 0; i < p->n_needle; i++) {
+        int at = i;
+        place[i] = place_needle(source, p->needles[i].depth, first, n);
+        for (; at > 0 && place[order[at - 1]] > place[i]; at--) order[at] = order[at - 1];
+        order[at] = i;
+    }
+    for (int i = 0; i < p->n_needle; i++) {
+        TRY(append_source(source, first + done, place[order[i]] - done, out));
+        TRY(append_text(source, p->needles[order[i]].text, ENCODE_CONTINUE, out));
+        done = place[order[i]];
+    }
+    return append_source(source, first + done, n - done, out);
 }
 
 // Coded words by Zipf's law with exponent 2, as in RULER: the three most frequent stand out.
