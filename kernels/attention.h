@@ -3,6 +3,7 @@
 #ifndef HALKA_KERNELS_ATTENTION_H
 #define HALKA_KERNELS_ATTENTION_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "kernels/dtype.h"
@@ -35,6 +36,8 @@ struct attention_args {
     float *out; // [n_query, n_head, value_dim]: softmax-weighted mean over visible keys
     float *lse; // [n_query, n_head] natural log of the sum of exp(score);
                 // -inf (and out = 0) when no key is visible
+    bool merge; // out and lse hold the result over other keys, which this one joins as in struct
+                // merge_args; a row that sees no key of this block keeps its own, bit for bit
 };
 
 // Merges partial b into a: weights exp(lse - max); -inf means "saw no key". Exact for both -inf.

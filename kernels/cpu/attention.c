@@ -9,6 +9,7 @@
 
 #include "kernels/cpu/attention_tile.h"
 #include "kernels/cpu/cpu.h"
+#include "kernels/merge_weights.h"
 #include "kernels/visible_keys.h"
 
 enum {
@@ -238,9 +239,19 @@ static void task_load_tile(const struct shape *s, const struct attention_args *a
     s->tile->pack_values(&rows, s->value_width, t->work.value);
 }
 
-// Divides by the total and writes rows and lse where the partial of this range belongs.
+static void write_row(int value_dim, const struct merge_weights *w, const float *restrict sum,
+                      float total, float *restrict out) {
+    float by = w->added / total;
+    if (w->held < 0)
+        for (int i = 0; i < value_dim; i++) out[i] = sum[i] / total;
+    else
+        for (int i = 0; i < value_dim; i++) out[i] = w->held * out[i] + by * sum[i];
+}
+
+// Divides by the total and writes rows and lse where the partial of this range belongs; `merge`:
+// into what they hold.
 static void task_finish(const struct shape *s, const struct attention_args *a, const struct task *t,
-                        float *out, float *lse) {
+                        bool merge, float *out, float *lse) {
     for (int r = 0; r < t->work.n_row; r++) {
         int64_t query = (t->first_row + r) / s->group, member = (t->first_row + r) % s->group;
         int64_t row = query * a->n_head + t->head * s->group + member;
@@ -249,12 +260,15 @@ static void task_finish(const struct shape *s, const struct attention_args *a, c
         for (int i = 0; i < s->tile->vec_width; i++)
             total += t->work.total[(int64_t)r * s->tile->vec_width + i];
         if (total == 0) {
+            if (merge) continue;
             memset(to, 0, (size_t)a->value_dim * sizeof(float));
             lse[row] = -INFINITY;
             continue;
         }
-        for (int i = 0; i < a->value_dim; i++) to[i] = sum[i] / total;
-        lse[row] = (float)(((double)t->work.max[r] + log2((double)total)) * M_LN2);
+        float own = (float)(((double)t->work.max[r] + log2((double)total)) * M_LN2);
+        struct merge_weights w = merge_weigh(merge ? lse[row] : -INFINITY, own);
+        write_row(a->value_dim, &w, sum, total, to);
+        lse[row] = w.lse;
     }
 }
 
@@ -300,7 +314,7 @@ static void run_task(const struct shape *s, const struct attention_args *a,
     attend_keys(s, a, scratch, cut(s, t.keys, place->split), &t);
     for (int head = first_head; head < end_head; head++) {
         task_turn_to(s, scratch, &t, head);
-        task_finish(s, a, &t, out, lse);
+        task_finish(s, a, &t, a->merge && place->split == 0, out, lse);
     }
 }
 

@@ -1,25 +1,18 @@
 // The one merge of two partial results (out, lse) over different keys. A row costs two exponentials
 // and a pass over its values, which the compiler vectorises: the memory is the limit.
-#include <math.h>
-
 #include "kernels/cpu/cpu.h"
+#include "kernels/merge_weights.h"
 
 // A partial that saw no key (-inf) leaves the other bit for bit; its out is not read.
 static void merge_row(int value_dim, float *restrict out, float *lse, const float *restrict other,
                       float other_lse) {
     if (other_lse == -INFINITY) return;
-    if (*lse == -INFINITY) {
+    struct merge_weights w = merge_weigh(*lse, other_lse);
+    *lse = w.lse;
+    if (w.held < 0)
         memcpy(out, other, (size_t)value_dim * sizeof *out);
-        *lse = other_lse;
-        return;
-    }
-    float max = *lse > other_lse ? *lse : other_lse;
-    float weight = expf(*lse - max), other_weight = expf(other_lse - max);
-    float total = weight + other_weight;
-    weight /= total;
-    other_weight /= total;
-    for (int i = 0; i < value_dim; i++) out[i] = weight * out[i] + other_weight * other[i];
-    *lse = max + logf(total);
+    else
+        for (int i = 0; i < value_dim; i++) out[i] = w.held * out[i] + w.added * other[i];
 }
 
 enum status cpu_merge_partials(struct backend *backend, const struct merge_args *args) {

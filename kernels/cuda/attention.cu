@@ -94,6 +94,7 @@ enum status attention_describe(struct backend *backend, const struct attention_a
     w.score_scale = (float)((double)a->scale * M_LOG2E);
     w.out = a->out;
     w.lse = a->lse;
+    w.merge = a->merge;
     w.n_split = 1;
     w.split_key = w.n_key;
     w.split_rows = 1;
@@ -150,8 +151,9 @@ enum status cuda_attention(struct backend *backend, const struct attention_args 
     if (work.n_split == 1) return launch_both(backend, kernel, &work, marks);
     work.out = (float *)room;
     work.lse = work.out + n_partial * args->value_dim;
+    work.merge = false;
     TRY(launch_both(backend, kernel, &work, marks));
-    return attention_merge_splits(backend, &work, args->out, args->lse);
+    return attention_merge_parts(backend, args, work.n_split, work.out, work.lse);
 }
 
 // Ranges exist while there are fewer than ATTENTION_MIN_BLOCK blocks of rows, and at most twice

@@ -5,6 +5,7 @@
 #define HALKA_KERNELS_CUDA_ATTENTION_CUH
 
 #include "kernels/cuda/launch.cuh"
+#include "kernels/merge_weights.h"
 
 struct attention_work {
     enum dtype query_dtype, kv_dtype;
@@ -21,10 +22,11 @@ struct attention_work {
     float *out; // [n_split, n_query, n_head, value_dim]
     float *lse; // [n_split, n_query, n_head]
     int n_split, split_key, split_rows;
+    bool merge; // see struct attention_args; only where there is one range
     // [n_split, n_kv_head, tiles of ATTENTION_SPOILED_ROWS rows] or NULL: tiles that a kernel marks
-    // for values it multiplied though some rows do not see them ...
+    // and does not write, for values it multiplied though some rows do not see them ...
     int *spoiled;
-    bool only_spoiled; // ... and which alone the plain kernel then attends
+    bool only_spoiled; // ... and which alone the plain kernel then attends and writes
 };
 
 enum {
@@ -35,7 +37,7 @@ enum {
     ATTENTION_MIN_SPLIT_KEY = 256,
     ATTENTION_SPLIT_MULTIPLE = 128, // of the keys of a range: whole tiles of every kernel
     ATTENTION_MOST_ROW_TILE = 128,  // most rows of a block of any kernel
-    ATTENTION_SPOILED_ROWS = 64,
+    ATTENTION_SPOILED_ROWS = 16,    // of one warp, in every kernel that marks
 };
 
 typedef enum status attention_launch(struct backend *backend, const struct attention_work *work);
@@ -61,9 +63,10 @@ enum { ATTENTION_MMA_192_BYTES = 111616, ATTENTION_MMA_LATENT_BYTES = 231424 };
 // caller's; what queries see is staged for the operation being queued.
 enum status attention_describe(struct backend *backend, const struct attention_args *args,
                                struct attention_work *out);
-// attention_merge.cu: the partials of work's ranges become (out, lse).
-enum status attention_merge_splits(struct backend *backend, const struct attention_work *work,
-                                   float *out, float *lse);
+// attention_merge.cu: the results over n parts of the keys, out [n, n_query, n_head, value_dim] and
+// lse [n, n_query, n_head], become the one that the arguments ask for.
+enum status attention_merge_parts(struct backend *backend, const struct attention_args *args, int n,
+                                  const float *out, const float *lse);
 
 struct attention_interval { // of keys
     int begin, end;
@@ -148,6 +151,11 @@ __device__ inline int64_t attention_spoiled_at(const struct attention_work &w,
     return (p.split * w.n_kv_head + p.kv_head) * n_tile + row / ATTENTION_SPOILED_ROWS;
 }
 
+__device__ inline bool attention_is_spoiled(const struct attention_work &w,
+                                            const struct attention_place &p, int64_t row) {
+    return row < w.n_row && w.spoiled[attention_spoiled_at(w, p, row)];
+}
+
 // Offset of a row in the queries.
 __device__ inline int64_t attention_query_at(const struct attention_work &w, int kv_head,
                                              int64_t row) {
@@ -166,6 +174,43 @@ __device__ inline float attention_shrink(float max, float new_max) {
 }
 __device__ inline float attention_lse(float max, float total) {
     return total == 0 ? -INFINITY : (max + log2f(total)) * 0.69314718f;
+}
+
+// What becomes of a row's sums: its out is the sums times `by` and, unless held < 0, what out held
+// times `held`. held_lse: -inf where nothing is held or wanted.
+struct attention_end {
+    float by, held, lse;
+};
+__device__ inline struct attention_end attention_finish(float max, float total, float held_lse) {
+    struct merge_weights weights = merge_weigh(held_lse, attention_lse(max, total));
+    struct attention_end end = {total == 0 ? 0 : 1 / total, weights.held, weights.lse};
+    if (!(weights.held < 0)) end.by *= weights.added;
+    return end;
+}
+
+// Writes a thread's columns of one row, half `half` of the tensor cores' sums: two of every eight
+// from `out` on.
+template <int N>
+__device__ inline void attention_write(const float (&sum)[N][4], int half, struct attention_end end,
+                                       float *out) {
+    constexpr int kPiece = N % 16 == 0 ? 16 : N;
+    bool is_held = !(end.held < 0);
+#pragma unroll
+    for (int first = 0; first < N; first += kPiece) {
+        float2 *to = (float2 *)(out + first * 8), held[kPiece];
+        if (is_held) { // a piece is read before it is written: one wait for memory
+#pragma unroll
+            for (int n = 0; n < kPiece; n++) held[n] = to[n * 4];
+        }
+#pragma unroll
+        for (int n = 0; n < kPiece; n++) {
+            const float *own = &sum[first + n][2 * half];
+            float2 x = make_float2(own[0] * end.by, own[1] * end.by);
+            if (is_held) x.x = fmaf(held[n].x, end.held, x.x);
+            if (is_held) x.y = fmaf(held[n].y, end.held, x.y);
+            to[n * 4] = x;
+        }
+    }
 }
 
 #endif

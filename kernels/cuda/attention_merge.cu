@@ -1,4 +1,4 @@
-// Merges of partial results (out, lse) over different keys: two of the caller's, or all ranges of
+// Merges of partial results (out, lse) over different keys: two of the caller's, or all parts of
 // one attention. A warp takes a row; the memory is the limit. A partial that saw no key (-inf)
 // leaves the others bit for bit; its out is not read.
 #include "kernels/cuda/attention.cuh"
@@ -11,48 +11,42 @@ __global__ void merge_pair(struct merge_args m) {
     int64_t row = (int64_t)blockIdx.x * kWarps + threadIdx.x / WARP;
     int lane = threadIdx.x % WARP;
     if (row >= m.n_row) return;
-    float lse = m.lse[row], other_lse = m.other_lse[row];
+    float other_lse = m.other_lse[row];
     if (other_lse == -INFINITY) return;
+    struct merge_weights w = merge_weigh(m.lse[row], other_lse);
     float *out = m.out + row * m.value_dim;
     const float *other = m.other_out + row * m.value_dim;
-    if (lse == -INFINITY) {
-        for (int i = lane; i < m.value_dim; i += WARP) out[i] = other[i];
-    } else {
-        float max = lse > other_lse ? lse : other_lse;
-        float weight = expf(lse - max), other_weight = expf(other_lse - max);
-        float total = weight + other_weight;
-        weight /= total;
-        other_weight /= total;
-        for (int i = lane; i < m.value_dim; i += WARP)
-            out[i] = weight * out[i] + other_weight * other[i];
-        other_lse = max + logf(total);
-    }
+    for (int i = lane; i < m.value_dim; i += WARP)
+        out[i] = w.held < 0 ? other[i] : w.held * out[i] + w.added * other[i];
     __syncwarp();
-    if (lane == 0) m.lse[row] = other_lse;
+    if (lane == 0) m.lse[row] = w.lse;
 }
 
-// n_row: rows of one range.
-__global__ void merge_ranges(int n_split, int64_t n_row, int value_dim, const float *from,
-                             const float *from_lse, float *out, float *lse) {
+// The others are n results, [n, n_row]; merge: out and lse hold one more.
+__global__ void merge_parts(struct merge_args m, int n, bool merge) {
     int64_t row = (int64_t)blockIdx.x * kWarps + threadIdx.x / WARP;
     int lane = threadIdx.x % WARP;
-    if (row >= n_row) return;
-    float max = -INFINITY, total = 0;
-    for (int s = lane; s < n_split; s += WARP) max = fmaxf(max, from_lse[s * n_row + row]);
+    if (row >= m.n_row) return;
+    float held = merge ? m.lse[row] : -INFINITY, max = held, total = 0;
+    for (int s = lane; s < n; s += WARP) max = fmaxf(max, m.other_lse[s * m.n_row + row]);
     max = warp_max(max);
     if (max == -INFINITY) max = 0;
-    for (int s = lane; s < n_split; s += WARP) total += expf(from_lse[s * n_row + row] - max);
+    for (int s = lane; s < n; s += WARP) total += expf(m.other_lse[s * m.n_row + row] - max);
     total = warp_sum(total);
-    for (int i = lane; i < value_dim; i += WARP) {
-        float sum = 0;
-        for (int s = 0; s < n_split; s++) {
-            float partial_lse = from_lse[s * n_row + row];
-            if (partial_lse == -INFINITY) continue;
-            sum += expf(partial_lse - max) * from[(s * n_row + row) * value_dim + i];
+    if (merge && total == 0) return; // saw no key
+    float held_weight = expf(held - max);
+    total += held_weight;
+    for (int i = lane; i < m.value_dim; i += WARP) {
+        float *out = &m.out[row * m.value_dim + i], sum = 0;
+        if (held != -INFINITY) sum = held_weight * *out;
+        for (int s = 0; s < n; s++) {
+            float part = m.other_lse[s * m.n_row + row];
+            if (part == -INFINITY) continue;
+            sum += expf(part - max) * m.other_out[(s * m.n_row + row) * m.value_dim + i];
         }
-        out[row * value_dim + i] = total == 0 ? 0 : sum / total;
+        *out = total == 0 ? 0 : sum / total;
     }
-    if (lane == 0) lse[row] = total == 0 ? -INFINITY : max + logf(total);
+    if (lane == 0) m.lse[row] = total == 0 ? -INFINITY : max + logf(total);
 }
 
 } // namespace
@@ -62,10 +56,11 @@ enum status cuda_merge_partials(struct backend *backend, const struct merge_args
     return OK;
 }
 
-enum status attention_merge_splits(struct backend *backend, const struct attention_work *work,
-                                   float *out, float *lse) {
-    int64_t n_row = work->n_query * work->n_head;
-    LAUNCH(backend, merge_ranges, (unsigned)divide_up(n_row, kWarps), kWarps * WARP, 0,
-           work->n_split, n_row, work->value_dim, work->out, work->lse, out, lse);
+enum status attention_merge_parts(struct backend *backend, const struct attention_args *args, int n,
+                                  const float *out, const float *lse) {
+    const struct merge_args merge = {
+        args->n_query * args->n_head, args->value_dim, args->out, args->lse, out, lse};
+    LAUNCH(backend, merge_parts, (unsigned)divide_up(merge.n_row, kWarps), kWarps * WARP, 0, merge,
+           n, args->merge);
     return OK;
 }

@@ -153,9 +153,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kResident) attend(attention_wo
     }
     copy_async_wait<0>();
     if (!is_used) return;
-    add_totals<S>(r);
-    mark_spoiled<S>(w, p, p.first_row + warp_row, r);
-    finish_rows<S>(w, p, p.first_row + warp_row, 0, r);
+    end_rows<S>(w, p, p.first_row + warp_row, r);
 }
 
 template <class S> enum status launch(struct backend *backend, const attention_work *work) {

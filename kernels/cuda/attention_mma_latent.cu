@@ -16,7 +16,7 @@ constexpr int kWeightPitch = kTileKeys + 8; // elements
 constexpr int kSharedBytes = kRowTile * kRowBytes + 2 * kStageBytes + kRowTile * kWeightPitch * 2 +
                              kQuarters * kRowTile * (int)sizeof(float);
 static_assert(kSharedBytes == ATTENTION_MMA_LATENT_BYTES, "the table's");
-static_assert(kRowTile == ATTENTION_MMA_ROWS && kRowTile == ATTENTION_SPOILED_ROWS, "the table's");
+static_assert(kRowTile == ATTENTION_MMA_ROWS, "the table's");
 
 struct shape { // a warp's part
     static constexpr int kRowBlocks = kHalfRows / 16, kKeyTile = kTileKeys / kQuarters;
@@ -175,8 +175,13 @@ __global__ void __launch_bounds__(kThreads, 1) attend(attention_work w) {
     __syncthreads();
     add_totals<shape>(r);
     combine_quarters(numbers, quarter, warp_row, r.total, [](float a, float b) { return a + b; });
-    mark_spoiled<shape>(w, p, p.first_row + warp_row, r);
-    finish_rows<shape>(w, p, p.first_row + warp_row, quarter * shape::kValueDim, r);
+    float held[shape::kRowBlocks][2];
+    load_held<shape>(w, p, p.first_row + warp_row, held);
+    bool is_bad = __syncthreads_or(has_nan<shape>(r));
+    if (w.spoiled && is_bad)
+        mark_spoiled<shape>(w, p, p.first_row + warp_row);
+    else
+        finish_rows<shape>(w, p, p.first_row + warp_row, quarter * shape::kValueDim, r, held);
 }
 
 } // namespace

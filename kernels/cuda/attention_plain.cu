@@ -13,6 +13,7 @@ using namespace attention_plain;
 
 constexpr int kMostSpoiledBlock = 512;                // there is rarely work for any
 constexpr int kMostVector = ATTENTION_MAX_DIM / WARP; // columns of a lane
+static_assert(ATTENTION_SPOILED_ROWS % kWarpRows == 0, "a warp's rows are of one mark");
 
 // The keys [begin, end) of one row.
 template <int kVector>
@@ -87,22 +88,37 @@ __device__ void weigh(const struct attention_interval visible[kWarpRows],
     __syncwarp();
 }
 
+// Writes or merges the rows' results. Lane r works out what becomes of row r.
 template <int kVector>
 __device__ void finish(const struct attention_work &w, const struct attention_place &p,
                        int64_t first_row, const float max[kWarpRows], float total[kWarpRows],
                        float sum[kWarpRows][kVector]) {
     int lane = threadIdx.x % WARP;
+    float own_max = -INFINITY, own_total = 0;
 #pragma unroll
     for (int r = 0; r < kWarpRows; r++) {
-        float all = warp_sum(total[r]);
-        if (first_row + r >= w.n_row) continue;
-        int64_t row = attention_row_at(w, p, first_row + r);
+        total[r] = warp_sum(total[r]);
+        if (lane == r) own_max = max[r], own_total = total[r];
+    }
+    int64_t own_at = -1; // not written: a row that is none, or keeps what it has
+    if (lane < kWarpRows && first_row + lane < w.n_row && !(w.merge && own_total == 0))
+        own_at = attention_row_at(w, p, first_row + lane);
+    struct attention_end own =
+        attention_finish(own_max, own_total, w.merge && own_at >= 0 ? w.lse[own_at] : -INFINITY);
+    if (own_at >= 0) w.lse[own_at] = own.lse;
+#pragma unroll
+    for (int r = 0; r < kWarpRows; r++) {
+        int64_t at = __shfl_sync(FULL_WARP, own_at, r);
+        float by = __shfl_sync(FULL_WARP, own.by, r), held = __shfl_sync(FULL_WARP, own.held, r);
+        if (at < 0) continue;
 #pragma unroll
         for (int v = 0; v < kVector; v++) {
             int col = v * WARP + lane;
-            if (col < w.value_dim) w.out[row * w.value_dim + col] = all == 0 ? 0 : sum[r][v] / all;
+            if (col >= w.value_dim) continue;
+            float *out = &w.out[at * w.value_dim + col];
+            float x = total[r] == 0 ? 0 : sum[r][v] / total[r];
+            *out = held < 0 ? x : fmaf(*out, held, sum[r][v] * by);
         }
-        if (lane == 0) w.lse[row] = attention_lse(max[r], all);
     }
 }
 
@@ -145,7 +161,8 @@ __device__ void attend_tile(const struct attention_work &w, const struct attenti
         __syncthreads();
         add_visible_values<kVector>(w, tile, weight, visible, sum);
     }
-    finish<kVector>(w, p, p.first_row + warp_row, max, total, sum);
+    if (!w.only_spoiled || attention_is_spoiled(w, p, p.first_row + warp_row))
+        finish<kVector>(w, p, p.first_row + warp_row, max, total, sum);
 }
 
 template <int kVector>
@@ -153,7 +170,10 @@ __global__ void __launch_bounds__(kThreads) attend(struct attention_work w, int6
     DYNAMIC_SHARED(shared);
     for (int64_t i = blockIdx.x; i < n_tile; i += gridDim.x) {
         struct attention_place p = attention_find_place(w, kRowTile, i);
-        if (w.only_spoiled && !w.spoiled[attention_spoiled_at(w, p, p.first_row)]) continue;
+        bool is_wanted = !w.only_spoiled;
+        for (int row = 0; row < kRowTile && !is_wanted; row += ATTENTION_SPOILED_ROWS)
+            is_wanted = attention_is_spoiled(w, p, p.first_row + row);
+        if (!is_wanted) continue;
         __syncthreads();
         attend_tile<kVector>(w, p, shared);
     }

@@ -10,6 +10,7 @@
 namespace attention_rows {
 
 using bf16_t = __nv_bfloat16;
+static_assert(ATTENTION_SPOILED_ROWS == 16, "a mark is for the 16 rows of a warp's block");
 
 // What a warp keeps of its rows. Thread of lane 4 g + t holds rows g and g + 8 of each 16, columns
 // 8 n + 2 t and the next: element [n][2 * half + column].
@@ -168,10 +169,38 @@ template <class S> __device__ inline void add_totals(rows<S> &r) {
         }
 }
 
-// Writes the rows' results, columns from first_col on.
+// The lse that the rows hold, for their results to be merged into; -inf where they are not. Comes
+// before a barrier of all warps of the rows, behind which finish_rows writes others.
+template <class S>
+__device__ inline void load_held(const attention_work &w, const attention_place &p,
+                                 int64_t first_row, float (&held)[S::kRowBlocks][2]) {
+#pragma unroll
+    for (int m = 0; m < S::kRowBlocks; m++)
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            int64_t row = first_row + m * 16 + half * 8 + threadIdx.x % WARP / 4;
+            bool is_held = w.merge && row < w.n_row;
+            held[m][half] = is_held ? w.lse[attention_row_at(w, p, row)] : -INFINITY;
+        }
+}
+
+// Writes or merges one row's result. out: where the thread's first two columns go; lse: NULL where
+// another thread writes it.
+template <class S>
+__device__ inline void finish_row(const rows<S> &r, int m, int half, bool merge, float held_lse,
+                                  float *out, float *lse) {
+    float total = r.total[m][half];
+    if (merge && total == 0) return; // saw no key
+    attention_end end = attention_finish(r.max[m][half], total, held_lse);
+    attention_write(r.sum[m], half, end, out);
+    if (lse) *lse = end.lse;
+}
+
+// Writes or merges the rows' results, columns from first_col on. held: load_held's.
 template <class S>
 __device__ inline void finish_rows(const attention_work &w, const attention_place &p,
-                                   int64_t first_row, int first_col, const rows<S> &r) {
+                                   int64_t first_row, int first_col, const rows<S> &r,
+                                   const float (&held)[S::kRowBlocks][2]) {
     int lane = threadIdx.x % WARP;
 #pragma unroll
     for (int m = 0; m < S::kRowBlocks; m++)
@@ -181,29 +210,48 @@ __device__ inline void finish_rows(const attention_work &w, const attention_plac
             if (row >= w.n_row) continue;
             int64_t at = attention_row_at(w, p, row);
             float *out = w.out + at * w.value_dim + first_col + lane % 4 * 2;
-            float total = r.total[m][half], factor = total == 0 ? 0 : 1 / total;
-#pragma unroll
-            for (int n = 0; n < S::kValueDim / 8; n++)
-                *(float2 *)(out + n * 8) =
-                    make_float2(r.sum[m][n][2 * half] * factor, r.sum[m][n][2 * half + 1] * factor);
-            if (first_col == 0 && lane % 4 == 0) w.lse[at] = attention_lse(r.max[m][half], total);
+            bool has_lse = first_col == 0 && lane % 4 == 0;
+            finish_row<S>(r, m, half, w.merge, held[m][half], out, has_lse ? w.lse + at : NULL);
         }
 }
 
-// Marks the tile of the rows if a sum is NaN: the weight of a key that a row does not see is 0,
-// which does not silence a value of NaN or infinity. The plain kernel then attends the tile again.
-template <class S>
-__device__ inline void mark_spoiled(const attention_work &w, const attention_place &p,
-                                    int64_t first_row, const rows<S> &r) {
-    bool is_bad = false;
+template <class S> __device__ inline bool has_nan(const rows<S> &r) {
+    bool found = false;
 #pragma unroll
     for (int m = 0; m < S::kRowBlocks; m++)
 #pragma unroll
         for (int n = 0; n < S::kValueDim / 8; n++)
 #pragma unroll
-            for (int i = 0; i < 4; i++) is_bad |= isnan(r.sum[m][n][i]);
-    if (w.spoiled && first_row < w.n_row && is_bad)
-        w.spoiled[attention_spoiled_at(w, p, first_row)] = 1;
+            for (int i = 0; i < 4; i++) found |= isnan(r.sum[m][n][i]);
+    return found;
+}
+
+// Marks the warp's rows: a sum is NaN, maybe for a key that its row does not see. The weight of
+// such a key is 0, which does not silence a value of NaN or infinity. The plain kernel attends the
+// rows again, and alone writes them.
+template <class S>
+__device__ inline void mark_spoiled(const attention_work &w, const attention_place &p,
+                                    int64_t first_row) {
+#pragma unroll
+    for (int m = 0; m < S::kRowBlocks; m++) {
+        int64_t row = first_row + m * ATTENTION_SPOILED_ROWS;
+        if (row < w.n_row) w.spoiled[attention_spoiled_at(w, p, row)] = 1;
+    }
+}
+
+// The end of a warp whose rows, all columns of them, no other warp has.
+template <class S>
+__device__ inline void end_rows(const attention_work &w, const attention_place &p,
+                                int64_t first_row, rows<S> &r) {
+    float held[S::kRowBlocks][2];
+    load_held<S>(w, p, first_row, held);
+    if (w.spoiled && __any_sync(FULL_WARP, has_nan<S>(r))) {
+        mark_spoiled<S>(w, p, first_row);
+        return;
+    }
+    add_totals<S>(r);
+    __syncwarp();
+    finish_rows<S>(w, p, first_row, 0, r, held);
 }
 
 } // namespace attention_rows

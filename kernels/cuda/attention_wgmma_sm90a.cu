@@ -231,9 +231,7 @@ __global__ void __launch_bounds__(kThreads, 1)
         if (group_row < w.n_row) common = attention_common(w, group_row, kGroupRows);
         consume<S>(w, m, p, consumer, common, r);
     }
-    mark_spoiled<S>(w, p, warp_row, r);
-    add_totals<S>(r);
-    finish_rows<S>(w, p, warp_row, 0, r);
+    end_rows<S>(w, p, warp_row, r);
 }
 
 // [n_key, n_kv_head, n_col] as tiles of one head: panels of key_tile keys.

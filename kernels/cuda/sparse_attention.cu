@@ -1,35 +1,11 @@
-// Attention over selected rows: which form and how many parts; and the merge of parts, a warp a
-// row. Forms for tensor cores mark blocks that the plain form attends again.
+// Attention over selected rows: which form and how many parts. Forms for tensor cores mark blocks
+// that the plain form attends again.
 #include "kernels/cuda/sparse_attention.cuh"
 
 namespace {
 
-enum { MERGE_THREADS = 256, MERGE_WARPS = MERGE_THREADS / WARP, LEAST_PART = 256 };
-enum { MOST_ROWS = 64 }; // queries times heads of a block
-
-// One warp for each query and head. The weight of a part is exp(lse - max).
-__global__ void merge_kernel(struct sparse_parts parts, int64_t n_row, int value_dim, float *out,
-                             float *lse) {
-    int lane = threadIdx.x % WARP;
-    int64_t row = (int64_t)blockIdx.x * MERGE_WARPS + threadIdx.x / WARP;
-    if (row >= n_row) return;
-    float max = -INFINITY, total = 0;
-    for (int p = 0; p < parts.n_part; p++) max = fmaxf(max, parts.lse[p * n_row + row]);
-    for (int p = 0; p < parts.n_part; p++) {
-        float part = parts.lse[p * n_row + row];
-        if (part != -INFINITY) total += expf(part - max);
-    }
-    for (int i = lane; i < value_dim; i += WARP) {
-        float sum = 0;
-        for (int p = 0; p < parts.n_part; p++) {
-            float part = parts.lse[p * n_row + row];
-            if (part == -INFINITY) continue;
-            sum = fmaf(expf(part - max), parts.out[(p * n_row + row) * value_dim + i], sum);
-        }
-        out[row * value_dim + i] = total == 0 ? 0 : sum / total;
-    }
-    if (lane == 0) lse[row] = total == 0 ? -INFINITY : max + logf(total);
-}
+enum { LEAST_PART = 256 }; // rows
+enum { MOST_ROWS = 64 };   // queries times heads of a block
 
 // The first that takes the shape, in this order; the plain form takes all.
 const struct {
@@ -61,7 +37,7 @@ enum status cuda_sparse_attention(struct backend *backend,
     int64_t n_row = a->n_query * a->n_head;
     if (n_row == 0) return OK;
     const struct cuda_state *state = cuda_state(backend);
-    struct sparse_parts parts = {1, a->out, a->lse, NULL, 0};
+    struct sparse_parts parts = {1, a->out, a->lse, false, NULL, 0};
     sparse_attention_launch *launch = choose_form(state, a, &parts.rows);
     int64_t n_block = parts.rows > 0 ? sparse_blocks(a, parts.rows) : n_row;
     parts.n_part = count_parts(state, n_block, args->k);
@@ -69,6 +45,7 @@ enum status cuda_sparse_attention(struct backend *backend,
     void *scratch;
     TRY(cuda_scratch(backend, (n_float + parts.n_part * n_block) * 4, &scratch));
     parts.spoiled = (int *)scratch + n_float;
+    parts.merge = a->merge && parts.n_part == 1;
     if (parts.n_part > 1) {
         parts.out = (float *)scratch;
         parts.lse = parts.out + parts.n_part * n_row * a->value_dim;
@@ -76,9 +53,7 @@ enum status cuda_sparse_attention(struct backend *backend,
     TRY(launch(backend, args, &parts));
     if (parts.rows > 0) TRY(sparse_attention_again(backend, args, &parts));
     if (parts.n_part == 1) return OK;
-    LAUNCH(backend, merge_kernel, (unsigned)divide_up(n_row, MERGE_WARPS), MERGE_THREADS, 0, parts,
-           n_row, a->value_dim, a->out, a->lse);
-    return OK;
+    return attention_merge_parts(backend, a, parts.n_part, parts.out, parts.lse);
 }
 
 int64_t sparse_attention_scratch_bytes(const struct cuda_state *state,

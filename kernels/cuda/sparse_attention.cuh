@@ -3,22 +3,23 @@
 #ifndef HALKA_KERNELS_CUDA_SPARSE_ATTENTION_CUH
 #define HALKA_KERNELS_CUDA_SPARSE_ATTENTION_CUH
 
-#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/attention.cuh"
 
 struct sparse_parts {
     int n_part;
     float *out; // [n_part, n_query, n_head, value_dim]; the operation's own where n_part is 1
     float *lse; // [n_part, n_query, n_head]
+    bool merge; // into what out and lse hold; only where n_part is 1
     // [n_part, blocks] that the forms for tensor cores set: a sum of the block is NaN. A row whose
     // score is -inf weighs 0, which does not silence a value of NaN or infinity; the plain form
-    // then attends the block again.
+    // then attends the block again, and alone writes it.
     int *spoiled;
     int rows; // heads of such a block
 };
 
 // A score in units of ln 2, so that weights are powers of two. The running maximum is rounded up to
 // an integer, which makes every rescaling exact.
-constexpr float kLog2e = 1.4426950408889634f, kLn2 = 0.6931471805599453f;
+constexpr float kLog2e = 1.4426950408889634f;
 
 // Rows [begin, end) of a selection of n that part `part` takes, in tiles of `tile`.
 __device__ inline void part_range(int n, int part, int n_part, int tile, int *begin, int *end) {
@@ -64,6 +65,11 @@ sparse_attention_launch sparse_attention_wgmma, sparse_attention_mma, sparse_att
 enum { SPARSE_TILE = 64 }; // selected rows of a tile of the forms for tensor cores
 // Attends again the blocks that are marked in parts->spoiled.
 sparse_attention_launch sparse_attention_again;
+
+// The lse that a row holds, for its result to be merged into; -inf where it is not.
+__device__ inline float sparse_held(const struct sparse_parts &parts, int64_t row) {
+    return parts.merge ? parts.lse[row] : -INFINITY;
+}
 
 // Whether rows begin at multiples of 16 bytes: what copies to shared memory take.
 static inline bool sparse_is_aligned(const void *p, int64_t stride) {

@@ -25,7 +25,8 @@ struct form {
     static constexpr int WEIGHT_AT = VALUE_AT + STAGES * VALUE_BYTES;
     static constexpr int MAX_AT = WEIGHT_AT + ROWS * KEYS * 2;    // [WARPS_N, ROWS] fp32
     static constexpr int FACTOR_AT = MAX_AT + WARPS_N * ROWS * 4; // [ROWS] fp32
-    static constexpr int BYTES = FACTOR_AT + ROWS * 4;
+    static constexpr int HELD_AT = FACTOR_AT + ROWS * 4;          // [ROWS] fp32
+    static constexpr int BYTES = HELD_AT + ROWS * 4;
     static_assert(KEY_VECTORS % 8 == 0 && VALUE_VECTORS % 8 == 0,
                   "moved vectors stay in their row");
     static_assert(WARPS % WARPS_M == 0 && SCORE_TILES % 2 == 0 && COLUMNS % 16 == 0, "whole tiles");
@@ -200,10 +201,12 @@ __device__ void add_values(const uint4 *weight, const uint4 *value, sums<F> &sum
     }
 }
 
-// Leaves 1 / total (0: nothing was seen) of each head in `factor`, and stores lse.
+// Leaves what becomes of each head's sums (struct attention_end) in `factor` and `held`, and stores
+// lse. row: of the block's first head in the parts.
 template <typename F>
-__device__ void finish(const struct sparse_place &p, const struct softmax &softmax,
-                       float *shared_total, float *factor, float *lse) {
+__device__ void finish(const struct sparse_parts &parts, const struct sparse_place &p, int64_t row,
+                       const struct softmax &softmax, float *shared_total, float *factor,
+                       float *held) {
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, warp_n = warp / F::WARPS_M;
 #pragma unroll
     for (int i = 0; i < 2; i++) {
@@ -219,10 +222,12 @@ __device__ void finish(const struct sparse_place &p, const struct softmax &softm
         int head = warp % F::WARPS_M * 16 + i * 8 + lane / 4;
         float total = 0;
         for (int n = 0; n < F::WARPS_N; n++) total += shared_total[n * F::ROWS + head];
-        if (warp_n > 0 || lane % 4 > 0) continue;
-        factor[head] = total == 0 ? 0 : 1 / total;
-        if (head < p.n_head)
-            lse[head] = total == 0 ? -INFINITY : (softmax.max[i] + log2f(total)) * kLn2;
+        if (warp_n > 0 || lane % 4 > 0 || head >= p.n_head) continue;
+        struct attention_end end =
+            attention_finish(softmax.max[i], total, sparse_held(parts, row + head));
+        factor[head] = end.by;
+        held[head] = end.held;
+        if (!parts.merge || total != 0) parts.lse[row + head] = end.lse;
     }
     __syncthreads();
 }
@@ -238,21 +243,19 @@ template <typename F> __device__ bool has_nan(const sums<F> &sum) {
     return found;
 }
 
-// out: [ROWS, VALUE_DIM] of the block's first head on.
+// out: [ROWS, VALUE_DIM] of the block's first head on. A merged head that saw no key (its factor
+// is 0) keeps its own.
 template <typename F>
-__device__ void store(const sums<F> &sum, const float *factor, int n_head, float *out) {
+__device__ void store(const sums<F> &sum, const float *factor, const float *held, bool merge,
+                      int n_head, float *out) {
     int lane = threadIdx.x % WARP, first = threadIdx.x / WARP * F::COLUMNS + lane % 4 * 2;
 #pragma unroll
     for (int m = 0; m < F::ROWS / 8; m++) {
         int head = m * 8 + lane / 4;
         if (head >= n_head) continue;
-        float by = factor[head];
-#pragma unroll
-        for (int n = 0; n < F::COLUMNS / 8; n++) {
-            const float *x = &sum[m / 2][n][m % 2 * 2];
-            *(float2 *)(out + (int64_t)head * F::VALUE_DIM + first + n * 8) =
-                make_float2(x[0] * by, x[1] * by);
-        }
+        if (merge && factor[head] == 0) continue;
+        const struct attention_end end = {factor[head], held[head], 0};
+        attention_write(sum[m / 2], m % 2, end, out + (int64_t)head * F::VALUE_DIM + first);
     }
 }
 
@@ -299,10 +302,12 @@ __global__ void __launch_bounds__(F::THREADS, 1)
     }
     copy_async_wait<0>();
     int64_t at = (blockIdx.y * a.n_query + p.query) * a.n_head + p.first_head;
-    finish<F>(p, softmax, shared_max, factor, parts.lse + at);
-    store<F>(sum, factor, p.n_head, parts.out + at * F::VALUE_DIM);
     int spoiled = __syncthreads_or(has_nan<F>(sum));
     if (threadIdx.x == 0) parts.spoiled[blockIdx.y * gridDim.x + blockIdx.x] = spoiled;
+    if (spoiled) return;
+    float *held = (float *)(shared + F::HELD_AT);
+    finish<F>(parts, p, at, softmax, shared_max, factor, held);
+    store<F>(sum, factor, held, parts.merge, p.n_head, parts.out + at * F::VALUE_DIM);
 }
 
 template <typename F>

@@ -44,9 +44,10 @@ __device__ void add_row(const struct attention_args &a, const float *query, cons
             sums->out[i] = fmaf(weight, operand<ROUND>(value + i * WARP + lane), sums->out[i]);
 }
 
-// `all` [WARPS, value_dim], then WARPS maxima and totals.
-__device__ void merge_warps(const struct attention_args &a, const struct warp_sums &sums,
-                            float *all, float *out, float *lse) {
+// `all` [WARPS, value_dim], then WARPS maxima and totals. `row`: where the result goes in the
+// parts.
+__device__ void merge_warps(const struct attention_args &a, const struct sparse_parts &parts,
+                            int64_t row, const struct warp_sums &sums, float *all) {
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     float *max_of = all + WARPS * a.value_dim, *total_of = max_of + WARPS;
 #pragma unroll
@@ -56,6 +57,7 @@ __device__ void merge_warps(const struct attention_args &a, const struct warp_su
         max_of[warp] = sums.max;
         total_of[warp] = sums.total;
     }
+    float held = sparse_held(parts, row);
     __syncthreads();
     float max = -INFINITY, total = 0, factor[WARPS];
     for (int w = 0; w < WARPS; w++) max = fmaxf(max, max_of[w]);
@@ -63,12 +65,16 @@ __device__ void merge_warps(const struct attention_args &a, const struct warp_su
         factor[w] = max_of[w] == -INFINITY ? 0 : exp2f(max_of[w] - max);
         total += max_of[w] == -INFINITY ? total_of[w] : factor[w] * total_of[w]; // NaN stays NaN
     }
+    if (parts.merge && total == 0) return; // saw no key
+    struct attention_end end = attention_finish(max, total, held);
     for (int i = threadIdx.x; i < a.value_dim; i += THREADS) {
-        float sum = 0;
+        float *out = &parts.out[row * a.value_dim + i], sum = 0;
         for (int w = 0; w < WARPS; w++) sum = fmaf(factor[w], all[w * a.value_dim + i], sum);
-        out[i] = total == 0 ? 0 : sum / total;
+        float x = total == 0 ? 0 : sum / total;
+        if (!(end.held < 0)) x = fmaf(*out, end.held, sum * end.by);
+        *out = x;
     }
-    if (threadIdx.x == 0) *lse = total == 0 ? -INFINITY : max * kLn2 + logf(total);
+    if (threadIdx.x == 0) parts.lse[row] = end.lse;
 }
 
 // One query and head against one part of the selection, by the whole block.
@@ -92,8 +98,7 @@ __device__ void attend_head(const struct sparse_attention_args &args,
         add_row<kRound>(a, own, (const KV *)a.key + row * a.key_stride + kv_head * a.head_dim,
                         (const KV *)a.value + row * a.value_stride + kv_head * a.value_dim, &sums);
     }
-    int64_t at = ((int64_t)part * a.n_query + t) * a.n_head + head;
-    merge_warps(a, sums, shared, parts.out + at * a.value_dim, parts.lse + at);
+    merge_warps(a, parts, ((int64_t)part * a.n_query + t) * a.n_head + head, sums, shared);
 }
 
 template <typename Q, typename KV>

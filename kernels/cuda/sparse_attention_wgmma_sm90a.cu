@@ -227,28 +227,31 @@ __device__ inline void begin(int end, rows<share> &r) {
         for (int i = 0; i < 4; i++) r.sum[0][n][i] = 0;
 }
 
-// Writes the consumer's columns; true if one of its sums is NaN.
+// Writes or merges the consumer's columns, unless a sum of the block is NaN: true then.
 __device__ inline bool finish(const struct attention_args &a, const struct sparse_parts &parts,
-                              const struct sparse_place &p, int consumer, rows<share> &r) {
+                              const struct sparse_place &p, int consumer, int *spoiled,
+                              rows<share> &r) {
     int lane = threadIdx.x % WARP, warp = threadIdx.x % kGroup / WARP;
-    bool is_bad = false;
+    int first = warp * 16 + lane / 4; // head of the first half
+    int64_t row = (blockIdx.y * a.n_query + p.query) * a.n_head + p.first_head + first;
+    float held[2];
+#pragma unroll
+    for (int half = 0; half < 2; half++)
+        held[half] = first + half * 8 < p.n_head ? sparse_held(parts, row + half * 8) : -INFINITY;
+    if (has_nan<share>(r)) *spoiled = 1;
     add_totals<share>(r);
+    barrier_sync(kBarrierConsumers, kConsumers * kGroup);
+    if (*spoiled) return true;
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-        int head = warp * 16 + half * 8 + lane / 4;
-        int64_t at = (blockIdx.y * a.n_query + p.query) * a.n_head + p.first_head + head;
+        if (first + half * 8 >= p.n_head) continue;
+        int64_t at = row + half * 8;
         float *out = parts.out + at * kValueDim + consumer * share::kValueDim + lane % 4 * 2;
-        float total = r.total[0][half], factor = total == 0 ? 0 : 1 / total;
-        if (head >= p.n_head) continue;
-#pragma unroll
-        for (int n = 0; n < share::kValueDim / 8; n++) {
-            float low = r.sum[0][n][2 * half], high = r.sum[0][n][2 * half + 1];
-            is_bad |= isnan(low) || isnan(high);
-            *(float2 *)(out + n * 8) = make_float2(low * factor, high * factor);
-        }
-        if (consumer == 0 && lane % 4 == 0) parts.lse[at] = attention_lse(r.max[0][half], total);
+        bool has_lse = consumer == 0 && lane % 4 == 0;
+        finish_row<share>(r, 0, half, parts.merge, held[half], out,
+                          has_lse ? parts.lse + at : NULL);
     }
-    return is_bad;
+    return false;
 }
 
 __global__ void __launch_bounds__(kThreads, 1)
@@ -277,9 +280,8 @@ __global__ void __launch_bounds__(kThreads, 1)
     begin(p.end, r);
     load_queries(args.attention, p, m.query);
     if (p.begin < p.end) consume(m, p, consumer, args.attention.scale * kLog2e, r);
-    if (finish(args.attention, parts, p, consumer, r)) *m.spoiled = 1;
-    barrier_sync(kBarrierConsumers, kConsumers * kGroup);
-    if (threadIdx.x == kGroup) parts.spoiled[blockIdx.y * gridDim.x + blockIdx.x] = *m.spoiled;
+    bool spoiled = finish(args.attention, parts, p, consumer, m.spoiled, r);
+    if (threadIdx.x == kGroup) parts.spoiled[blockIdx.y * gridDim.x + blockIdx.x] = spoiled;
 }
 
 } // namespace

@@ -45,13 +45,19 @@ static void score_row(const struct attention_args *a, int64_t query, int head, f
     }
 }
 
-// Keys with a score of -inf weigh nothing, whatever their value; NaN and +inf spoil their own row.
-// weight: [n_key], sum: [value_dim] room for one row.
-static void attend_row(const struct attention_args *a, int64_t query, int head, const float *score,
-                       double *weight, double *sum) {
+// Room for one row: scores and weights [n_key], weighted sums and their mean [value_dim].
+struct row_room {
+    float *score;
+    double *weight, *sum;
+    float *mean;
+};
+
+// Leaves the mean in the room, returns lse. Keys with a score of -inf weigh nothing, whatever their
+// value; NaN and +inf spoil their own row.
+static float attend_row(const struct attention_args *a, int head, const struct row_room *room) {
     bool to_bf16 = a->query_dtype == DTYPE_BF16;
-    float *out = a->out + (query * a->n_head + head) * a->value_dim;
-    double max = -INFINITY, total = 0;
+    const float *score = room->score;
+    double *weight = room->weight, *sum = room->sum, max = -INFINITY, total = 0;
     for (int64_t s = 0; s < a->n_key; s++)
         if ((double)score[s] > max) max = score[s];
     for (int64_t s = 0; s < a->n_key; s++) {
@@ -66,8 +72,21 @@ static void attend_row(const struct attention_args *a, int64_t query, int head, 
         for (int i = 0; i < a->value_dim; i++)
             sum[i] += weight[s] * (double)operand(v, a->kv_dtype, i, to_bf16);
     }
-    for (int i = 0; i < a->value_dim; i++) out[i] = total == 0 ? 0 : (float)(sum[i] / total);
-    a->lse[query * a->n_head + head] = total == 0 ? -INFINITY : (float)(max + log(total));
+    for (int i = 0; i < a->value_dim; i++) room->mean[i] = total == 0 ? 0 : (float)(sum[i] / total);
+    return total == 0 ? -INFINITY : (float)(max + log(total));
+}
+
+static void merge_row(int value_dim, float *out, float *lse, const float *other, float other_lse) {
+    double a = *lse, b = other_lse;
+    if (b == -INFINITY) return;
+    double max = a > b ? a : b;
+    double weight_a = a == -INFINITY ? 0 : exp(a - max), weight_b = exp(b - max);
+    double total = weight_a + weight_b;
+    for (int i = 0; i < value_dim; i++) {
+        double kept = a == -INFINITY ? 0 : weight_a * (double)out[i];
+        out[i] = (float)((kept + weight_b * (double)other[i]) / total);
+    }
+    *lse = (float)(max + log(total));
 }
 
 static enum status alloc_row(int64_t n, size_t element_bytes, void *out) {
@@ -79,40 +98,36 @@ static enum status alloc_row(int64_t n, size_t element_bytes, void *out) {
 
 enum status reference_attention(struct backend *backend, const struct attention_args *args) {
     (void)backend;
-    float *score = NULL;
-    double *weight = NULL, *sum = NULL;
+    struct row_room room = {0};
     enum status status = OK;
-    TRY_OR(close, alloc_row(args->n_key, sizeof *score, &score));
-    TRY_OR(close, alloc_row(args->n_key, sizeof *weight, &weight));
-    TRY_OR(close, alloc_row(args->value_dim, sizeof *sum, &sum));
-    for (int64_t query = 0; query < args->n_query; query++)
-        for (int head = 0; head < args->n_head; head++) {
-            score_row(args, query, head, score);
-            attend_row(args, query, head, score, weight, sum);
+    TRY_OR(close, alloc_row(args->n_key, sizeof *room.score, &room.score));
+    TRY_OR(close, alloc_row(args->n_key, sizeof *room.weight, &room.weight));
+    TRY_OR(close, alloc_row(args->value_dim, sizeof *room.sum, &room.sum));
+    TRY_OR(close, alloc_row(args->value_dim, sizeof *room.mean, &room.mean));
+    for (int64_t row = 0; row < args->n_query * args->n_head; row++) {
+        int head = (int)(row % args->n_head);
+        score_row(args, row / args->n_head, head, room.score);
+        float lse = attend_row(args, head, &room), *out = args->out + row * args->value_dim;
+        if (args->merge) {
+            merge_row(args->value_dim, out, &args->lse[row], room.mean, lse);
+            continue;
         }
+        memcpy(out, room.mean, (size_t)args->value_dim * sizeof *out);
+        args->lse[row] = lse;
+    }
 close:
-    free(sum);
-    free(weight);
-    free(score);
+    free(room.mean);
+    free(room.sum);
+    free(room.weight);
+    free(room.score);
     return status;
 }
 
 enum status reference_merge_partials(struct backend *backend, const struct merge_args *args) {
     (void)backend;
-    for (int64_t row = 0; row < args->n_row; row++) {
-        float *out = args->out + row * args->value_dim;
-        const float *other = args->other_out + row * args->value_dim;
-        double a = args->lse[row], b = args->other_lse[row];
-        if (b == -INFINITY) continue;
-        double max = a > b ? a : b;
-        double weight_a = a == -INFINITY ? 0 : exp(a - max), weight_b = exp(b - max);
-        double total = weight_a + weight_b;
-        for (int i = 0; i < args->value_dim; i++) {
-            double kept = a == -INFINITY ? 0 : weight_a * (double)out[i];
-            out[i] = (float)((kept + weight_b * (double)other[i]) / total);
-        }
-        args->lse[row] = (float)(max + log(total));
-    }
+    for (int64_t row = 0; row < args->n_row; row++)
+        merge_row(args->value_dim, args->out + row * args->value_dim, &args->lse[row],
+                  args->other_out + row * args->value_dim, args->other_lse[row]);
     return OK;
 }
 

@@ -180,8 +180,9 @@ static void add_positions(struct op_memory *m, struct attention_args *a) {
 }
 
 static void add_attended(struct op_memory *m, struct attention_args *a) {
-    ADD(m, a, out, floats(a->n_query * a->n_head * a->value_dim), OP_WRITE);
-    ADD(m, a, lse, floats(a->n_query * a->n_head), OP_WRITE);
+    enum op_access access = a->merge ? OP_UPDATE : OP_WRITE;
+    ADD(m, a, out, floats(a->n_query * a->n_head * a->value_dim), access);
+    ADD(m, a, lse, floats(a->n_query * a->n_head), access);
 }
 
 struct op_memory op_memory_attention(struct attention_args *a) {

@@ -1,4 +1,5 @@
-// Attention over parts of the keys, merged, is attention over all of them; merging alone.
+// Attention over parts of the keys, merged afterwards or on the way, is attention over all of them;
+// merging alone.
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -19,7 +20,8 @@ static struct attention_args key_block(const struct attention_args *a, int64_t b
     return block;
 }
 
-// Keys cut into blocks in any way, in any order of merging: the same as one call.
+// Keys cut into blocks in any way, in any order of merging, by itself and inside of attention: the
+// same as one call.
 static void check_split(struct backend *backend, const struct attention_case *c,
                         const int64_t *bound, int n_block, int first, int step) {
     struct attention_args a = attention_arguments_open(c, DTYPE_F32, DTYPE_F32);
@@ -29,8 +31,14 @@ static void check_split(struct backend *backend, const struct attention_case *c,
     memset(out, 0, (size_t)n_out * 4);
     for (int64_t i = 0; i < n_row; i++) lse[i] = -INFINITY;
     float *other = test_alloc(n_out * 4 + 4), *other_lse = test_alloc(n_row * 4 + 4);
+    float *held = test_alloc(n_out * 4 + 4), *held_lse = test_alloc(n_row * 4 + 4);
     for (int i = 0; i < n_block; i++) {
         int b = (first + i * step) % n_block;
+        struct attention_args joining = key_block(&a, bound[b], bound[b + 1]);
+        joining.out = held;
+        joining.lse = held_lse;
+        joining.merge = i > 0;
+        assert_int_equal(backend->ops->attention(backend, &joining), OK);
         struct attention_args block = key_block(&a, bound[b], bound[b + 1]);
         block.out = other;
         block.lse = other_lse;
@@ -40,10 +48,10 @@ static void check_split(struct backend *backend, const struct attention_case *c,
     }
     attention_assert_close(c->name, out, a.out, n_out, TOLERANCE_F32);
     attention_assert_close(c->name, lse, a.lse, n_row, TOLERANCE_F32);
-    free(out);
-    free(lse);
-    free(other);
-    free(other_lse);
+    attention_assert_close(c->name, held, a.out, n_out, TOLERANCE_F32);
+    attention_assert_close(c->name, held_lse, a.lse, n_row, TOLERANCE_F32);
+    void *all[] = {out, lse, other, other_lse, held, held_lse};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
     attention_arguments_close(&a);
 }
 
@@ -104,10 +112,107 @@ static void test_merge_knows_the_infinities(void **state) {
     }
 }
 
+// A result of n_row rows over some keys.
+struct result {
+    float *out, *lse;
+};
+
+static struct result result_copy(const struct attention_args *a) {
+    int64_t n_row = a->n_query * a->n_head, n_out = n_row * a->value_dim;
+    struct result r = {test_alloc(n_out * 4 + 4), test_alloc(n_row * 4 + 4)};
+    memcpy(r.out, a->out, (size_t)n_out * 4);
+    memcpy(r.lse, a->lse, (size_t)n_row * 4);
+    return r;
+}
+static void result_free(struct result *r) {
+    free(r->out);
+    free(r->lse);
+}
+
+// Into a, results over other keys than its rows' own: none held (then out is NaN and must not be
+// read), ones of about the same weight, and of far more or less.
+static void hold_others(struct attention_args *a) {
+    for (int64_t row = 0; row < a->n_query * a->n_head; row++) {
+        float own = isfinite(a->lse[row]) ? a->lse[row] : 3, far = fmaxf(80, fabsf(own) / 100);
+        // The rounding of a large lse is a factor of the weights by itself.
+        bool is_large = fabsf(own) > 1000;
+        const float by[] = {-INFINITY, is_large ? far : 0.5f, -far, far, is_large ? -far : 0};
+        a->lse[row] = own + by[row % 5];
+        float *out = a->out + row * a->value_dim;
+        for (int i = 0; i < a->value_dim; i++)
+            out[i] = row % 5 ? random_normal(17, (uint64_t)(row * a->value_dim + i)) : NAN;
+    }
+}
+
+// Every row that sees no key keeps its bits.
+static void assert_kept(const char *what, const struct attention_args *a, const struct result *own,
+                        const struct result *held) {
+    for (int64_t row = 0; row < a->n_query * a->n_head; row++) {
+        if (own->lse[row] != -INFINITY) continue;
+        int64_t at = row * a->value_dim;
+        if (memcmp(&a->lse[row], &held->lse[row], 4) ||
+            memcmp(a->out + at, held->out + at, (size_t)a->value_dim * 4))
+            fail_msg("%s: row %lld sees no key and changed", what, (long long)row);
+    }
+}
+
+// Forms before the first are the reference.
+static void check_form(const struct attention_case *c, int form, struct attention_args *a,
+                       const struct result *own, const struct result *held,
+                       const struct result *expected) {
+    int64_t n_row = a->n_query * a->n_head, n_out = n_row * a->value_dim;
+    char what[200];
+    snprintf(what, sizeof what, "%s, query %s, K/V %s, form %d", c->name,
+             dtype_info[a->query_dtype].name, dtype_info[a->kv_dtype].name, form);
+    struct backend backend = form < FORM_PLAIN
+                                 ? attention_backend_open(BACKEND_REFERENCE, ISA_AUTO, 1)
+                                 : attention_form_open(form, 2);
+    bool rounds = form >= ISA_AVX512_BF16 && a->query_dtype == DTYPE_BF16;
+    memcpy(a->out, held->out, (size_t)n_out * 4);
+    memcpy(a->lse, held->lse, (size_t)n_row * 4);
+    if (backend.ops->attention(&backend, a) != OK) fail_msg("%s", status_message());
+    attention_backend_close(&backend);
+    assert_kept(what, a, own, held);
+    attention_assert_close(what, a->out, expected->out, n_out,
+                           rounds ? TOLERANCE_BF16_WEIGHT : TOLERANCE_F32);
+    attention_assert_close(what, a->lse, expected->lse, n_row, TOLERANCE_F32);
+}
+
+static void check_case(struct backend *reference, const struct attention_case *c,
+                       struct attention_format format) {
+    struct attention_args a = attention_arguments_open(c, format.query, format.kv);
+    attention_attend(reference, &a);
+    struct result own = result_copy(&a);
+    hold_others(&a);
+    struct result held = result_copy(&a), expected = result_copy(&a);
+    const struct merge_args merge = {a.n_query * a.n_head, a.value_dim, expected.out,
+                                     expected.lse,         own.out,     own.lse};
+    assert_int_equal(reference->ops->merge_partials(reference, &merge), OK);
+    a.merge = true;
+    check_form(c, FORM_PLAIN - 1, &a, &own, &held, &expected);
+    for (int form = attention_first_form(); form <= FORM_DEVICE; form++)
+        check_form(c, form, &a, &own, &held, &expected);
+    result_free(&own);
+    result_free(&held);
+    result_free(&expected);
+    attention_arguments_close(&a);
+}
+
+static void test_attention_merges_into_what_is_held(void **state) {
+    (void)state;
+    struct backend reference = attention_backend_open(BACKEND_REFERENCE, ISA_AUTO, 1);
+    for (int i = 0; i < n_attention_case; i++)
+        for (int f = 0; f < N_ATTENTION_FORMAT; f++)
+            if (attention_case_is_wanted(&attention_cases[i], attention_formats[f]))
+                check_case(&reference, &attention_cases[i], attention_formats[f]);
+    backend_close(&reference);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_blocks_merge_to_one_call),
         cmocka_unit_test(test_merge_knows_the_infinities),
+        cmocka_unit_test(test_attention_merges_into_what_is_held),
     };
     return cmocka_run_group_tests_name("attention merge", tests, attention_device_open,
                                        attention_device_close);

@@ -1,6 +1,6 @@
 // Attention over selected rows on every backend against the reference: grouped heads, latents whose
 // keys hold the values, one query (ranges of its selection are merged), uneven and empty
-// selections.
+// selections; and merged into results over other keys, of which some are none.
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -65,6 +65,56 @@ static void spoil_others(const struct sparse_case *c, const int32_t *row, const 
     }
 }
 
+// Results over other keys than those of rows whose own lse is given: none held (out is NaN and must
+// not be read), ones of about the same weight, and of far more or less.
+static void hold_others(const struct sparse_case *c, const float *lse, float *held,
+                        float *held_lse) {
+    static const float by[] = {-INFINITY, 0.5f, -80, 80, 0};
+    for (int64_t i = 0; i < c->n_query * c->n_head; i++) {
+        held_lse[i] = (lse[i] == -INFINITY ? 3 : lse[i]) + by[i % 5];
+        for (int j = 0; j < c->value_dim; j++, held++)
+            *held = i % 5 ? random_normal(17, (uint64_t)(i * c->value_dim + j)) : NAN;
+    }
+}
+
+// Queries that selected nothing keep their bits.
+static void assert_kept(const struct sparse_case *c, const int32_t *n_selected, const float *got,
+                        const float *held) {
+    int64_t n_lse = c->n_query * c->n_head, n_out = n_lse * c->value_dim;
+    for (int64_t t = 0; t < c->n_query; t++) {
+        if (n_selected[t] > 0) continue;
+        int64_t lse_at = n_out + t * c->n_head, width = (int64_t)c->n_head * c->value_dim;
+        assert_memory_equal(got + t * width, held + t * width, (size_t)width * 4);
+        assert_memory_equal(got + lse_at, held + lse_at, (size_t)c->n_head * 4);
+    }
+}
+
+// Every backend against what the arguments' out and lse, one after the other, hold. held: what lies
+// there before, or NULL for poison.
+static void check_backends(const struct sparse_case *c, const struct sparse_attention_args *args,
+                           const float *held) {
+    int64_t n_lse = c->n_query * c->n_head, n_out = n_lse * c->value_dim;
+    const float *expected = args->attention.out;
+    float *got = test_alloc((n_out + n_lse) * 4);
+    bool bf16 = c->query_dtype == DTYPE_BF16;
+    struct tolerance tolerance = bf16 ? TOLERANCE_BF16_PRODUCT : TOLERANCE_F32;
+    struct sparse_attention_args own = *args;
+    own.attention.out = got;
+    own.attention.lse = got + n_out;
+    for (int i = 1; i < N_BACKEND; i++) {
+        char message[200];
+        poison(got, (n_out + n_lse) * 4);
+        if (held) memcpy(got, held, (size_t)(n_out + n_lse) * 4);
+        assert_int_equal(backends[i].ops->sparse_attention(&backends[i], &own), OK);
+        if (!is_close(DTYPE_F32, got, expected, n_out, tolerance, message, sizeof message) ||
+            !is_close(DTYPE_F32, got + n_out, expected + n_out, n_lse, tolerance, message,
+                      sizeof message))
+            fail_msg("%s, %s, backend %d: %s", c->name, held ? "merged" : "alone", i, message);
+        if (held) assert_kept(c, args->n_selected, got, held);
+    }
+    free(got);
+}
+
 static void check_case(const struct sparse_case *c) {
     int64_t n_out = c->n_query * c->n_head * c->value_dim, n_lse = c->n_query * c->n_head;
     int64_t key_width = (int64_t)c->n_kv_head * c->head_dim;
@@ -73,7 +123,7 @@ static void check_case(const struct sparse_case *c) {
     void *key = random_vector(c->kv_dtype, c->n_key * key_width, 1, 2);
     void *value = c->value_in_key ? key : random_vector(c->kv_dtype, c->n_key * value_width, 1, 3);
     int32_t *row = test_alloc(c->n_query * c->k * 4), *n_selected = test_alloc(c->n_query * 4);
-    float *expected = test_alloc((n_out + n_lse) * 4), *got = test_alloc((n_out + n_lse) * 4);
+    float *expected = test_alloc((n_out + n_lse) * 4);
     memset(row, 0x7f, (size_t)(c->n_query * c->k) * 4); // what is not selected must not be read
     select_rows(c, row, n_selected);
     spoil_others(c, row, n_selected, key, dtype_bytes(c->kv_dtype, key_width));
@@ -100,21 +150,16 @@ static void check_case(const struct sparse_case *c) {
         .n_selected = n_selected,
         .k = c->k};
     assert_int_equal(backends[0].ops->sparse_attention(&backends[0], &args), OK);
-    bool bf16 = c->query_dtype == DTYPE_BF16;
-    struct tolerance tolerance = bf16 ? TOLERANCE_BF16_PRODUCT : TOLERANCE_F32;
-    for (int i = 1; i < N_BACKEND; i++) {
-        char message[200];
-        poison(got, (n_out + n_lse) * 4);
-        args.attention.out = got;
-        args.attention.lse = got + n_out;
-        assert_int_equal(backends[i].ops->sparse_attention(&backends[i], &args), OK);
-        if (!is_close(DTYPE_F32, got, expected, n_out, tolerance, message, sizeof message) ||
-            !is_close(DTYPE_F32, got + n_out, expected + n_out, n_lse, tolerance, message,
-                      sizeof message))
-            fail_msg("%s, backend %d: %s", c->name, i, message);
-    }
+    check_backends(c, &args, NULL);
+    float *held = test_alloc((n_out + n_lse) * 4);
+    hold_others(c, expected + n_out, held, held + n_out);
+    memcpy(expected, held, (size_t)(n_out + n_lse) * 4);
+    args.attention.merge = true;
+    assert_int_equal(backends[0].ops->sparse_attention(&backends[0], &args), OK);
+    check_backends(c, &args, held);
+    assert_kept(c, n_selected, expected, held);
     if (!c->value_in_key) free(value);
-    void *all[] = {query, key, row, n_selected, expected, got};
+    void *all[] = {query, key, row, n_selected, expected, held};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
 }
 
