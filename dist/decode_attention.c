@@ -9,7 +9,6 @@ struct decode_room {
     float *receive;   // per rank the same for this rank's heads
     float *head_lse;  // [n_query, own heads] merged; where the caller wants it, if he does
     float *gathered;  // per rank [n_query, its heads]
-    struct ring_partial sinks; // what the queries see of them
 };
 
 static int64_t heads_of(int n_head, int size, int rank) {
@@ -21,8 +20,6 @@ static struct decode_room carve(struct ring_room *room, const struct attention_s
     const int64_t f32 = sizeof(float), most_heads = heads_of(shape->n_head, size, 0);
     struct decode_room out = {0};
     out.lse = ring_take(room, n_query * shape->n_head * f32);
-    out.sinks.out = ring_take(room, n_query * shape->n_head * shape->value_dim * f32);
-    out.sinks.lse = ring_take(room, n_query * shape->n_head * f32);
     if (size == 1) return out;
     out.out = ring_take(room, n_query * shape->n_head * shape->value_dim * f32);
     out.send = ring_take(room, ring_partial_bytes(shape, n_query));
@@ -89,10 +86,10 @@ static int64_t pairs_among(const struct ring_attention_args *args, int rank, str
 static enum status attend_positions(struct ring_attention *ring,
                                     const struct ring_attention_args *args,
                                     const struct ring_queries *queries, struct span keys,
-                                    const struct ring_partial *partial) {
+                                    bool merge) {
     int rank = ring->comm->rank;
     struct ring_block own = own_block(args, rank, keys.start, keys.start + keys.length);
-    if (partial && own.n_key == 0) return OK;
+    if (merge && own.n_key == 0) return OK;
     if (queries->selection.k) {
         TRY(ring_list_keys(ring, args, rank, true, &own));
     } else if (queries->first || queries->end) {
@@ -100,13 +97,12 @@ static enum status attend_positions(struct ring_attention *ring,
                                 keys.start + keys.length));
         own.position = ring->key_position.at;
     }
-    return ring_attend(ring, args, queries, &own, partial, pairs_among(args, rank, keys));
+    return ring_attend(ring, args, queries, &own, merge, pairs_among(args, rank, keys));
 }
 
 // The rows that the queries see, and the sinks before them.
 static enum status attend_shard(struct ring_attention *ring, const struct ring_attention_args *args,
-                                const struct ring_selection *selection,
-                                const struct ring_partial *sink_partial, float *out, float *lse) {
+                                const struct ring_selection *selection, float *out, float *lse) {
     const struct visibility *visibility = &args->visibility;
     int64_t n_query = args->query_end - args->query_begin;
     TRY(ring_check_visible(args));
@@ -124,11 +120,11 @@ static enum status attend_shard(struct ring_attention *ring, const struct ring_a
     int64_t end = visibility_end(visibility, args->query_end - 1);
     if (end > args->query_end) end = args->query_end;
     struct span window = {begin, end > begin ? end - begin : 0};
-    TRY(attend_positions(ring, args, &queries, window, NULL));
+    TRY(attend_positions(ring, args, &queries, window, false));
     int64_t sinks = visibility_sinks(visibility);
     if (sinks > begin) sinks = begin;
     if (sinks > end) sinks = end;
-    return attend_positions(ring, args, &queries, (struct span){0, sinks}, sink_partial);
+    return attend_positions(ring, args, &queries, (struct span){0, sinks}, true);
 }
 
 static enum status exchange_heads(struct ring_attention *ring,
@@ -218,12 +214,12 @@ enum status ring_decode_run(struct ring_attention *ring, const struct ring_atten
     if (args->head_lse) room.head_lse = args->head_lse;
     if (ring->comm->size == 1) {
         if (args->head_lse) room.lse = args->head_lse;
-        TRY(attend_shard(ring, args, selection, &room.sinks, head_out, room.lse));
+        TRY(attend_shard(ring, args, selection, head_out, room.lse));
         return all_lse ? copy_columns(ring->backend, room.lse, args->n_head, n_query, args->n_head,
                                       all_lse, args->n_head)
                        : OK;
     }
-    TRY(attend_shard(ring, args, selection, &room.sinks, room.out, room.lse));
+    TRY(attend_shard(ring, args, selection, room.out, room.lse));
     TRY(exchange_heads(ring, args, &room));
     TRY(merge_heads(ring, args, &room, head_out));
     return all_lse ? gather_lse(ring, args, &room, all_lse) : OK;

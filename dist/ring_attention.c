@@ -39,22 +39,18 @@ int64_t ring_partial_bytes(const struct attention_shape *shape, int64_t n_row) {
 
 int64_t ring_slice(enum memory memory, const struct attention_shape *shape) {
     if (memory == MEMORY_HOST) return RING_HOST_SLICE;
-    int64_t n = RING_DEVICE_PARTIAL / ring_partial_bytes(shape, 1);
+    int64_t n = RING_DEVICE_RESULT / ring_partial_bytes(shape, 1);
     if (n > RING_DEVICE_SLICE) n = RING_DEVICE_SLICE;
     return n > RING_HOST_SLICE ? n : RING_HOST_SLICE;
 }
 
 struct ring_blocks ring_take_blocks(struct ring_room *room, const struct attention_shape *shape,
-                                    int n_block, int64_t n_row, int64_t n_slice) {
-    struct ring_blocks out = {{NULL}, {NULL}, {NULL, NULL}};
-    if (n_block == 0) return out;
+                                    int n_block, int64_t n_row) {
+    struct ring_blocks out = {{NULL}, {NULL}};
     for (int i = 0; i < n_block; i++) {
         out.key[i] = ring_take(room, n_row * ring_key_row_bytes(shape));
         out.value[i] = ring_take(room, n_row * ring_value_row_bytes(shape));
     }
-    int64_t n_lse = n_slice * shape->n_head;
-    out.partial.out = ring_take(room, n_lse * shape->value_dim * (int64_t)sizeof(float));
-    out.partial.lse = ring_take(room, n_lse * (int64_t)sizeof(float));
     return out;
 }
 
@@ -192,7 +188,8 @@ static enum status attend_selected(struct ring_attention *ring, const struct rin
 }
 
 static enum status attend_slice(struct ring_attention *ring, const struct ring_attention_args *args,
-                                const struct ring_queries *slice, const struct ring_block *block) {
+                                const struct ring_queries *slice, const struct ring_block *block,
+                                bool merge) {
     struct attention_shape shape = ring_shape(args);
     double begun = profile_begin(ring->profile, PHASE_ATTENTION);
     struct attention_args attention = {
@@ -218,27 +215,13 @@ static enum status attend_slice(struct ring_attention *ring, const struct ring_a
         .key_position = block->position,
         .out = slice->out,
         .lse = slice->lse,
+        .merge = merge,
     };
     if (slice->selection.k)
         TRY(attend_selected(ring, slice, block, &attention));
     else
         TRY(ring->backend->ops->attention(ring->backend, &attention));
     profile_end(ring->profile, PHASE_ATTENTION, begun);
-    return OK;
-}
-
-static enum status merge_slice(struct ring_attention *ring, const struct ring_attention_args *args,
-                               const struct ring_queries *slice,
-                               const struct ring_partial *partial) {
-    double begun = profile_begin(ring->profile, PHASE_MERGE);
-    struct merge_args merge = {.n_row = slice->n * args->n_head,
-                               .value_dim = args->value_dim,
-                               .out = slice->out,
-                               .lse = slice->lse,
-                               .other_out = partial->out,
-                               .other_lse = partial->lse};
-    TRY(ring->backend->ops->merge_partials(ring->backend, &merge));
-    profile_end(ring->profile, PHASE_MERGE, begun);
     return OK;
 }
 
@@ -303,22 +286,19 @@ struct ring_queries ring_some_queries(const struct ring_attention_args *args,
 
 enum status ring_attend(struct ring_attention *ring, const struct ring_attention_args *args,
                         const struct ring_queries *queries, const struct ring_block *block,
-                        const struct ring_partial *partial, int64_t pairs) {
-    if (partial && block->n_key == 0) return OK;
+                        bool merge, int64_t pairs) {
+    if (merge && block->n_key == 0) return OK;
     struct attention_shape shape = ring_shape(args);
-    bool sliced = partial || ring->comm->needs_progress || queries->selection.k;
+    bool sliced = ring->comm->needs_progress || queries->selection.k;
     int64_t step = sliced ? ring_slice(ring->backend->memory, &shape) : queries->n;
     struct span some = {0, queries->n};
-    if (partial) some = seeing(args, queries, block);
+    if (merge) some = seeing(args, queries, block);
     int64_t end = some.start + some.length;
     for (int64_t first = some.start; first < end; first += step) {
         struct ring_queries slice = ring_some_queries(
             args, queries, (struct span){first, end - first < step ? end - first : step});
-        if (partial && sees_nothing(args, &slice, block)) continue;
-        struct ring_queries target = slice;
-        if (partial) target.out = partial->out, target.lse = partial->lse;
-        TRY(attend_slice(ring, args, &target, block));
-        if (partial) TRY(merge_slice(ring, args, &slice, partial));
+        if (merge && sees_nothing(args, &slice, block)) continue;
+        TRY(attend_slice(ring, args, &slice, block, merge));
         double begun = profile_begin(ring->profile, PHASE_RING_WAIT);
         if (ring->comm->needs_progress) TRY(ring->comm->ops->progress(ring->comm));
         profile_end(ring->profile, PHASE_RING_WAIT, begun);
@@ -355,13 +335,10 @@ enum status ring_all_to_all(struct ring_attention *ring, const void *send,
 int64_t ring_attention_workspace_bytes(const struct attention_shape *shape,
                                        const struct ring_extent *e) {
     int64_t own = e->query < e->all_query ? e->query : e->all_query;
-    int64_t slice = ring_slice(e->memory, shape);
-    int64_t kv = ring_pass_kv_bytes(shape, e->size, e->shard, e->query < slice ? e->query : slice);
+    int64_t kv = ring_pass_kv_bytes(shape, e->size, e->shard);
     int64_t q = ring_pass_q_bytes(shape, e->size, own, e->all_query);
     int64_t decode = decode_attention_bytes(shape, e->size, e->decode_query);
-    int64_t halo =
-        e->halo ? ring_pass_halo_bytes(shape, e->size, e->halo, e->query < slice ? e->query : slice)
-                : 0;
+    int64_t halo = e->halo ? ring_pass_halo_bytes(shape, e->size, e->halo) : 0;
     int64_t most = kv > q ? kv : q;
     if (halo > most) most = halo;
     return most > decode ? most : decode;

@@ -6,11 +6,10 @@
 #include "dist/ring_attention.h"
 #include "kernels/sparse.h"
 
-// Queries attended at once where partials are merged, rows are listed or transfers need progress():
-// on a host few, so that the transport is called often and partials stay in its caches; a device
-// works on beside its transport and takes what fills it, within so many queries and bytes of
-// partials.
-enum { RING_HOST_SLICE = 256, RING_DEVICE_SLICE = 16384, RING_DEVICE_PARTIAL = 256 << 20 };
+// Queries attended at once where rows are listed or transfers need progress(): on a host few, so
+// that the transport is called often; a device works on beside its transport and takes what fills
+// it, within so many queries and bytes of results.
+enum { RING_HOST_SLICE = 256, RING_DEVICE_SLICE = 16384, RING_DEVICE_RESULT = 256 << 20 };
 int64_t ring_slice(enum memory memory, const struct attention_shape *shape);
 
 struct ring_room { // cursor over the workspace; with base NULL it only measures
@@ -43,18 +42,12 @@ struct ring_block {
     const struct key_run *run; // [n_run] the same positions; read only where queries select
     int n_run;
 };
-struct ring_partial { // what one slice sees in one block, [ring_slice, n_head, ...]
-    float *out, *lse;
-};
-
-// Blocks that are received in turn, and the partial of a slice of queries in one of them.
-struct ring_blocks {
+struct ring_blocks { // that are received in turn
     void *key[2], *value[2];
-    struct ring_partial partial;
 };
-// n_block of n_row keys each; none: no partial either.
+// n_block of n_row keys each.
 struct ring_blocks ring_take_blocks(struct ring_room *room, const struct attention_shape *shape,
-                                    int n_block, int64_t n_row, int64_t n_slice);
+                                    int n_block, int64_t n_row);
 
 struct attention_shape ring_shape(const struct ring_attention_args *args);
 int64_t ring_query_row_bytes(const struct attention_shape *shape);
@@ -86,13 +79,12 @@ int64_t ring_pairs(const struct ring_attention_args *args, int query_rank, int k
 // Queries [some.start, + some.length) of those.
 struct ring_queries ring_some_queries(const struct ring_attention_args *args,
                                       const struct ring_queries *queries, struct span some);
-// Attends and adds time and FLOP of `pairs` to the profile. partial NULL: the block's result is
-// written to queries->out and lse; otherwise it goes through the partial and is merged into them.
-// Queries that see nothing of the block are skipped when merging: those before, those behind, and
-// whole slices between.
+// Attends and adds time and FLOP of `pairs` to the profile. The block's result is written to
+// queries->out and lse, or merged into what they hold. Queries that see nothing of the block are
+// skipped when merging: those before, those behind, and whole slices between.
 enum status ring_attend(struct ring_attention *ring, const struct ring_attention_args *args,
                         const struct ring_queries *queries, const struct ring_block *block,
-                        const struct ring_partial *partial, int64_t pairs);
+                        bool merge, int64_t pairs);
 
 // Transport calls whose time counts as exposed wait.
 enum status ring_shift_start(struct ring_attention *ring, const struct shift_args *args);
@@ -101,14 +93,12 @@ enum status ring_all_to_all(struct ring_attention *ring, const void *send,
                             const int64_t *send_bytes, void *receive, const int64_t *receive_bytes);
 
 // ring_pass_kv.c, ring_pass_q.c, ring_pass_halo.c, decode_attention.c: workspace for the largest
-// call, and the run. n_slice: queries of the largest slice.
-int64_t ring_pass_kv_bytes(const struct attention_shape *shape, int size, int64_t n_shard,
-                           int64_t n_slice);
+// call, and the run.
+int64_t ring_pass_kv_bytes(const struct attention_shape *shape, int size, int64_t n_shard);
 int64_t ring_pass_q_bytes(const struct attention_shape *shape, int size, int64_t n_own,
                           int64_t n_all);
 // n_row: key rows of the largest round.
-int64_t ring_pass_halo_bytes(const struct attention_shape *shape, int size, int64_t n_row,
-                             int64_t n_slice);
+int64_t ring_pass_halo_bytes(const struct attention_shape *shape, int size, int64_t n_row);
 int64_t decode_attention_bytes(const struct attention_shape *shape, int size, int64_t n_query);
 // `selection` is that of the own queries (pass-KV, decode) or of all ranks' in rank order (pass-Q);
 // NULL: dense. The workspace is used from ring->reserved on.

@@ -8,14 +8,13 @@
 #include "dist/ring_internal.h"
 
 static struct ring_blocks carve(struct ring_room *room, const struct attention_shape *shape,
-                                int size, int64_t n_row, int64_t n_slice) {
-    return ring_take_blocks(room, shape, size == 1 ? 0 : 2, n_row, n_slice);
+                                int size, int64_t n_row) {
+    return ring_take_blocks(room, shape, size == 1 ? 0 : 2, n_row);
 }
 
-int64_t ring_pass_halo_bytes(const struct attention_shape *shape, int size, int64_t n_row,
-                             int64_t n_slice) {
+int64_t ring_pass_halo_bytes(const struct attention_shape *shape, int size, int64_t n_row) {
     struct ring_room room = {0};
-    carve(&room, shape, size, n_row, n_slice);
+    carve(&room, shape, size, n_row);
     return room.used;
 }
 
@@ -97,13 +96,12 @@ struct received {
 
 static enum status attend_received(struct ring_attention *ring,
                                    const struct ring_attention_args *args,
-                                   const struct ring_queries *queries, struct received *received,
-                                   const struct ring_partial *partial) {
+                                   const struct ring_queries *queries, struct received *received) {
     if (received->block.n_key == 0) return OK;
     int64_t begin = received->positions.start, end = begin + received->positions.length;
     TRY(ring_list_positions(&ring->key_position, args->sequence, received->holder, begin, end));
     received->block.position = ring->key_position.at;
-    return ring_attend(ring, args, queries, &received->block, partial, 0);
+    return ring_attend(ring, args, queries, &received->block, true, 0);
 }
 
 // The own keys against part `part` of n_part of the queries. The pairs of all keys are counted with
@@ -120,19 +118,18 @@ static enum status attend_own(struct ring_attention *ring, const struct ring_att
     TRY(ring_list_keys(ring, args, rank, false, &own));
     struct span some = partition_piece(queries->n, n_part, part);
     struct ring_queries slice = ring_some_queries(args, queries, some);
-    return ring_attend(ring, args, &slice, &own, NULL, pairs);
+    return ring_attend(ring, args, &slice, &own, false, pairs);
 }
 
 static enum status exchange(struct ring_attention *ring, const struct ring_attention_args *args,
                             struct halo *halo, const struct ring_queries *queries) {
     struct attention_shape shape = ring_shape(args);
-    int64_t most = 0, n_slice = ring_slice(ring->backend->memory, &shape);
+    int64_t most = 0;
     int n_round = 0;
     for (halo_rewind(halo); halo_next(halo); n_round++)
         if (halo->receive.length > most) most = halo->receive.length;
     struct ring_room space = {.base = ring->workspace, .used = ring->reserved};
-    struct ring_blocks room =
-        carve(&space, &shape, halo->size, most, queries->n < n_slice ? queries->n : n_slice);
+    struct ring_blocks room = carve(&space, &shape, halo->size, most);
     TRY(ring_check_room(ring, &space));
     if (n_round == 0) return attend_own(ring, args, queries, 1, 0);
     int n_part = n_round == 1 ? 1 : 2;
@@ -141,7 +138,7 @@ static enum status exchange(struct ring_attention *ring, const struct ring_atten
     for (int round = 0; halo_next(halo); round++) {
         TRY(start_round(ring, args, halo, &room, round % 2));
         if (round < n_part) TRY(attend_own(ring, args, queries, n_part, round));
-        TRY(attend_received(ring, args, queries, &received, &room.partial));
+        TRY(attend_received(ring, args, queries, &received));
         TRY(ring_shift_wait(ring));
         received = (struct received){.block = {.n_key = halo->receive.length,
                                                .key = room.key[round % 2],
@@ -149,7 +146,7 @@ static enum status exchange(struct ring_attention *ring, const struct ring_atten
                                      .holder = halo_source(halo)};
         if (halo->index < halo->n_own) received.positions = halo->own[halo->index];
     }
-    return attend_received(ring, args, queries, &received, &room.partial);
+    return attend_received(ring, args, queries, &received);
 }
 
 enum status ring_pass_halo_run(struct ring_attention *ring,

@@ -5,14 +5,13 @@
 
 // The second buffer only with three ranks or more.
 static struct ring_blocks carve(struct ring_room *room, const struct attention_shape *shape,
-                                int size, int64_t n_shard, int64_t n_slice) {
-    return ring_take_blocks(room, shape, size < 3 ? size - 1 : 2, n_shard, n_slice);
+                                int size, int64_t n_shard) {
+    return ring_take_blocks(room, shape, size < 3 ? size - 1 : 2, n_shard);
 }
 
-int64_t ring_pass_kv_bytes(const struct attention_shape *shape, int size, int64_t n_shard,
-                           int64_t n_slice) {
+int64_t ring_pass_kv_bytes(const struct attention_shape *shape, int size, int64_t n_shard) {
     struct ring_room room = {0};
-    carve(&room, shape, size, n_shard, n_slice);
+    carve(&room, shape, size, n_shard);
     return room.used;
 }
 
@@ -55,9 +54,7 @@ enum status ring_pass_kv_run(struct ring_attention *ring, const struct ring_atte
     int64_t n_query =
         sequence_count(args->sequence, comm->rank, args->query_begin, args->query_end);
     struct ring_room space = {.base = ring->workspace, .used = ring->reserved};
-    int64_t n_slice = ring_slice(ring->backend->memory, &shape);
-    if (n_slice > n_query) n_slice = n_query;
-    struct ring_blocks room = carve(&space, &shape, comm->size, largest_shard(args), n_slice);
+    struct ring_blocks room = carve(&space, &shape, comm->size, largest_shard(args));
     TRY(ring_check_room(ring, &space));
     TRY(ring_check_visible(args));
     struct ring_queries queries = {
@@ -74,7 +71,7 @@ enum status ring_pass_kv_run(struct ring_attention *ring, const struct ring_atte
         int64_t pairs = visible_pairs(&range, comm->rank, holder);
         if (step == 0 || pairs > 0) {
             TRY(ring_list_keys(ring, args, holder, selection != NULL, &held));
-            TRY(ring_attend(ring, args, &queries, &held, step ? &room.partial : NULL, pairs));
+            TRY(ring_attend(ring, args, &queries, &held, step > 0, pairs));
         }
         if (last) break;
         TRY(ring_shift_wait(ring));

@@ -119,10 +119,9 @@ int64_t sparse_attention_workspace_bytes(const struct attention_shape *shape,
         {ROUTE_SCORES, e->size, e->shard, own, e->all_query, slice},
         {ROUTE_DECODE, e->size, e->shard, e->decode_query, e->decode_query, slice},
     };
-    const int64_t passes[3] = {
-        ring_pass_kv_bytes(shape, e->size, e->shard, e->query < slice ? e->query : slice),
-        ring_pass_q_bytes(shape, e->size, own, e->all_query),
-        decode_attention_bytes(shape, e->size, e->decode_query)};
+    const int64_t passes[3] = {ring_pass_kv_bytes(shape, e->size, e->shard),
+                               ring_pass_q_bytes(shape, e->size, own, e->all_query),
+                               decode_attention_bytes(shape, e->size, e->decode_query)};
     int64_t most = 0;
     for (int i = 0; i < 3; i++) {
         int64_t bytes = call_bytes(index, &calls[i], passes[i]);

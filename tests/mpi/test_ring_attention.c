@@ -283,7 +283,7 @@ static void chunks_appends_and_truncations(void **state) {
     check_passes(&grouped, mixture(), 80, VISIBILITY_FULL);
 }
 
-// More rows than one slice, so that several partials are merged row by row.
+// More rows than one slice: each slice merges into its own rows.
 static void long_enough_for_several_slices(void **state) {
     (void)state;
     check_passes(&multi_head, one_extent(LAYOUT_ZIGZAG, 600 * (comm->size > 2 ? 2 : 1) + 7), 0,
