@@ -40,10 +40,10 @@ static const struct shape prefill[] = {
     {"window 1024", 8192, 8192, 32, 8, 128, 1023, 0},
 };
 static const struct shape linear[][2] = {
-    {{"symmetric 64", 16384, 16384, 4, 4, 64, 64, 64},
-     {"symmetric 64", 131072, 131072, 4, 4, 64, 64, 64}},
-    {{"window 512", 16384, 16384, 3, 1, 64, 511, 0},
-     {"window 512", 131072, 131072, 3, 1, 64, 511, 0}},
+    {{"symmetric 64", 32768, 32768, 4, 4, 64, 64, 64},
+     {"symmetric 64", 262144, 262144, 4, 4, 64, 64, 64}},
+    {{"window 512", 32768, 32768, 3, 1, 64, 511, 0},
+     {"window 512", 262144, 262144, 3, 1, 64, 511, 0}},
 };
 static const struct shape decode[] = {
     {"decode", 1, 8192, 9, 3, 64, EVERY, 0},        {"decode", 1, 32768, 9, 3, 64, EVERY, 0},
