@@ -6,8 +6,8 @@
 
 #include "dist/cluster.h"
 #include "dist/comm.h"
-#include "launcher/digest.h"
 #include "launcher/options.h"
+#include "model/digest.h"
 #include "model/tokenizer.h"
 
 struct document {

@@ -25,7 +25,7 @@ static enum status add_option(XXH3_state_t *hash, const struct options *o,
         TRY(digest_file(text, digest));
         text = digest;
     }
-    digest_add_text(hash, text ? text : "");
+    digest_add_text(hash, text);
     return OK;
 }
 
@@ -50,9 +50,9 @@ void result_id(const struct job *job, const char *option_digest, int document, i
     digest_add_text(hash, job->documents.items[document].name);
     digest_add_text(hash, job->documents.items[document].digest);
     digest_add_text(hash, task_name[o->task]);
-    digest_add_text(hash, question >= 0 ? o->questions.items[question] : "");
+    digest_add_text(hash, question >= 0 ? o->questions.items[question] : NULL);
     digest_add_text(hash, job->checkpoint.digest);
-    digest_add_text(hash, job->tokenizer ? tokenizer_digest(job->tokenizer) : "");
+    digest_add_text(hash, job->tokenizer ? tokenizer_digest(job->tokenizer) : NULL);
     if (model_spec_reads_length(&job->checkpoint.spec)) {
         int64_t length = job_sequence_length(job, document);
         XXH3_128bits_update(hash, &length, sizeof length);
@@ -61,8 +61,8 @@ void result_id(const struct job *job, const char *option_digest, int document, i
     if (job->spans.name) digest_add_text(hash, job->spans.digest);
     const struct vector_head *head = &job->vector_head;
     digest_add_text(hash, head->modules.digest);
-    digest_add_text(hash, head->prefix ? head->prefix : "");
-    digest_add_text(hash, head->query_prefix ? head->query_prefix : "");
+    digest_add_text(hash, head->prefix);
+    digest_add_text(hash, head->query_prefix);
     digest_print(XXH3_128bits_digest(hash), out);
     XXH3_freeState(hash);
 }

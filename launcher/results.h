@@ -6,8 +6,8 @@
 
 #include <jansson.h>
 
-#include "launcher/digest.h"
 #include "launcher/job.h"
+#include "model/digest.h"
 
 enum { RESULT_ID_BYTES = DIGEST_BYTES };
 

@@ -4,8 +4,8 @@
 #ifndef HALKA_LAUNCHER_RETRIEVAL_H
 #define HALKA_LAUNCHER_RETRIEVAL_H
 
-#include "launcher/digest.h"
 #include "model/chat.h"
+#include "model/digest.h"
 #include "model/tokenizer.h"
 
 enum retrieval_family {

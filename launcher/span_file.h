@@ -6,7 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "launcher/digest.h"
+#include "model/digest.h"
 
 struct span_line {
     int64_t begin, end; // 0 <= begin < end

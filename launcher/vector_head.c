@@ -134,7 +134,8 @@ static void normalise(float *row, int64_t n) {
     double square = 0;
     for (int64_t j = 0; j < n; j++) square += (double)row[j] * row[j];
     if (square == 0) return;
-    for (int64_t j = 0; j < n; j++) row[j] = (float)(row[j] / sqrt(square));
+    double length = sqrt(square);
+    for (int64_t j = 0; j < n; j++) row[j] = (float)(row[j] / length);
 }
 
 enum status vector_head_rows(struct vector_head *head, struct pool *pool, struct comm *comm,

@@ -218,7 +218,7 @@ static enum status compute_digest(struct checkpoint *checkpoint, const struct co
     XXH3_128bits_update(state, config->data, config->bytes);
     for (int64_t i = 0; i < checkpoint->n_tensor; ++i) {
         const struct tensor *tensor = &checkpoint->tensors[i];
-        XXH3_128bits_update(state, tensor->name, strlen(tensor->name) + 1);
+        digest_add_text(state, tensor->name);
         XXH3_128bits_update(state, tensor->format, sizeof tensor->format);
         XXH3_128bits_update(state, tensor->shape, sizeof tensor->shape);
         XXH3_128bits_update(state, &tensor->bytes, sizeof tensor->bytes);
@@ -234,8 +234,7 @@ static enum status compute_digest(struct checkpoint *checkpoint, const struct co
     }
     XXH128_hash_t hash = XXH3_128bits_digest(state);
     XXH3_freeState(state);
-    snprintf(checkpoint->digest, sizeof checkpoint->digest, "%016" PRIx64 "%016" PRIx64,
-             (uint64_t)hash.high64, (uint64_t)hash.low64);
+    digest_print(hash, checkpoint->digest);
     return OK;
 }
 

@@ -4,6 +4,7 @@
 #ifndef HALKA_MODEL_CHECKPOINT_H
 #define HALKA_MODEL_CHECKPOINT_H
 
+#include "model/digest.h"
 #include "model/gguf.h"
 #include "model/spec.h"
 #include "model/tensor.h"
@@ -24,9 +25,9 @@ struct checkpoint {
     struct mapping *mappings; // mapped files, owned
     int n_mapping;
     struct model_spec spec;
-    char digest[33]; // XXH3-128 (hex) of the configuration and of each tensor's name,
-                     // type, shape and a sample of its bytes (of experts' none): identifies the
-                     // weights
+    char digest[DIGEST_BYTES]; // XXH3-128 (hex) of the configuration and of each tensor's name,
+                               // type, shape and a sample of its bytes (of experts' none):
+                               // identifies the weights
 };
 
 // Opens a checkpoint, fills its spec and checks that every tensor the spec needs is there.

@@ -328,9 +328,7 @@ static enum status read_modules(struct reader *r) {
         if (list.items[i].kind == MODULE_DENSE) TRY_OR(done, read_dense(r, part));
         r->out->normalise |= list.items[i].kind == MODULE_NORMALISE;
     }
-    XXH128_hash_t hash = XXH3_128bits_digest(r->hash);
-    snprintf(r->out->digest, sizeof r->out->digest, "%016" PRIx64 "%016" PRIx64,
-             (uint64_t)hash.high64, (uint64_t)hash.low64);
+    digest_print(XXH3_128bits_digest(r->hash), r->out->digest);
 done:
     mapping_close(&text);
     free(path);

@@ -34,7 +34,7 @@ struct sentence_modules {
     bool normalise;
     int n_dense;
     struct sentence_dense dense[SENTENCE_MAX_MODULE];
-    char digest[33]; // XXH3-128 (hex) of what was read; "": there is nothing to read
+    char digest[DIGEST_BYTES]; // XXH3-128 (hex) of what was read; "": there is nothing to read
 };
 
 // `wanted` other than AUTO replaces the model's own pooling, whatever that is; with NONE, which

@@ -185,11 +185,6 @@ static enum status fill_sets(struct tokenizer *t) {
     return OK;
 }
 
-static void hash_text(XXH3_state_t *state, const char *text) {
-    if (text) XXH3_128bits_update(state, text, strlen(text));
-    XXH3_128bits_update(state, "", 1);
-}
-
 static void hash_int(XXH3_state_t *state, int64_t value) {
     unsigned char byte[8]; // little-endian on every host
     for (int i = 0; i < 8; i++) byte[i] = (unsigned char)((uint64_t)value >> 8 * i);
@@ -227,40 +222,39 @@ static enum status fill_digest(struct tokenizer *t) {
         hash_int(state, (int64_t)token->id << 8 | token->special | token->normalized << 1 |
                             token->left_strip << 2 | token->right_strip << 3 |
                             token->single_word << 4);
-        hash_text(state, token->content);
+        digest_add_text(state, token->content);
     }
     for (int i = 0; i < t->n_normal; i++) {
         hash_int(state, (int64_t)t->normal[i].kind << 8 | t->normal[i].form);
-        hash_text(state, t->normal[i].text);
-        hash_text(state, t->normal[i].regex.source);
+        digest_add_text(state, t->normal[i].text);
+        digest_add_text(state, t->normal[i].regex.source);
         XXH3_128bits_update(state, t->normal[i].charsmap.data, t->normal[i].charsmap.bytes);
     }
     for (int i = 0; i < t->n_stage; i++) {
         const struct stage *stage = &t->stage[i];
         hash_int(state, stage->kind | stage->behavior << 4 | stage->invert << 8 |
                             stage->prefix << 12 | stage->regex.literal << 16);
-        hash_text(state, stage->regex.source);
-        hash_text(state, stage->mark);
+        digest_add_text(state, stage->regex.source);
+        digest_add_text(state, stage->mark);
     }
     for (int i = 0; i < t->n_prefix; i++) hash_int(state, t->prefix[i]);
     for (int i = 0; i < t->n_suffix; i++) hash_int(state, -1 - (int64_t)t->suffix[i]);
-    hash_text(state, t->mark);
+    digest_add_text(state, t->mark);
     hash_int(state, t->strip_spaces << 1 | t->drop_first_marks);
     if (t->wordpiece.mark) {
-        hash_text(state, t->wordpiece.mark);
+        digest_add_text(state, t->wordpiece.mark);
         hash_int(state, t->wordpiece.max_character);
     }
     if (t->unigram.score)
         XXH3_128bits_update(state, t->unigram.score,
                             (size_t)t->unigram.n * sizeof(*t->unigram.score));
     if (t->join_mark) {
-        hash_text(state, t->join_mark);
+        digest_add_text(state, t->join_mark);
         hash_int(state, t->tidies);
     }
     XXH128_hash_t hash = XXH3_128bits_digest(state);
     XXH3_freeState(state);
-    snprintf(t->digest, sizeof(t->digest), "%016llx%016llx", (unsigned long long)hash.high64,
-             (unsigned long long)hash.low64);
+    digest_print(hash, t->digest);
     return OK;
 }
 

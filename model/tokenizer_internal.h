@@ -8,6 +8,7 @@
 
 #include "model/bpe.h"
 #include "model/charsmap.h"
+#include "model/digest.h"
 #include "model/tokenizer.h"
 #include "model/tokenizer_text.h"
 #include "model/unigram.h"
@@ -98,7 +99,7 @@ struct tokenizer {
     bool tidies;                         // all do. Others follow a space, but for punctuation
     int32_t eos;                         //
     char *chat_template;                 //
-    char digest[33];                     //
+    char digest[DIGEST_BYTES];           //
 };
 
 // Shared by the readers.

@@ -1,7 +1,7 @@
 // sources: model/sentence_modules.c model/json_util.c model/safetensors.c model/tensor.c
 // sources: model/mapping.c model/gguf.c model/gguf_get.c model/utf8.c model/unicode.c
 // sources: model/tokenizer_text.c model/sentence_prompts.c
-// sources: kernels/dtype.c kernels/fp8.c kernels/status.c
+// sources: model/digest.c kernels/dtype.c kernels/fp8.c kernels/status.c
 
 // modules.json, the configurations of Pooling and Dense, prompts: whatever the text, what is read
 // is within bounds, or a message comes out.

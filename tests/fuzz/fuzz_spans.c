@@ -1,4 +1,4 @@
-// sources: launcher/span_file.c launcher/digest.c model/mapping.c kernels/status.c
+// sources: launcher/span_file.c model/digest.c model/mapping.c kernels/status.c
 // Files of spans: whatever the text, spans that are in order or a message come out, and nothing is
 // leaked.
 #include <stdlib.h>

@@ -1,7 +1,7 @@
 // sources: model/tokenizer.c model/tokenizer_encode.c model/tokenizer_gguf.c model/tokenizer_json.c
 // sources: model/tokenizer_regex.c model/tokenizer_rules.c model/tokenizer_text.c model/unicode.c
 // sources: model/bpe.c model/bpe_encode.c model/gguf.c model/gguf_get.c model/utf8.c
-// sources: model/mapping.c model/wordpiece.c model/unigram.c
+// sources: model/mapping.c model/digest.c model/wordpiece.c model/unigram.c
 // sources: model/charsmap.c model/tokenizer_bert.c kernels/status.c
 
 // A hostile tokenizer.json (or GGUF file), then text: what opens must encode, tile and decode.

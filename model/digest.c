@@ -1,4 +1,4 @@
-#include "launcher/digest.h"
+#include "model/digest.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -7,6 +7,7 @@
 #include "model/mapping.h"
 
 void digest_add_text(XXH3_state_t *hash, const char *text) {
+    if (!text) text = "";
     XXH3_128bits_update(hash, text, strlen(text) + 1);
 }
 
