@@ -124,15 +124,11 @@ bool checkpoint_has_index(const char *folder) {
 }
 
 static enum status read_generation(const char *folder, struct spec_draft *draft) {
-    enum status status;
-    struct mapping text = {0};
-    char *path = NULL;
-    TRY(join_path(folder, "generation_config.json", &path));
-    status = OK;
-    if (access(path, F_OK) != 0) goto done;
-    TRY_OR(done, mapping_open(path, &text));
-    status = spec_draft_read_generation(text.data, text.bytes, path, draft);
-done:
+    struct mapping text;
+    char *path;
+    enum status status = mapping_open_optional(folder, "generation_config.json", &path, &text);
+    if (status == OK && path)
+        status = spec_draft_read_generation(text.data, text.bytes, path, draft);
     mapping_close(&text);
     free(path);
     return status;

@@ -2,6 +2,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -30,6 +32,22 @@ enum status mapping_open(const char *path, struct mapping *out) {
 done:
     close(file);
     return status;
+}
+
+enum status mapping_open_optional(const char *folder, const char *file, char **path,
+                                  struct mapping *out) {
+    struct stat info;
+    *out = (struct mapping){0};
+    if (asprintf(path, "%s/%s", folder, file) < 0) {
+        *path = NULL;
+        FAIL(ERR_MEMORY, "no memory for the path of %s", file);
+    }
+    // A link that leads nowhere is there, and damaged.
+    if (lstat(*path, &info) == 0 || (errno != ENOENT && errno != ENOTDIR))
+        return mapping_open(*path, out);
+    free(*path);
+    *path = NULL;
+    return OK;
 }
 
 void mapping_close(struct mapping *mapping) {

@@ -14,6 +14,10 @@ struct mapping {
 // ERR_NO_INPUT when the path is absent, unreadable or no regular file. An empty file maps to
 // zero bytes.
 enum status mapping_open(const char *path, struct mapping *out);
+// An optional file of a folder. *path, for messages, is the caller's to free, also after a failure;
+// NULL: there is no such file. ERR_NO_INPUT when what has the name cannot be read.
+enum status mapping_open_optional(const char *folder, const char *file, char **path,
+                                  struct mapping *out);
 void mapping_close(struct mapping *mapping); // accepts a zeroed struct
 
 #endif

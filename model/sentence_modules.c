@@ -7,7 +7,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 #include <xxhash.h>
 
 #include "model/json_util.h"
@@ -315,42 +314,36 @@ done:
     return status;
 }
 
-static enum status read_modules(struct reader *r) {
-    char *path = NULL;
-    struct mapping text = {0};
+static enum status read_modules(struct reader *r, const struct mapping *text, const char *path) {
     struct module_list list = {0};
-    enum status status = OK;
-    TRY_OR(done, map_file(r, "", "modules.json", &path, &text));
-    TRY_OR(done, module_list_parse(text.data, text.bytes, path, &list));
+    TRY(module_list_parse(text->data, text->bytes, path, &list));
+    XXH3_128bits_update(r->hash, text->data, text->bytes);
     for (int i = 0; i < list.n; i++) {
         const char *part = list.items[i].folder;
-        if (list.items[i].kind == MODULE_POOLING) TRY_OR(done, read_pooling(r, part));
-        if (list.items[i].kind == MODULE_DENSE) TRY_OR(done, read_dense(r, part));
+        if (list.items[i].kind == MODULE_POOLING) TRY(read_pooling(r, part));
+        if (list.items[i].kind == MODULE_DENSE) TRY(read_dense(r, part));
         r->out->normalise |= list.items[i].kind == MODULE_NORMALISE;
     }
     digest_print(XXH3_128bits_digest(r->hash), r->out->digest);
-done:
-    mapping_close(&text);
-    free(path);
-    return status;
-}
-
-static bool has_modules(const char *folder) {
-    char *path = NULL;
-    bool has = asprintf(&path, "%s/modules.json", folder) >= 0 && access(path, F_OK) == 0;
-    free(path);
-    return has;
+    return OK;
 }
 
 static enum status open_folder(const struct checkpoint *checkpoint, struct sentence_modules *out) {
     struct reader reader = {
         .folder = checkpoint->folder, .width = checkpoint->spec.n_hidden, .out = out};
-    if (!has_modules(checkpoint->folder)) return OK;
+    struct mapping text;
+    char *path;
+    enum status status = mapping_open_optional(checkpoint->folder, "modules.json", &path, &text);
+    if (status != OK || !path) goto done;
     reader.hash = XXH3_createState();
-    if (!reader.hash) FAIL(ERR_MEMORY, "no memory for the modules of %s", checkpoint->folder);
+    if (!reader.hash)
+        FAIL_OR(done, ERR_MEMORY, "no memory for the modules of %s", checkpoint->folder);
     XXH3_128bits_reset(reader.hash);
-    enum status status = read_modules(&reader);
+    status = read_modules(&reader, &text, path);
     XXH3_freeState(reader.hash);
+done:
+    mapping_close(&text);
+    free(path);
     return status;
 }
 

@@ -2,7 +2,6 @@
 
 #include <stdio.h>
 #include <stdlib.h>
-#include <unistd.h>
 
 #include "model/json_util.h"
 #include "model/mapping.h"
@@ -33,17 +32,13 @@ done:
 }
 
 enum status sentence_prompts_open(const char *folder, struct sentence_prompts *out) {
-    char *path = NULL;
-    struct mapping text = {0};
-    enum status status = OK;
+    static const char file[] = "config_sentence_transformers.json";
+    struct mapping text;
+    char *path;
     *out = (struct sentence_prompts){0};
     if (!folder) return OK;
-    if (asprintf(&path, "%s/config_sentence_transformers.json", folder) < 0)
-        FAIL(ERR_MEMORY, "no memory for the path of the prompts of %s", folder);
-    if (access(path, F_OK) != 0) goto done;
-    TRY_OR(done, mapping_open(path, &text));
-    status = sentence_prompts_parse(text.data, text.bytes, path, out);
-done:
+    enum status status = mapping_open_optional(folder, file, &path, &text);
+    if (status == OK && path) status = sentence_prompts_parse(text.data, text.bytes, path, out);
     mapping_close(&text);
     free(path);
     return status;

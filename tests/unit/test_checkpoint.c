@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "model/checkpoint.h"
@@ -179,6 +180,15 @@ static void test_folder_refusals(void **state) {
     write_buffer(folder, "model.safetensors", entries_file(folder_entries, N_ENTRY, ""));
     write_text(folder, "generation_config.json", "[1]");
     expect_refusal(folder, ERR_INPUT, "generation_config.json");
+    char optional[256];
+    snprintf(optional, sizeof optional, "%s/generation_config.json", folder);
+    unlink(optional);
+    assert_int_equal(symlink("/nowhere/at/all", optional), 0); // there, but not to be read
+    expect_refusal(folder, ERR_NO_INPUT, "generation_config.json: No such file");
+    unlink(optional);
+    assert_int_equal(mkdir(optional, 0700), 0);
+    expect_refusal(folder, ERR_NO_INPUT, "generation_config.json is a folder");
+    rmdir(optional);
     folder_remove(folder);
 }
 
