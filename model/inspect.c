@@ -4,6 +4,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "model/sentence_modules.h"
+#include "model/sentence_prompts.h"
+
 static void describe_rope(const struct rope_spec *rope, FILE *out) {
     if (rope->dim == 0) return; // positions are learned
     fprintf(out, "rope          base %.0f, %d elements, %s, %s", rope->base, rope->dim,
@@ -70,6 +73,47 @@ static enum status describe_formats(const struct checkpoint *checkpoint, FILE *o
     return OK;
 }
 
+static void describe_modules(const struct sentence_modules *modules, int64_t n_hidden, FILE *out) {
+    fprintf(out, "vectors       %s of states", pooling_name(modules->pooling));
+    for (int i = 0; i < modules->n_dense; ++i) {
+        const struct sentence_dense *dense = &modules->dense[i];
+        fprintf(out, ", Dense %" PRId64 " to %" PRId64 " (%s%s)", dense->weight.n_col,
+                dense->weight.n_row, dense_activation_name(dense->activation),
+                dense->bias ? ", bias" : "");
+    }
+    fprintf(out, "%s: %" PRId64 " elements\n", modules->normalise ? ", length 1" : "",
+            sentence_modules_width(modules, n_hidden));
+}
+
+// As JSON, since prompts hold line ends.
+static void describe_prompts(const struct sentence_prompts *prompts, FILE *out) {
+    const char *name;
+    json_t *value;
+    json_object_foreach(prompts->texts, name, value) {
+        fprintf(out, "prompt        %s%s: ", name,
+                json_string_value(value) == prompts->standard ? " (default)" : "");
+        json_dumpf(value, out, JSON_ENCODE_ANY);
+        fputc('\n', out);
+    }
+}
+
+// What embed and locate make of the states. A folder whose modules they refuse is sound otherwise.
+static void describe_vectors(const struct checkpoint *checkpoint, FILE *out) {
+    struct sentence_modules modules;
+    struct sentence_prompts prompts = {0};
+    const struct model_spec *spec = &checkpoint->spec;
+    enum status status = sentence_modules_open(checkpoint, POOLING_AUTO, &modules);
+    if (status == OK) status = sentence_prompts_open(checkpoint->folder, &prompts);
+    bool said = *modules.digest || modules.pooling != POOLING_MEAN;
+    if (status != OK)
+        fprintf(out, "vectors       refused: %s\n", status_message());
+    else if (said || !spec->causal)
+        describe_modules(&modules, spec->n_hidden, out);
+    describe_prompts(&prompts, out);
+    sentence_prompts_close(&prompts);
+    sentence_modules_close(&modules);
+}
+
 enum status checkpoint_describe(const struct checkpoint *checkpoint, bool all, FILE *out) {
     char shape[96];
     fprintf(out, "model         %s\n", checkpoint->path);
@@ -80,6 +124,7 @@ enum status checkpoint_describe(const struct checkpoint *checkpoint, bool all, F
                 checkpoint->n_mapping == 2 ? "" : "s");
     fprintf(out, "digest        %s\n", checkpoint->digest);
     describe_network(&checkpoint->spec, out);
+    describe_vectors(checkpoint, out);
     TRY(describe_formats(checkpoint, out));
     for (int64_t i = 0; all && i < checkpoint->n_tensor; ++i) {
         const struct tensor *tensor = &checkpoint->tensors[i];

@@ -6,8 +6,8 @@
 
 #include "model/checkpoint.h"
 
-// Prints format, network, rotary scaling, parameters and bytes by format; with `all`, one line
-// per tensor.
+// Prints format, network, rotary scaling, what states become in vectors, parameters and bytes by
+// format; with `all`, one line per tensor.
 enum status checkpoint_describe(const struct checkpoint *checkpoint, bool all, FILE *out);
 
 #endif

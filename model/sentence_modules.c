@@ -158,14 +158,17 @@ done:
     return status;
 }
 
+const char *dense_activation_name(enum dense_activation activation) {
+    static const char *const names[] = {"Identity", "Tanh", "ReLU", "Sigmoid", "GELU"};
+    return names[activation];
+}
+
 static enum status read_activation(struct json_object in, enum dense_activation *out) {
-    static const char *const names[N_DENSE_ACTIVATION] = {"Identity", "Tanh", "ReLU", "Sigmoid",
-                                                          "GELU"};
     const char *class = "torch.nn.modules.activation.Tanh"; // sentence-transformers' default
     TRY(json_read_string(in, "activation_function", &class));
     const char *dot = strrchr(class, '.'), *name = dot ? dot + 1 : class;
     int i = 0;
-    while (i < N_DENSE_ACTIVATION && strcmp(name, names[i]) != 0) i++;
+    while (i < N_DENSE_ACTIVATION && strcmp(name, dense_activation_name(i)) != 0) i++;
     if (i == N_DENSE_ACTIVATION || strncmp(class, "torch.nn.", 9) != 0)
         FAIL(ERR_INPUT,
              "%s: the activation %.100s is not supported; torch.nn's Identity, Tanh, ReLU, Sigmoid "

@@ -44,7 +44,8 @@ enum status sentence_modules_open(const struct checkpoint *checkpoint, enum pool
 void sentence_modules_close(struct sentence_modules *modules); // accepts a zeroed struct
 int64_t sentence_modules_width(const struct sentence_modules *modules, int64_t n_hidden);
 void sentence_activate(enum dense_activation activation, float *x, int64_t n); // in place
-const char *pooling_name(enum pooling pooling); // "mean", as options call it
+const char *pooling_name(enum pooling pooling);                      // "mean", as options call it
+const char *dense_activation_name(enum dense_activation activation); // torch's: "Tanh"
 
 // The readers of each file's text; `path` is for messages.
 enum module_kind {

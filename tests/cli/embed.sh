@@ -77,6 +77,8 @@ for name in tiny-llama tiny-modernbert tiny-embeddinggemma; do
     embed "$name states with modules" states --document $text --set task.pooling=none --overwrite
     same_rows "$name states with modules" states "$name-none"
 done
+expect "modules: inspect" 0 \
+    "Dense 32 to 48 (Identity), Dense 48 to 20 (Tanh, bias), length 1: 20" inspect "$use"
 same "modules: width" "$(number n_hidden "$work/modules/results.jsonl")" 20
 holds "modules: pooling" "$work/modules/results.jsonl" '"pooling": "mean", "normalised": true'
 holds "modules: report" "$work/modules/report.txt" \

@@ -338,12 +338,43 @@ static void test_describe(void **state) {
     assert_non_null(strstr(text, "BF16"));
     assert_non_null(strstr(text, checkpoint.digest));
     assert_null(strstr(text, "q_proj"));
+    assert_null(strstr(text, "vectors"));
     free(text);
     text = describe(&checkpoint, true);
     assert_non_null(strstr(text, "model.layers.0.self_attn.q_proj.weight"));
     assert_non_null(strstr(text, "[16, 16]"));
     free(text);
     checkpoint_close(&checkpoint);
+    folder_remove(folder);
+}
+
+// What sentence-transformers keeps beside a network; a damaged one spoils the vectors alone.
+static void test_describe_vectors(void **state) {
+    (void)state;
+    char *folder = good_folder(), *part = malloc(256);
+    snprintf(part, 256, "%s/1_Pooling", folder);
+    assert_int_equal(mkdir(part, 0700), 0);
+    write_text(folder, "modules.json",
+               "[{\"type\": \"sentence_transformers.models.Transformer\", \"path\": \"\"},"
+               "{\"type\": \"sentence_transformers.models.Pooling\", \"path\": \"1_Pooling\"},"
+               "{\"type\": \"sentence_transformers.models.Normalize\", \"path\": \"2\"}]");
+    write_text(part, "config.json", "{\"pooling_mode_lasttoken\": true}");
+    write_text(folder, "config_sentence_transformers.json",
+               "{\"prompts\": {\"query\": \"Find:\\n\", \"document\": \"\"},"
+               "\"default_prompt_name\": \"document\"}");
+    struct checkpoint checkpoint = expect_success(folder);
+    char *text = describe(&checkpoint, false);
+    assert_non_null(strstr(text, "\nvectors       last of states, length 1: 16 elements\n"));
+    assert_non_null(strstr(text, "\nprompt        query: \"Find:\\n\"\n"));
+    assert_non_null(strstr(text, "\nprompt        document (default): \"\"\n"));
+    free(text);
+    write_text(part, "config.json", "{\"pooling_mode_max_tokens\": true}");
+    text = describe(&checkpoint, false);
+    assert_non_null(strstr(text, "\nvectors       refused: "));
+    assert_non_null(strstr(text, "pooling by max is not supported"));
+    free(text);
+    checkpoint_close(&checkpoint);
+    folder_remove(part);
     folder_remove(folder);
 }
 
@@ -401,8 +432,8 @@ int main(void) {
         cmocka_unit_test(test_folder),          cmocka_unit_test(test_folder_extras),
         cmocka_unit_test(test_folder_refusals), cmocka_unit_test(test_formats_refused),
         cmocka_unit_test(test_shards),          cmocka_unit_test(test_gguf),
-        cmocka_unit_test(test_describe),        cmocka_unit_test(test_fixtures),
-        cmocka_unit_test(test_smollm2),
+        cmocka_unit_test(test_describe),        cmocka_unit_test(test_describe_vectors),
+        cmocka_unit_test(test_fixtures),        cmocka_unit_test(test_smollm2),
     };
     return cmocka_run_group_tests_name("checkpoint", tests, NULL, NULL);
 }
