@@ -325,7 +325,8 @@ static enum status read_companions(const char *path, struct tokenizer *t) {
     if (!config_path || !template_path) FAIL_OR(done, ERR_MEMORY, "no memory for a path");
     if (access(template_path, F_OK) == 0) TRY_OR(done, load_text(template_path, &t->chat_template));
     if (access(config_path, F_OK) != 0) goto done;
-    TRY_OR(done, load_json(config_path, 0, &config));
+    // model_max_length is 10^30 where nobody set it, and no number of this file is read.
+    TRY_OR(done, load_json(config_path, JSON_DECODE_INT_AS_REAL, &config));
     read_added_specials(t, config);
     const char *text = template_text(json_object_get(config, "chat_template"));
     if (!t->chat_template && text) t->chat_template = strdup(text);

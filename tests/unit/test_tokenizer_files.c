@@ -95,7 +95,8 @@ static void test_companions(void **state) {
     snprintf(path, sizeof(path), "%s/tokenizer.json", folder);
     write_file(path, "{" MODEL "}");
     snprintf(path, sizeof(path), "%s/tokenizer_config.json", folder);
-    write_file(path, "{\"eos_token\":{\"content\":\"b\"},\"chat_template\":[{\"name\":\"tool\","
+    write_file(path, "{\"eos_token\":{\"content\":\"b\"},\"model_max_length\":"
+                     "1000000000000000019884624838656,\"chat_template\":[{\"name\":\"tool\","
                      "\"template\":\"no\"},{\"name\":\"default\",\"template\":\"yes\"}]}");
     must(tokenizer_open(folder, NULL, &first));
     assert_int_equal(tokenizer_eos(first), 1);
