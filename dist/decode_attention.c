@@ -7,7 +7,7 @@ struct decode_room {
     float *out, *lse; // [n_query, n_head, value_dim], [n_query, n_head]: this shard's partial
     float *send;      // per rank [n_query, its heads, value_dim] then [n_query, its heads]
     float *receive;   // per rank the same for this rank's heads
-    float *head_lse;  // [n_query, own heads] merged; where the caller wants it, if he does
+    float *head_lse;  // [n_query, own heads] merged
     float *gathered;  // per rank [n_query, its heads]
 };
 
@@ -101,30 +101,34 @@ static enum status attend_positions(struct ring_attention *ring,
 }
 
 // The rows that the queries see, and the sinks before them.
-static enum status attend_shard(struct ring_attention *ring, const struct ring_attention_args *args,
-                                const struct ring_selection *selection, float *out, float *lse) {
+static enum status attend_part(struct ring_attention *ring, const struct ring_attention_args *args,
+                               struct ring_queries queries, bool merge) {
     const struct visibility *visibility = &args->visibility;
-    int64_t n_query = args->query_end - args->query_begin;
     TRY(ring_check_visible(args));
-    TRY(ring_reserve_positions(&ring->query_position, n_query));
-    for (int64_t i = 0; i < n_query; i++) ring->query_position.at[i] = args->query_begin + i;
-    struct ring_queries queries = {.n = n_query,
-                                   .query = args->query,
-                                   .position = ring->query_position.at,
-                                   .out = out,
-                                   .lse = lse};
-    if (selection) queries.selection = *selection;
+    queries.query = args->query;
     // One query sees all of the rows: no positions of a long shard need be listed.
-    if (n_query > 1 && !selection) TRY(ring_list_bounds(ring, args, &queries));
+    if (queries.n > 1 && !queries.selection.k) TRY(ring_list_bounds(ring, args, &queries));
     int64_t begin = visibility_begin(visibility, args->query_begin);
     int64_t end = visibility_end(visibility, args->query_end - 1);
     if (end > args->query_end) end = args->query_end;
     struct span window = {begin, end > begin ? end - begin : 0};
-    TRY(attend_positions(ring, args, &queries, window, false));
+    TRY(attend_positions(ring, args, &queries, window, merge));
     int64_t sinks = visibility_sinks(visibility);
     if (sinks > begin) sinks = begin;
     if (sinks > end) sinks = end;
     return attend_positions(ring, args, &queries, (struct span){0, sinks}, true);
+}
+
+// All parts against the own shard, into out and lse of all heads.
+static enum status attend_shard(struct ring_attention *ring,
+                                const struct ring_attention_args *parts, int n_part,
+                                struct ring_queries queries) {
+    queries.n = parts->query_end - parts->query_begin;
+    TRY(ring_reserve_positions(&ring->query_position, queries.n));
+    for (int64_t i = 0; i < queries.n; i++) ring->query_position.at[i] = parts->query_begin + i;
+    queries.position = ring->query_position.at;
+    for (int i = 0; i < n_part; i++) TRY(attend_part(ring, &parts[i], queries, i > 0));
+    return OK;
 }
 
 static enum status exchange_heads(struct ring_attention *ring,
@@ -153,19 +157,19 @@ static enum status exchange_heads(struct ring_attention *ring,
 }
 
 static enum status merge_heads(struct ring_attention *ring, const struct ring_attention_args *args,
-                               const struct decode_room *room, float *head_out) {
+                               const struct decode_room *room) {
     struct backend *backend = ring->backend;
     const int size = ring->comm->size, dim = args->value_dim;
     const int64_t n_row =
         (args->query_end - args->query_begin) * heads_of(args->n_head, size, ring->comm->rank);
     double begun = profile_begin(ring->profile, PHASE_MERGE);
-    TRY(copy_columns(backend, room->receive, dim, n_row, dim, head_out, dim));
+    TRY(copy_columns(backend, room->receive, dim, n_row, dim, args->out, dim));
     TRY(copy_columns(backend, room->receive + n_row * dim, 1, n_row, 1, room->head_lse, 1));
     for (int rank = 1; rank < size; rank++) {
         const float *block = room->receive + rank * n_row * (dim + 1);
         struct merge_args merge = {.n_row = n_row,
                                    .value_dim = dim,
-                                   .out = head_out,
+                                   .out = args->out,
                                    .lse = room->head_lse,
                                    .other_out = block,
                                    .other_lse = block + n_row * dim};
@@ -176,7 +180,7 @@ static enum status merge_heads(struct ring_attention *ring, const struct ring_at
 }
 
 static enum status gather_lse(struct ring_attention *ring, const struct ring_attention_args *args,
-                              const struct decode_room *room, float *all_lse) {
+                              const struct decode_room *room) {
     const int size = ring->comm->size;
     const int64_t n_query = args->query_end - args->query_begin;
     int64_t *bytes = ring->rank_bytes;
@@ -190,7 +194,7 @@ static enum status gather_lse(struct ring_attention *ring, const struct ring_att
     for (int rank = 0; rank < size; rank++) {
         struct span heads = partition_piece(args->n_head, size, rank);
         TRY(copy_columns(ring->backend, block, heads.length, n_query, heads.length,
-                         all_lse + heads.start, args->n_head));
+                         args->lse + heads.start, args->n_head));
         block += n_query * heads.length;
     }
     profile_end(ring->profile, PHASE_MERGE, begun);
@@ -198,29 +202,26 @@ static enum status gather_lse(struct ring_attention *ring, const struct ring_att
 }
 
 enum status decode_attention_run(struct ring_attention *ring,
-                                 const struct ring_attention_args *args, float *head_out,
-                                 float *all_lse) {
-    return ring_decode_run(ring, args, NULL, head_out, all_lse);
+                                 const struct ring_attention_args *parts, int n_part) {
+    return ring_decode_run(ring, parts, n_part, NULL);
 }
 
-enum status ring_decode_run(struct ring_attention *ring, const struct ring_attention_args *args,
-                            const struct ring_selection *selection, float *head_out,
-                            float *all_lse) {
-    struct attention_shape shape = ring_shape(args);
-    const int64_t n_query = args->query_end - args->query_begin;
+enum status ring_decode_run(struct ring_attention *ring, const struct ring_attention_args *parts,
+                            int n_part, const struct ring_selection *selection) {
+    struct attention_shape shape = ring_shape(parts);
     struct ring_room space = {.base = ring->workspace, .used = ring->reserved};
-    struct decode_room room = carve(&space, &shape, ring->comm->size, n_query);
+    struct decode_room room =
+        carve(&space, &shape, ring->comm->size, parts->query_end - parts->query_begin);
     TRY(ring_check_room(ring, &space));
-    if (args->head_lse) room.head_lse = args->head_lse;
+    struct ring_queries queries = {.out = room.out, .lse = room.lse};
+    if (selection) queries.selection = *selection;
     if (ring->comm->size == 1) {
-        if (args->head_lse) room.lse = args->head_lse;
-        TRY(attend_shard(ring, args, selection, head_out, room.lse));
-        return all_lse ? copy_columns(ring->backend, room.lse, args->n_head, n_query, args->n_head,
-                                      all_lse, args->n_head)
-                       : OK;
+        queries.out = parts->out;
+        if (parts->lse) queries.lse = parts->lse;
+        return attend_shard(ring, parts, n_part, queries);
     }
-    TRY(attend_shard(ring, args, selection, room.out, room.lse));
-    TRY(exchange_heads(ring, args, &room));
-    TRY(merge_heads(ring, args, &room, head_out));
-    return all_lse ? gather_lse(ring, args, &room, all_lse) : OK;
+    TRY(attend_shard(ring, parts, n_part, queries));
+    TRY(exchange_heads(ring, parts, &room));
+    TRY(merge_heads(ring, parts, &room));
+    return parts->lse ? gather_lse(ring, parts, &room) : OK;
 }

@@ -30,9 +30,10 @@ struct ring_attention_args {
     const void *key;   // [n_key held by this rank, in the order of positions, n_kv_head, head_dim]
     const void *value; // [n_key, n_kv_head, value_dim]; NULL: the first value_dim elements of keys
     enum dtype kv_dtype;
-    float *out;      // [n_query, n_head, value_dim]; not read in decode, as lse is not
-    float *lse;      // [n_query, n_head]
-    float *head_lse; // decode: [n_query, heads of this rank], merged; NULL: not wanted
+    float *out; // [n_query, n_head, value_dim]; in decode of this rank's heads only
+    float *lse; // [n_query, n_head]; in decode NULL: not wanted
+    bool merge; // prefill: out and lse hold the result over other keys, which this call joins; a
+                // query that sees no key of any rank keeps its own, bit for bit
 };
 
 // The largest calls that will be made, and where.
@@ -74,18 +75,16 @@ enum status ring_attention_open(struct ring_attention *out, struct backend *back
                                 int64_t workspace_bytes);
 void ring_attention_close(struct ring_attention *ring); // accepts a zeroed struct
 
-// Into args->out and lse, which merge_partials joins with those of other calls for the same
-// queries: calls that together show each key once, with queries or keys rotated otherwise, are one
-// attention.
+// Into args->out and lse. Calls for the same queries, all but the first with `merge`, are one
+// attention where together they show each key once, with queries or keys rotated otherwise.
 enum status ring_attention_run(struct ring_attention *ring, const struct ring_attention_args *args);
 
 // Decode: the same n_query queries [n_query, n_head, head_dim] are on every rank. Afterwards this
-// rank has the merged result for its heads only, partition_piece(n_head, size, rank):
-// head_out [n_query, n_my_head, value_dim], which args->head_lse joins with other calls'. all_lse
-// [n_query, n_head] (may be NULL) receives the merged lse of all heads on every rank: for
-// attention_mass.
+// rank has the merged result for its heads only, partition_piece(n_head, size, rank): `out`
+// [n_query, n_my_head, value_dim]. `lse` receives that of all heads on every rank: for
+// attention_mass. n_part attentions of the same queries, which show each key once, are one with one
+// exchange; it ends where the first says.
 enum status decode_attention_run(struct ring_attention *ring,
-                                 const struct ring_attention_args *args, float *head_out,
-                                 float *all_lse);
+                                 const struct ring_attention_args *parts, int n_part);
 
 #endif

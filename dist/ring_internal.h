@@ -100,15 +100,14 @@ int64_t ring_pass_q_bytes(const struct attention_shape *shape, int size, int64_t
 // n_row: key rows of the largest round.
 int64_t ring_pass_halo_bytes(const struct attention_shape *shape, int size, int64_t n_row);
 int64_t decode_attention_bytes(const struct attention_shape *shape, int size, int64_t n_query);
-// `selection` is that of the own queries (pass-KV, decode) or of all ranks' in rank order (pass-Q);
-// NULL: dense. The workspace is used from ring->reserved on.
+// `selection` is that of the own queries (pass-KV, decode of one part) or of all ranks' in rank
+// order (pass-Q); NULL: dense. The workspace is used from ring->reserved on.
 enum status ring_pass_kv_run(struct ring_attention *ring, const struct ring_attention_args *args,
                              const struct ring_selection *selection);
 enum status ring_pass_q_run(struct ring_attention *ring, const struct ring_attention_args *args,
                             const struct ring_selection *selection);
 enum status ring_pass_halo_run(struct ring_attention *ring, const struct ring_attention_args *args);
-enum status ring_decode_run(struct ring_attention *ring, const struct ring_attention_args *args,
-                            const struct ring_selection *selection, float *head_out,
-                            float *all_lse);
+enum status ring_decode_run(struct ring_attention *ring, const struct ring_attention_args *parts,
+                            int n_part, const struct ring_selection *selection);
 
 #endif

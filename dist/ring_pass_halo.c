@@ -118,7 +118,7 @@ static enum status attend_own(struct ring_attention *ring, const struct ring_att
     TRY(ring_list_keys(ring, args, rank, false, &own));
     struct span some = partition_piece(queries->n, n_part, part);
     struct ring_queries slice = ring_some_queries(args, queries, some);
-    return ring_attend(ring, args, &slice, &own, false, pairs);
+    return ring_attend(ring, args, &slice, &own, args->merge, pairs);
 }
 
 static enum status exchange(struct ring_attention *ring, const struct ring_attention_args *args,

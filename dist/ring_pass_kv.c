@@ -69,9 +69,10 @@ enum status ring_pass_kv_run(struct ring_attention *ring, const struct ring_atte
         held.n_key = visible_held(&range, holder);
         if (!last) TRY(start_shift(ring, args, &room, &held, step, next));
         int64_t pairs = visible_pairs(&range, comm->rank, holder);
-        if (step == 0 || pairs > 0) {
+        bool merge = args->merge || step > 0;
+        if (!merge || pairs > 0) {
             TRY(ring_list_keys(ring, args, holder, selection != NULL, &held));
-            TRY(ring_attend(ring, args, &queries, &held, step > 0, pairs));
+            TRY(ring_attend(ring, args, &queries, &held, merge, pairs));
         }
         if (last) break;
         TRY(ring_shift_wait(ring));

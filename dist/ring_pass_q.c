@@ -89,7 +89,8 @@ static enum status attend_all(struct ring_attention *ring, const struct ring_att
         }
         if (!last) TRY(start_shift(ring, args, &held, room->query[step % 2], next));
         TRY(ring_list_queries(ring, args, holder, &held));
-        TRY(ring_attend(ring, args, &held, &own, false, ring_pairs(args, holder, comm->rank)));
+        bool merge = args->merge && step == 0; // partials for other ranks are merged there
+        TRY(ring_attend(ring, args, &held, &own, merge, ring_pairs(args, holder, comm->rank)));
         if (last) break;
         TRY(ring_shift_wait(ring));
         held.query = room->query[step % 2];

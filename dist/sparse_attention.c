@@ -459,8 +459,7 @@ static enum status select_in_decode(struct ring_attention *ring,
     return merge_candidates(ring, args, room, n, NULL);
 }
 
-enum status sparse_decode_run(struct ring_attention *ring, const struct sparse_ring_args *args,
-                              float *head_out, float *all_lse) {
+enum status sparse_decode_run(struct ring_attention *ring, const struct sparse_ring_args *args) {
     const struct ring_attention_args *a = &args->attention;
     struct room room;
     TRY(open_room(ring, args, ROUTE_DECODE, &room));
@@ -472,7 +471,7 @@ enum status sparse_decode_run(struct ring_attention *ring, const struct sparse_r
     room.selection.candidate = args->candidate;
     room.selection.n_candidate = args->n_candidate;
     ring->reserved = room.kept;
-    enum status status = ring_decode_run(ring, a, &room.selection, head_out, all_lse);
+    enum status status = ring_decode_run(ring, a, 1, &room.selection);
     ring->reserved = 0;
     return status;
 }

@@ -41,7 +41,6 @@ enum status sparse_attention_run(struct ring_attention *ring, const struct spars
 
 // As decode_attention_run, over the selected tokens only: every rank holds the query, its k best
 // are gathered by all, each attends its part of the selection.
-enum status sparse_decode_run(struct ring_attention *ring, const struct sparse_ring_args *args,
-                              float *head_out, float *all_lse);
+enum status sparse_decode_run(struct ring_attention *ring, const struct sparse_ring_args *args);
 
 #endif

@@ -261,15 +261,15 @@ struct ring_attention_args forward_attention_args(const struct forward *f, int l
 static enum status attend(struct forward *f, int layer, const struct forward_chunk *chunk,
                           int64_t first, int64_t n) {
     struct ring_attention_args args = forward_attention_args(f, layer, chunk);
+    args.out = f->buffers.attended;
+    args.lse = f->buffers.lse;
     if (n < chunk->n_token) {
         args.query_begin = chunk->begin + first;
         args.query_end = args.query_begin + n;
         args.key_end = chunk->end;
     }
-    if (f->spec->n_part) return forward_attend_parts(f, layer, chunk, &args, n);
+    if (f->spec->n_part) return forward_attend_parts(f, layer, chunk, &args);
     args.pass = f->passes[layer];
-    args.out = f->buffers.attended;
-    args.lse = f->buffers.lse;
     if (!forward_selects(f, layer, chunk)) return ring_attention_run(&f->ring, &args);
     struct sparse_ring_args sparse = forward_sparse_args(f, layer, &args);
     enum status status = sparse_attention_run(&f->ring, &sparse);

@@ -104,7 +104,7 @@ bool forward_selects(const struct forward *forward, int layer, const struct forw
 // What a layer's queries see, by positions in the sequence. chunk NULL: of one document.
 struct visibility forward_visibility(const struct model_spec *spec, int layer,
                                      const struct forward_chunk *chunk);
-// What prefill and decode tell the ring of a layer's attention; prefill adds pass, out and lse.
+// What prefill and decode tell the ring of a layer's attention; they add out and lse, prefill pass.
 struct ring_attention_args forward_attention_args(const struct forward *forward, int layer,
                                                   const struct forward_chunk *chunk);
 
@@ -149,14 +149,14 @@ int forward_key_rotations(const struct forward *forward, int layer, int64_t row,
 enum status forward_rotate(struct forward *forward, int layer, const struct rotation *list,
                            int n_list, float *x, int64_t row, int64_t n, int n_head,
                            enum dtype dtype);
-enum { PART_DECODE_ROWS = 4 }; // of part_out and part_lse
-// Into buffers.attended and .lse, for the n tokens of this rank whose attention `args` describe.
+// In place of ring_attention_run and decode_attention_run: `whole` is the layer's attention, if it
+// were one.
 enum status forward_attend_parts(struct forward *forward, int layer,
                                  const struct forward_chunk *chunk,
-                                 const struct ring_attention_args *args, int64_t n);
-// Decode: all_lse as of decode_attention_run.
+                                 const struct ring_attention_args *whole);
 enum status forward_attend_token_parts(struct forward *forward, int layer,
-                                       const struct forward_chunk *chunk, float *all_lse);
+                                       const struct forward_chunk *chunk,
+                                       const struct ring_attention_args *whole);
 // What the token sees in a part of this rank's rows, with which query and keys.
 struct part_seen {
     const void *query;

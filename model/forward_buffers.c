@@ -147,15 +147,6 @@ static bool attends_in_slabs(const struct model_spec *spec, const struct forward
     return true;
 }
 
-// Decode takes rows of both: what heads and lse of a part come to, and what merges nowhere.
-static void carve_parts(struct carver *c, const struct widths *w, int64_t n,
-                        struct forward_buffers *b) {
-    int64_t rows = n > PART_DECODE_ROWS ? n : PART_DECODE_ROWS;
-    b->unrotated = carve(c, b->tile * w->query, DTYPE_F32);
-    b->part_out = carve(c, rows * w->attended, DTYPE_F32);
-    b->part_lse = carve(c, rows * w->heads, DTYPE_F32);
-}
-
 int64_t forward_buffers_carve(const struct model_spec *spec, const struct forward_shape *shape,
                               char *base, struct forward_buffers *out) {
     struct carver c = {.base = base};
@@ -180,7 +171,7 @@ int64_t forward_buffers_carve(const struct model_spec *spec, const struct forwar
     b.logprob = carve(&c, shape->encode_only ? 0 : n, DTYPE_F32);
     b.normed = carve(&c, tile * spec->n_hidden, activation);
     b.projected = carve(&c, tile * w.query, DTYPE_F32);
-    if (spec->n_part) carve_parts(&c, &w, slab, &b);
+    b.unrotated = carve(&c, spec->n_part ? tile * w.query : 0, DTYPE_F32);
     int64_t rounded = activation == DTYPE_F32 ? 1 : tile; // fp32 needs it in decode only
     b.product_input = carve(&c, rounded * w.output, activation);
     b.gate = carve(&c, tile * w.feed_forward, DTYPE_F32);

@@ -29,15 +29,13 @@ struct forward_buffers {
     float *lse;                 // [slab, n_head]
     float *cos[MODEL_MAX_ROPE]; // [n_token, rope dim / 2] for each rope of the spec
     float *sin[MODEL_MAX_ROPE];
-    int32_t *token;    // [n_token] ids, or targets of the log-probabilities
-    int32_t *position; // [n_token] rows of the table of learned positions
-    float *branch;     // [tile, n_hidden] what is normed or scaled before it is added to x
-    float *logprob;    // [n_token]
-    void *normed;      // [tile, n_hidden] activation dtype
-    float *projected;  // [tile, n_head * head_dim]
-    float *unrotated;  // likewise: a copy, where attention has parts
-    float *part_out;   // [slab, n_head * value_dim], [slab, n_head] of one part
-    float *part_lse;
+    int32_t *token;      // [n_token] ids, or targets of the log-probabilities
+    int32_t *position;   // [n_token] rows of the table of learned positions
+    float *branch;       // [tile, n_hidden] what is normed or scaled before it is added to x
+    float *logprob;      // [n_token]
+    void *normed;        // [tile, n_hidden] activation dtype
+    float *projected;    // [tile, n_head * head_dim]
+    float *unrotated;    // likewise: a copy, where attention has parts
     void *product_input; // [tile, or 1 in fp32, columns of the output matrix] activation dtype
     float *gate, *up;    // [tile, n_feed_forward]
     void *gated;         // [tile, n_feed_forward] activation dtype

@@ -284,15 +284,16 @@ static enum status attend_token(struct forward *f, int layer, const struct forwa
                                 bool add_mass) {
     struct ring_attention_args args = forward_attention_args(f, layer, chunk);
     bool adds = add_mass && adds_mass(f, layer);
-    float *all_lse = adds ? f->buffers.lse : NULL;
+    args.out = f->buffers.attended;
+    args.lse = adds ? f->buffers.lse : NULL;
     if (f->spec->n_part) {
-        TRY(forward_attend_token_parts(f, layer, chunk, all_lse));
+        TRY(forward_attend_token_parts(f, layer, chunk, &args));
     } else if (forward_selects(f, layer, chunk)) {
         struct sparse_ring_args sparse = forward_sparse_args(f, layer, &args);
-        enum status status = sparse_decode_run(&f->ring, &sparse, f->buffers.attended, all_lse);
+        enum status status = sparse_decode_run(&f->ring, &sparse);
         if (status != OK) return status_context(status, "layer %d", layer);
     } else {
-        TRY(decode_attention_run(&f->ring, &args, f->buffers.attended, all_lse));
+        TRY(decode_attention_run(&f->ring, &args, 1));
     }
     return adds ? add_masses(f, layer, chunk) : OK;
 }

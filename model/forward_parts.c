@@ -1,7 +1,7 @@
 // Attention in parts: Self-Extend, Dual Chunk Attention, StreamingLLM. A part is one attention over
 // the ranks whose queries, and maybe keys, are rotated as if they stood elsewhere; the parts show
-// each key once, and their results merge by lse, as those of ranks do. Positions are functions of
-// the global position, so the ranks and layouts of a sequence make no difference.
+// each key once, and each merges into what those before it left, as those of ranks do. Positions
+// are functions of the global position, so the ranks and layouts of a sequence make no difference.
 #include "model/forward.h"
 #include "model/plan.h"
 
@@ -76,7 +76,6 @@ static const char *part_keys(const struct forward *f, int layer, int part) {
     return f->spec->parts[part].key_set ? block->other_key : block->key;
 }
 
-// `whole`: the layer's attention, if it were one.
 static struct ring_attention_args part_args(const struct forward *f, int layer,
                                             const struct forward_chunk *chunk,
                                             const struct ring_attention_args *whole, int part) {
@@ -106,65 +105,24 @@ static enum pass choose_pass(const struct ring_attention_args *args) {
     return volume_choose_pass(&range, &shape, PASS_Q_MAX_QUERIES);
 }
 
-static enum status merge(struct forward *f, const struct merge_args *args) {
-    double begun = profile_begin(f->profile, PHASE_MERGE);
-    if (args->n_row > 0) TRY(OPS(f)->merge_partials(f->backend, args));
-    profile_end(f->profile, PHASE_MERGE, begun);
-    return OK;
-}
-
 enum status forward_attend_parts(struct forward *f, int layer, const struct forward_chunk *chunk,
-                                 const struct ring_attention_args *whole, int64_t n) {
-    struct forward_buffers *b = &f->buffers;
-    const struct layer_spec *l = &f->spec->layers[layer];
+                                 const struct ring_attention_args *whole) {
     for (int part = 0; part < f->spec->n_part; part++) {
         struct ring_attention_args args = part_args(f, layer, chunk, whole, part);
         args.pass = choose_pass(&args);
-        args.out = part ? b->part_out : b->attended;
-        args.lse = part ? b->part_lse : b->lse;
+        args.merge = part > 0;
         TRY(ring_attention_run(&f->ring, &args));
-        if (part)
-            TRY(merge(f, &(struct merge_args){.n_row = n * l->n_head,
-                                              .value_dim = l->value_dim,
-                                              .out = b->attended,
-                                              .lse = b->lse,
-                                              .other_out = b->part_out,
-                                              .other_lse = b->part_lse}));
     }
     return OK;
 }
 
 enum status forward_attend_token_parts(struct forward *f, int layer,
-                                       const struct forward_chunk *chunk, float *all_lse) {
-    struct forward_buffers *b = &f->buffers;
-    const struct layer_spec *l = &f->spec->layers[layer];
-    struct span heads = partition_piece(l->n_head, f->comm->size, f->comm->rank);
-    int64_t width = (int64_t)l->n_head * l->value_dim;
-    float *head_lse = b->part_lse, *other_head_lse = head_lse + l->n_head;
-    float *other_all_lse = other_head_lse + l->n_head;
-    struct ring_attention_args whole = forward_attention_args(f, layer, chunk);
-    for (int part = 0; part < f->spec->n_part; part++) {
-        struct ring_attention_args args = part_args(f, layer, chunk, &whole, part);
-        args.head_lse = part ? other_head_lse : head_lse;
-        TRY(decode_attention_run(&f->ring, &args, part ? b->part_out : b->attended,
-                                 part && all_lse ? other_all_lse : all_lse));
-        struct merge_args of_heads = {.n_row = heads.length,
-                                      .value_dim = l->value_dim,
-                                      .out = b->attended,
-                                      .lse = head_lse,
-                                      .other_out = b->part_out,
-                                      .other_lse = other_head_lse};
-        if (part) TRY(merge(f, &of_heads));
-        if (!part || !all_lse) continue;
-        struct merge_args of_all = of_heads; // for the lse alone: its means are read by nobody
-        of_all.n_row = l->n_head;
-        of_all.out = b->part_out + width;
-        of_all.lse = all_lse;
-        of_all.other_out = b->part_out + 2 * width;
-        of_all.other_lse = other_all_lse;
-        TRY(merge(f, &of_all));
-    }
-    return OK;
+                                       const struct forward_chunk *chunk,
+                                       const struct ring_attention_args *whole) {
+    struct ring_attention_args parts[MODEL_MAX_PART];
+    for (int part = 0; part < f->spec->n_part; part++)
+        parts[part] = part_args(f, layer, chunk, whole, part);
+    return decode_attention_run(&f->ring, parts, f->spec->n_part);
 }
 
 struct part_seen forward_part_seen(const struct forward *f, int layer,

@@ -211,7 +211,9 @@ static void print_window(struct ranks *b, enum pass pass, enum layout layout, in
 static enum status call_decode(struct ranks *b, void *user) {
     struct ring_run *r = user;
     (void)b;
-    return decode_attention_run(&r->ring, &r->args, r->args.out, NULL);
+    struct ring_attention_args args = r->args;
+    args.lse = NULL;
+    return decode_attention_run(&r->ring, &args, 1);
 }
 
 static void print_decode(struct ranks *b, const struct shape *shape, int64_t n) {

@@ -137,7 +137,9 @@ static enum status call_sparse(struct ranks *b, void *user) {
 static enum status call_sparse_decode(struct ranks *b, void *user) {
     struct sparse_run *s = user;
     (void)b;
-    return sparse_decode_run(&s->ring, &s->args, s->args.attention.out, NULL);
+    struct sparse_ring_args args = s->args;
+    args.attention.lse = NULL;
+    return sparse_decode_run(&s->ring, &args);
 }
 
 // Of all ranks' selections: the same whatever the order, and whoever holds the query.

@@ -102,46 +102,103 @@ static void open_ring(struct ring_attention *ring, const struct problem *p,
     free(nothing);
 }
 
-static void check_pass(const struct problem *p, enum pass pass) {
+// What this rank holds of a problem, and what it makes of it.
+struct own {
+    int64_t n, *position; // of its queries
+    struct test_buffer query, key, value, out, lse;
+};
+
+static struct own own_open(const struct problem *p) {
     const struct shape *s = &p->shape;
-    int64_t n = sequence_count(&p->sequence, comm->rank, p->begin, p->end);
-    int64_t out_row = (int64_t)s->n_head * s->value_dim;
-    struct test_buffer query = own_buffer(p, p->query, s->query_dtype, query_row(s), false);
-    struct test_buffer key = own_buffer(p, p->key, s->kv_dtype, key_row(s), true);
-    struct test_buffer value = own_buffer(p, p->value, s->kv_dtype, value_row(s), true);
-    struct test_buffer out = test_buffer_open(&backend, n * out_row * 4);
-    struct test_buffer lse = test_buffer_open(&backend, n * s->n_head * 4);
+    struct own own = {.query = own_buffer(p, p->query, s->query_dtype, query_row(s), false),
+                      .key = own_buffer(p, p->key, s->kv_dtype, key_row(s), true),
+                      .value = own_buffer(p, p->value, s->kv_dtype, value_row(s), true)};
+    own.position = own_positions(p, false, &own.n);
+    own.out = test_buffer_open(&backend, own.n * s->n_head * s->value_dim * 4);
+    own.lse = test_buffer_open(&backend, own.n * s->n_head * 4);
+    return own;
+}
+
+static void own_close(struct own *own) {
+    struct test_buffer *all[] = {&own->query, &own->key, &own->value, &own->out, &own->lse};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) test_buffer_close(all[i]);
+    free(own->position);
+}
+
+static bool sees_a_key(const struct visibility *visibility, int64_t position) {
+    int64_t sinks = visibility_sinks(visibility);
+    return visibility_keys(visibility, position).length > 0 ||
+           (sinks > 0 && visibility_end(visibility, position) > 0);
+}
+
+// Rows of queries that the call shows nothing are what they were.
+static void check_kept(const struct own *own, const struct visibility *visibility,
+                       const void *out_before, const void *lse_before) {
+    for (int64_t i = 0; i < own->n; i++) {
+        if (sees_a_key(visibility, own->position[i])) continue;
+        int64_t out_row = own->out.bytes / own->n, lse_row = own->lse.bytes / own->n;
+        assert_memory_equal((char *)own->out.host + i * out_row,
+                            (const char *)out_before + i * out_row, (size_t)out_row);
+        assert_memory_equal((char *)own->lse.host + i * lse_row,
+                            (const char *)lse_before + i * lse_row, (size_t)lse_row);
+    }
+}
+
+struct call {
+    struct visibility visibility;
+    enum pass pass;
+};
+
+static void run_call(struct ring_attention *ring, const struct problem *p, const struct call *call,
+                     struct own *own, bool merge) {
+    struct problem part = *p;
+    part.visibility = call->visibility;
+    struct ring_attention_args args =
+        ring_args(&part, own->query.image, own->key.image, own->value.image);
+    args.pass = call->pass;
+    args.out = own->out.image;
+    args.lse = own->lse.image;
+    args.merge = merge;
+    int64_t received = comm->bytes_received, flop = ring->profile->attention_flop;
+    enum pass pass = comm->size > 1 ? call->pass : PASS_KV;
+    assert_int_equal(ring_attention_run(ring, &args), OK);
+    assert_int_equal(comm->bytes_received - received, expected_bytes(&part, call->pass));
+    assert_int_equal(ring->profile->attention_flop - flop, expected_flop(&part, pass));
+    void *out_before = test_alloc(own->out.bytes), *lse_before = test_alloc(own->lse.bytes);
+    memcpy(out_before, own->out.host, (size_t)own->out.bytes);
+    memcpy(lse_before, own->lse.host, (size_t)own->lse.bytes);
+    test_buffer_pull(&own->out);
+    test_buffer_pull(&own->lse);
+    if (merge) check_kept(own, &call->visibility, out_before, lse_before);
+    free(out_before);
+    free(lse_before);
+}
+
+// Calls that together show each key once, merged.
+static void check_calls(const struct problem *p, const struct call *calls, int n_call) {
+    struct own own = own_open(p);
     struct profile profile = {0};
     struct ring_attention ring;
     open_ring(&ring, p, &profile);
-    struct ring_attention_args args = ring_args(p, query.image, key.image, value.image);
-    args.pass = pass;
-    args.out = out.image;
-    args.lse = lse.image;
-    int64_t received = comm->bytes_received;
-    assert_int_equal(ring_attention_run(&ring, &args), OK);
-    assert_int_equal(comm->bytes_received - received, expected_bytes(p, pass));
-    assert_int_equal(profile.attention_flop, expected_flop(p, comm->size > 1 ? pass : PASS_KV));
-    test_buffer_pull(&out);
-    test_buffer_pull(&lse);
+    for (int i = 0; i < n_call; i++) run_call(&ring, p, &calls[i], &own, i > 0);
     ring_attention_close(&ring);
-
-    int64_t *position = own_positions(p, false, &n);
-    const char *name = pass_names[pass];
-    for (int64_t i = 0; i < n; i++) {
-        int64_t row = position[i] - p->begin;
-        check_rows((float *)out.host + i * out_row, p->out + row * out_row, out_row, name);
-        check_rows((float *)lse.host + i * s->n_head, p->lse + row * s->n_head, s->n_head, name);
+    int64_t n_head = p->shape.n_head, out_row = n_head * p->shape.value_dim;
+    const char *name = pass_names[calls[n_call - 1].pass];
+    for (int64_t i = 0; i < own.n; i++) {
+        int64_t row = own.position[i] - p->begin;
+        check_rows((float *)own.out.host + i * out_row, p->out + row * out_row, out_row, name);
+        check_rows((float *)own.lse.host + i * n_head, p->lse + row * n_head, n_head, name);
     }
-    free(position);
-    test_buffer_close(&query);
-    test_buffer_close(&key);
-    test_buffer_close(&value);
-    test_buffer_close(&out);
-    test_buffer_close(&lse);
+    own_close(&own);
 }
 
-static void check_decode(const struct problem *p, bool want_lse) {
+static void check_pass(const struct problem *p, enum pass pass) {
+    check_calls(p, &(struct call){p->visibility, pass}, 1);
+}
+
+// parts [n_part]: what together shows each key once.
+static void check_decode(const struct problem *p, const struct visibility *parts, int n_part,
+                         bool want_lse) {
     const struct shape *s = &p->shape;
     int64_t n = p->end - p->begin;
     struct span heads = partition_piece(s->n_head, comm->size, comm->rank);
@@ -152,40 +209,37 @@ static void check_decode(const struct problem *p, bool want_lse) {
     struct test_buffer query = test_buffer_take(&backend, queries, query_bytes);
     struct test_buffer key = own_buffer(p, p->key, s->kv_dtype, key_row(s), true);
     struct test_buffer value = own_buffer(p, p->value, s->kv_dtype, value_row(s), true);
-    int64_t width = heads.length * s->value_dim;
+    int64_t width = heads.length * s->value_dim, flop = 0;
     struct test_buffer out = test_buffer_open(&backend, n * width * 4);
     struct test_buffer lse = test_buffer_open(&backend, n * s->n_head * 4);
-    struct test_buffer head_lse = test_buffer_open(&backend, n * heads.length * 4);
     struct profile profile = {0};
     struct ring_attention ring;
     open_ring(&ring, p, &profile);
-    struct ring_attention_args args = ring_args(p, query.image, key.image, value.image);
-    args.head_lse = head_lse.image;
+    struct ring_attention_args args[2];
+    for (int i = 0; i < n_part; i++) {
+        struct problem part = *p;
+        part.visibility = parts[i];
+        args[i] = ring_args(&part, query.image, key.image, value.image);
+        flop += expected_flop(&part, PASS_Q);
+    }
+    args->out = out.image;
+    args->lse = want_lse ? lse.image : NULL;
     int64_t received = comm->bytes_received;
-    assert_int_equal(decode_attention_run(&ring, &args, out.image, want_lse ? lse.image : NULL),
-                     OK);
+    assert_int_equal(decode_attention_run(&ring, args, n_part), OK);
     struct attention_shape shape = volume_shape(s);
     if (!want_lse)
         assert_int_equal(comm->bytes_received - received,
                          volume_decode(&shape, comm->size, comm->rank, n));
-    assert_int_equal(profile.attention_flop, expected_flop(p, PASS_Q));
+    assert_int_equal(profile.attention_flop, flop);
     test_buffer_pull(&out);
     test_buffer_pull(&lse);
     ring_attention_close(&ring);
-    test_buffer_pull(&head_lse);
     if (want_lse) check_rows(lse.host, p->lse, n * s->n_head, "decode lse");
-    for (int64_t i = 0; i < n; i++) {
-        int64_t head = i * s->n_head + heads.start;
-        check_rows((float *)out.host + i * width, p->out + head * s->value_dim, width, "decode");
-        check_rows((float *)head_lse.host + i * heads.length, p->lse + head, heads.length,
-                   "decode lse of heads");
-    }
-    test_buffer_close(&head_lse);
-    test_buffer_close(&query);
-    test_buffer_close(&key);
-    test_buffer_close(&value);
-    test_buffer_close(&out);
-    test_buffer_close(&lse);
+    for (int64_t i = 0; i < n; i++)
+        check_rows((float *)out.host + i * width,
+                   p->out + (i * s->n_head + heads.start) * s->value_dim, width, "decode");
+    struct test_buffer *all[] = {&query, &key, &value, &out, &lse};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) test_buffer_close(all[i]);
 }
 
 // Every form, with all keys held and with those alone that are seen.
@@ -298,51 +352,66 @@ static void transfers_may_be_cut(void **state) {
     comm->message_bytes = limit;
 }
 
-// Two calls that together show each key once, merged: near keys by the halo, far ones by the ring.
+// What is seen, and two parts that together show each key of it once.
+struct split {
+    struct visibility whole, parts[2];
+};
+static const struct split splits[] = {
+    {{.back = VISIBLE_ALL}, {{.back = 11}, {.back = VISIBLE_ALL, .ahead = -12}}},
+    {{.back = VISIBLE_ALL}, {{.block = 24}, {.block = 24, .back = VISIBLE_ALL, .ahead = -1}}},
+    {{.back = 45}, {{.back = 10}, {.back = 45, .ahead = -11}}},
+    {{.back = 19, .sinks = 3}, {{.back = 19}, {.back = 19, .ahead = -20, .sinks = 3}}},
+    {{.back = 45, .sinks = 20}, {{.back = 10}, {.back = 45, .ahead = -11, .sinks = 20}}},
+    {{.back = 45, .ahead = 45}, {{.back = -3, .ahead = 45}, {.back = 45, .ahead = 2}}},
+    {{.back = VISIBLE_ALL, .n_document = 5, .document_end = packed},
+     {{.back = 6, .n_document = 5, .document_end = packed},
+      {.back = VISIBLE_ALL, .ahead = -7, .n_document = 5, .document_end = packed}}},
+};
+enum { N_SPLIT = sizeof splits / sizeof *splits };
+
+static void check_split(const struct problem *p, const struct split *split) {
+    for (enum pass first = PASS_KV; first <= PASS_HALO; first++)
+        for (enum pass second = PASS_KV; second <= PASS_HALO; second++)
+            for (int swap = 0; swap < 2; swap++) {
+                const struct call calls[] = {{split->parts[swap], first},
+                                             {split->parts[1 - swap], second}};
+                check_calls(p, calls, 2);
+            }
+}
+
 static void calls_merge_into_one_attention(void **state) {
     (void)state;
-    const struct shape *s = &grouped;
-    struct problem p;
-    problem_open(&p, &backend, s, one_extent(LAYOUT_ZIGZAG, 97), 0, VISIBILITY_CAUSAL);
-    int64_t n, row = (int64_t)s->n_head * s->value_dim, *position = own_positions(&p, false, &n);
-    struct test_buffer query = own_buffer(&p, p.query, s->query_dtype, query_row(s), false);
-    struct test_buffer key = own_buffer(&p, p.key, s->kv_dtype, key_row(s), true);
-    struct test_buffer value = own_buffer(&p, p.value, s->kv_dtype, value_row(s), true);
-    struct test_buffer out[2], lse[2];
-    struct profile profile = {0};
-    struct ring_attention ring;
-    open_ring(&ring, &p, &profile);
-    for (int part = 0; part < 2; part++) {
-        out[part] = test_buffer_open(&backend, n * row * 4);
-        lse[part] = test_buffer_open(&backend, n * s->n_head * 4);
-        struct ring_attention_args args = ring_args(&p, query.image, key.image, value.image);
-        args.pass = part ? PASS_KV : PASS_HALO;
-        args.visibility = part ? (struct visibility){.back = VISIBLE_ALL, .ahead = -12}
-                               : (struct visibility){.back = 11};
-        args.out = out[part].image;
-        args.lse = lse[part].image;
-        assert_int_equal(ring_attention_run(&ring, &args), OK);
+    for (int i = 0; i < N_SPLIT; i++) {
+        const struct visibility whole = splits[i].whole;
+        struct problem p;
+        problem_open(&p, &backend, &grouped, one_extent(LAYOUT_ZIGZAG, 97), 0, whole);
+        check_split(&p, &splits[i]);
+        problem_close(&p);
+        problem_open(&p, &backend, &grouped, one_extent(LAYOUT_CONTIGUOUS, 3), 0, whole);
+        check_split(&p, &splits[i]); // ranks without tokens
+        problem_close(&p);
+        problem_open(&p, &backend, &rounded, mixture(), 60, whole);
+        check_split(&p, &splits[i]);
+        if (!whole.sinks) p.key_begin = visibility_begin(&whole, p.begin);
+        if (p.key_begin > 0) check_split(&p, &splits[i]);
+        problem_close(&p);
     }
-    struct merge_args merge = {.n_row = n * s->n_head,
-                               .value_dim = s->value_dim,
-                               .out = out[0].image,
-                               .lse = lse[0].image,
-                               .other_out = out[1].image,
-                               .other_lse = lse[1].image};
-    assert_int_equal(backend.ops->merge_partials(&backend, &merge), OK);
-    assert_int_equal(profile.attention_flop, expected_flop(&p, PASS_KV));
-    test_buffer_pull(&out[0]);
-    test_buffer_pull(&lse[0]);
-    for (int64_t i = 0; i < n; i++) {
-        check_rows((float *)out[0].host + i * row, p.out + position[i] * row, row, "merged");
-        check_rows((float *)lse[0].host + i * s->n_head, p.lse + position[i] * s->n_head, s->n_head,
-                   "merged lse");
-    }
-    ring_attention_close(&ring);
-    struct test_buffer *all[] = {&query, &key, &value, &out[0], &out[1], &lse[0], &lse[1]};
-    for (int i = 0; i < 7; i++) test_buffer_close(all[i]);
-    free(position);
-    problem_close(&p);
+}
+
+static void decode_in_parts_is_one_attention(void **state) {
+    (void)state;
+    for (int i = 0; i < N_SPLIT; i++)
+        for (int64_t n_query = 1; n_query <= 3; n_query += 2) {
+            struct problem p;
+            struct sequence s = mixture();
+            problem_open(&p, &backend, &grouped, s, s.length - n_query, splits[i].whole);
+            for (int want_lse = 0; want_lse < 2; want_lse++) {
+                const struct visibility swapped[] = {splits[i].parts[1], splits[i].parts[0]};
+                check_decode(&p, splits[i].parts, 2, want_lse);
+                check_decode(&p, swapped, 2, want_lse);
+            }
+            problem_close(&p);
+        }
 }
 
 static void decode_equals_the_whole(void **state) {
@@ -355,7 +424,7 @@ static void decode_equals_the_whole(void **state) {
                 struct sequence s = i ? one_extent(LAYOUT_ZIGZAG, 40) : mixture();
                 assert_true(sequence_append(&s, LAYOUT_ROUND_ROBIN, 3));
                 problem_open(&p, &backend, shapes[i], s, s.length - n_query, VISIBILITY_CAUSAL);
-                check_decode(&p, want_lse);
+                check_decode(&p, &p.visibility, 1, want_lse);
                 problem_close(&p);
             }
     for (int v = 0; v < N_VISIBILITY; v++)
@@ -363,14 +432,14 @@ static void decode_equals_the_whole(void **state) {
             struct problem p;
             struct sequence s = mixture();
             problem_open(&p, &backend, &grouped, s, s.length - n_query, visibilities[v]);
-            check_decode(&p, v % 2);
+            check_decode(&p, &p.visibility, 1, v % 2);
             p.key_begin = visibility_begin(&visibilities[v], p.begin);
-            check_decode(&p, v % 2);
+            check_decode(&p, &p.visibility, 1, v % 2);
             problem_close(&p);
         }
     struct problem p; // most ranks hold nothing
     problem_open(&p, &backend, &grouped, one_extent(LAYOUT_ROUND_ROBIN, 1), 0, VISIBILITY_CAUSAL);
-    check_decode(&p, true);
+    check_decode(&p, &p.visibility, 1, true);
     problem_close(&p);
 }
 
@@ -385,7 +454,7 @@ static void small_workspace_is_refused(void **state) {
     struct ring_attention_args args = ring_args(&p, p.query, p.key, p.value);
     for (args.pass = PASS_KV; args.pass <= PASS_HALO; args.pass++)
         assert_int_equal(ring_attention_run(&ring, &args), ERR_INTERNAL);
-    assert_int_equal(decode_attention_run(&ring, &args, p.out, NULL), ERR_INTERNAL);
+    assert_int_equal(decode_attention_run(&ring, &args, 1), ERR_INTERNAL);
     ring_attention_close(&ring);
     ring_attention_close(&ring);
     problem_close(&p);
@@ -403,6 +472,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(transfers_may_be_cut),
         cmocka_unit_test(calls_merge_into_one_attention),
         cmocka_unit_test(decode_equals_the_whole),
+        cmocka_unit_test(decode_in_parts_is_one_attention),
         cmocka_unit_test(small_workspace_is_refused),
     };
     int n_failed = 0;

@@ -408,7 +408,8 @@ static void check_decode(struct shard *h) {
     struct queries q = queries_open(d, &begin, 1);
     struct sparse_ring_args args = sparse_args(h, &q, begin, EXCHANGE_AUTO);
     int64_t before = comm->bytes_received;
-    assert_int_equal(sparse_decode_run(&h->ring, &args, q.out.image, NULL), OK);
+    args.attention.lse = NULL;
+    assert_int_equal(sparse_decode_run(&h->ring, &args), OK);
     if (comm->size > 1)
         assert_int_equal(comm->bytes_received - before,
                          volume_sparse_decode(&shape, &s->index, comm->size, comm->rank, 1));
@@ -417,8 +418,9 @@ static void check_decode(struct shard *h) {
     check_close(d, q.out.host, d->out + (begin * s->n_head + heads.start) * dim, heads.length * dim,
                 begin);
     args.reuse = true;
+    args.attention.lse = q.lse.image;
     test_buffer_poison(&q.out);
-    assert_int_equal(sparse_decode_run(&h->ring, &args, q.out.image, q.lse.image), OK);
+    assert_int_equal(sparse_decode_run(&h->ring, &args), OK);
     queries_pull(&q);
     check_close(d, q.out.host, d->out + (begin * s->n_head + heads.start) * dim, heads.length * dim,
                 begin);
