@@ -77,6 +77,8 @@ static enum status read_batch(struct embedder *e) {
         document->packed |= b->n_unit > 1;
         document->seconds += seconds * (double)n / (double)b->n;
         if (n > job->longest) job->longest = n;
+        int64_t max_tokens = job->vector_head.max_tokens;
+        job->embedded.longer += max_tokens > 0 && n > max_tokens;
     }
     b->n = b->n_unit = 0;
     return OK;

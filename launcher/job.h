@@ -37,6 +37,7 @@ struct job {
     struct {
         int64_t documents, packed; // written; of these in batches with others
         int64_t batches, vectors;
+        int64_t longer; // sequences read beyond vector_head.max_tokens
     } embedded;
     int64_t task_bytes; // planned: host memory of the task besides the session's
     double started;     // seconds, cluster_seconds

@@ -199,6 +199,10 @@ static void describe_vectors(json_t *object, const struct job *job) {
     json_object_set_new(object, "normalised", json_boolean(head->normalise));
     set_prefix(object, "prefix", head->prefix);
     set_prefix(object, "query_prefix", head->query_prefix);
+    if (head->max_tokens > 0) {
+        json_object_set_new(object, "max_seq_length", json_integer(head->max_tokens));
+        json_object_set_new(object, "longer_sequences", json_integer(job->embedded.longer));
+    }
     json_object_set_new(object, "documents_packed", json_integer(job->embedded.packed));
     json_object_set_new(object, "batches", json_integer(job->embedded.batches));
 }
@@ -217,6 +221,12 @@ static void print_vectors(FILE *out, const struct job *job) {
             head->modules.n_dense == 1 ? "" : "s", head->normalise ? "1" : "as it comes");
     if (head->prefix) fprintf(out, "  documents follow the prompt '%s'\n", head->prefix);
     if (head->query_prefix) fprintf(out, "  questions follow '%s'\n", head->query_prefix);
+    if (job->embedded.longer > 0)
+        fprintf(out,
+                "  read whole though longer than the %lld tokens after which sentence-transformers "
+                "cuts (max_seq_length): %lld sequences of up to %lld tokens\n",
+                (long long)head->max_tokens, (long long)job->embedded.longer,
+                (long long)job->longest);
 }
 
 static enum status write_json(const struct job *job, const struct rank_record *records,

@@ -45,6 +45,7 @@ enum status vector_head_open(const struct options *o, const struct checkpoint *c
     TRY(sentence_modules_open(checkpoint, (enum pooling)o->pooling, modules));
     TRY(vector_head_check(o, modules->pooling));
     TRY(choose_prompts(o, checkpoint, out));
+    TRY(sentence_max_tokens(checkpoint->folder, &out->max_tokens));
     bool prompt = out->prefix || out->query_prefix;
     if (modules->without_prompt && prompt && modules->pooling != POOLING_LAST &&
         o->pooling == POOLING_AUTO)

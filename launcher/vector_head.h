@@ -13,6 +13,7 @@ struct vector_head {
     struct sentence_prompts prompts;
     bool late_chunking;                // passages are pooled from the states of the whole document
     const char *prefix, *query_prefix; // before documents and questions; NULL: nothing
+    int64_t max_tokens;                // sentence-transformers cuts texts there; 0: nowhere
     bool normalise;                    // vectors have length 1 (L2), unless they are zero
     int64_t n_out, widest;             // elements of a vector, and of the widest on the way to it
     struct backend *backend; // rank 0, as all below, where there are Dense layers; else NULL

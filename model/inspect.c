@@ -101,14 +101,18 @@ static void describe_prompts(const struct sentence_prompts *prompts, FILE *out) 
 static void describe_vectors(const struct checkpoint *checkpoint, FILE *out) {
     struct sentence_modules modules;
     struct sentence_prompts prompts = {0};
+    int64_t max_tokens = 0;
     const struct model_spec *spec = &checkpoint->spec;
     enum status status = sentence_modules_open(checkpoint, POOLING_AUTO, &modules);
     if (status == OK) status = sentence_prompts_open(checkpoint->folder, &prompts);
+    if (status == OK) status = sentence_max_tokens(checkpoint->folder, &max_tokens);
     bool said = *modules.digest || modules.pooling != POOLING_MEAN;
     if (status != OK)
         fprintf(out, "vectors       refused: %s\n", status_message());
     else if (said || !spec->causal)
         describe_modules(&modules, spec->n_hidden, out);
+    if (*modules.digest && max_tokens > 0)
+        fprintf(out, "cut after     %" PRId64 " tokens by sentence-transformers\n", max_tokens);
     describe_prompts(&prompts, out);
     sentence_prompts_close(&prompts);
     sentence_modules_close(&modules);

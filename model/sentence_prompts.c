@@ -65,3 +65,30 @@ const char *sentence_prompts_names(const struct sentence_prompts *prompts, char 
     }
     return out;
 }
+
+// Numbers without an end are written as an integer of 31 digits.
+static enum status read_limit(const char *folder, const char *file, const char *key, int64_t *out) {
+    struct mapping text;
+    char *path;
+    json_t *root = NULL;
+    json_error_t error;
+    enum status status = mapping_open_optional(folder, file, &path, &text);
+    if (status != OK || !path) goto done;
+    root = json_loadb(text.data ? text.data : "", text.bytes, JSON_DECODE_INT_AS_REAL, &error);
+    if (!root) FAIL_OR(done, ERR_INPUT, "%s: line %d: %s", path, error.line, error.text);
+    double limit = json_number_value(json_object_get(root, key));
+    if (limit >= 1 && limit < INT32_MAX) *out = (int64_t)limit;
+done:
+    json_decref(root);
+    mapping_close(&text);
+    free(path);
+    return status;
+}
+
+enum status sentence_max_tokens(const char *folder, int64_t *out) {
+    *out = 0;
+    if (!folder) return OK;
+    TRY(read_limit(folder, "sentence_bert_config.json", "max_seq_length", out));
+    if (*out > 0) return OK;
+    return read_limit(folder, "tokenizer_config.json", "model_max_length", out);
+}

@@ -1,10 +1,12 @@
-// The prompts of a model folder's config_sentence_transformers.json: texts, by name, that the model
-// was trained to see before others.
+// What a model folder says of the texts that sentence-transformers gives its network: prompts by
+// name (config_sentence_transformers.json), which the model was trained to see before others, and
+// after how many tokens it cuts.
 #ifndef HALKA_MODEL_SENTENCE_PROMPTS_H
 #define HALKA_MODEL_SENTENCE_PROMPTS_H
 
 #include <jansson.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "kernels/status.h"
 
@@ -23,5 +25,9 @@ void sentence_prompts_close(struct sentence_prompts *prompts); // accepts a zero
 const char *sentence_prompts_find(const struct sentence_prompts *prompts, const char *name);
 // "query, document" for messages; returns out.
 const char *sentence_prompts_names(const struct sentence_prompts *prompts, char *out, size_t bytes);
+
+// max_seq_length of sentence_bert_config.json, else model_max_length of tokenizer_config.json;
+// 0: neither says a number that fits, as for a folder of NULL.
+enum status sentence_max_tokens(const char *folder, int64_t *out);
 
 #endif

@@ -316,24 +316,44 @@ static void read_added_specials(struct tokenizer *t, json_t *config) {
         t->suffix[t->n_suffix++] = t->eos;
 }
 
-// tokenizer_config.json and chat_template.jinja are optional; only a damaged one is an error.
-static enum status read_companions(const char *path, struct tokenizer *t) {
-    char *config_path = beside(path, "tokenizer_config.json");
-    char *template_path = beside(path, "chat_template.jinja");
+// NULL where there is no such file. Integers are none that are read here, and model_max_length,
+// where nobody set it, is 10^30.
+static enum status load_optional(const char *path, const char *name, json_t **out) {
+    char *file = beside(path, name);
+    if (!file) FAIL(ERR_MEMORY, "no memory for the path of %s", name);
+    *out = NULL;
+    enum status status =
+        access(file, F_OK) == 0 ? load_json(file, JSON_DECODE_INT_AS_REAL, out) : OK;
+    free(file);
+    return status;
+}
+
+static enum status read_template(const char *path, json_t *config, struct tokenizer *t) {
+    char *file = beside(path, "chat_template.jinja");
+    if (!file) FAIL(ERR_MEMORY, "no memory for the path of a template");
     enum status status = OK;
-    json_t *config = NULL;
-    if (!config_path || !template_path) FAIL_OR(done, ERR_MEMORY, "no memory for a path");
-    if (access(template_path, F_OK) == 0) TRY_OR(done, load_text(template_path, &t->chat_template));
-    if (access(config_path, F_OK) != 0) goto done;
-    // model_max_length is 10^30 where nobody set it, and no number of this file is read.
-    TRY_OR(done, load_json(config_path, JSON_DECODE_INT_AS_REAL, &config));
-    read_added_specials(t, config);
     const char *text = template_text(json_object_get(config, "chat_template"));
-    if (!t->chat_template && text) t->chat_template = strdup(text);
+    if (access(file, F_OK) == 0)
+        status = load_text(file, &t->chat_template);
+    else if (text)
+        t->chat_template = strdup(text);
+    free(file);
+    return status;
+}
+
+// Files beside tokenizer.json are optional; only a damaged one is an error.
+static enum status read_companions(const char *path, struct tokenizer *t) {
+    json_t *config = NULL, *sentences = NULL;
+    enum status status = OK;
+    TRY_OR(done, load_optional(path, "tokenizer_config.json", &config));
+    read_added_specials(t, config);
+    TRY_OR(done, read_template(path, config, t));
+    TRY_OR(done, load_optional(path, "sentence_bert_config.json", &sentences));
+    if (json_is_true(json_object_get(sentences, "do_lower_case")))
+        status = tokenizer_add_lower_case(t);
 done:
+    json_decref(sentences);
     json_decref(config);
-    free(config_path);
-    free(template_path);
     return status;
 }
 

@@ -130,6 +130,22 @@ static enum status read_bert_normalizer(struct tokenizer *t, json_t *value, cons
     return lower ? add_step(t, NORMAL_LOWER) : OK;
 }
 
+static enum status read_lower_case(struct tokenizer *t, json_t *value, const char *type) {
+    (void)value;
+    (void)type;
+    return add_step(t, NORMAL_LOWER);
+}
+
+enum status tokenizer_add_lower_case(struct tokenizer *t) {
+    for (int i = 0; i < t->n_normal; i++)
+        if (t->normal[i].kind == NORMAL_LOWER) return OK;
+    TRY(add_step(t, NORMAL_LOWER));
+    struct normal_step step = t->normal[t->n_normal - 1];
+    memmove(t->normal + 1, t->normal, (size_t)(t->n_normal - 1) * sizeof step);
+    t->normal[0] = step;
+    return OK;
+}
+
 enum status tokenizer_read_normalizer(struct tokenizer *tokenizer, json_t *value) {
     static const struct rule rules[] = {{"NFC", read_form},
                                         {"NFD", read_form},
@@ -140,6 +156,7 @@ enum status tokenizer_read_normalizer(struct tokenizer *tokenizer, json_t *value
                                         {"BertNormalizer", read_bert_normalizer},
                                         {"Precompiled", read_charsmap},
                                         {"Strip", read_strip},
+                                        {"Lowercase", read_lower_case},
                                         {.type = NULL, .read = NULL}};
     return read_rule(tokenizer, value, "normalizer", "normalizers", rules, 0);
 }

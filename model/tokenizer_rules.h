@@ -8,6 +8,8 @@
 #include "model/tokenizer_internal.h"
 
 enum status tokenizer_read_normalizer(struct tokenizer *tokenizer, json_t *value);
+// As the first step, unless there is such a step: how sentence-transformers applies do_lower_case.
+enum status tokenizer_add_lower_case(struct tokenizer *tokenizer);
 // Also finds out whether the model works on bytes.
 enum status tokenizer_read_pre_tokenizer(struct tokenizer *tokenizer, json_t *value);
 enum status tokenizer_read_post_processor(struct tokenizer *tokenizer, json_t *value);

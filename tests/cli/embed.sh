@@ -109,6 +109,15 @@ embed "prompts: by hand" prompt3 --document $text --set task.prefix="query: "
 same_rows "prompts: by name" prompt2 prompt3
 embed "prompts: none" prompt4 --document $text --set task.prefix= --set task.passages=paragraphs
 same_rows "prompts: none" prompt4 modules
+# What sentence-transformers does to texts: lower case, and a cut that is only reported.
+tr '[:upper:]' '[:lower:]' <$text >"$work/lower.txt"
+echo '{"max_seq_length": 40, "do_lower_case": true}' >"$use/sentence_bert_config.json"
+embed "lower case" lower1 --document $text --set task.prefix=
+rm "$use/sentence_bert_config.json"
+embed "lower case by hand" lower2 --document "$work/lower.txt" --set task.prefix=
+same_rows "lower case" lower1 lower2
+holds "longer than trained" "$work/lower1/report.txt" "longer than the 40 tokens after which"
+holds "longer than trained: report.json" "$work/lower1/report.json" '"longer_sequences": 1,'
 expect "prompts: locate" 0 "" run --model "$use" --task locate --document $text \
     --question "The end" --output "$work/prompt-locate"
 holds "prompts: of documents" "$work/prompt-locate/report.json" '"prefix": "text: "'

@@ -297,12 +297,40 @@ static void test_prompts(void **state) {
     assert_null(out.texts);
 }
 
+static void test_limits(void **state) {
+    (void)state;
+    static const struct {
+        const char *sentences, *tokenizer;
+        int64_t limit;
+    } cases[] = {
+        {"{\"max_seq_length\": 40}", "{\"model_max_length\": 60}", 40},
+        {"{\"max_seq_length\": null}", "{\"model_max_length\": 60}", 60},
+        {"{}", "{\"model_max_length\": 1000000000000000019884624838656}", 0},
+        {"{\"max_seq_length\": 0}", "{\"model_max_length\": \"60\"}", 0},
+    };
+    char *folder = folder_make();
+    int64_t limit = -1;
+    assert_int_equal(sentence_max_tokens(NULL, &limit), OK);
+    assert_int_equal(limit, 0);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const char *texts[] = {cases[i].sentences, cases[i].tokenizer};
+        free(folder_write(folder, "sentence_bert_config.json", texts[0], strlen(texts[0])));
+        free(folder_write(folder, "tokenizer_config.json", texts[1], strlen(texts[1])));
+        if (sentence_max_tokens(folder, &limit) != OK) fail_msg("%s", status_message());
+        assert_int_equal(limit, cases[i].limit);
+    }
+    free(folder_write(folder, "sentence_bert_config.json", "{", 1));
+    assert_int_equal(sentence_max_tokens(folder, &limit), ERR_INPUT);
+    assert_non_null(strstr(status_message(), "sentence_bert_config.json: line 1"));
+    folder_remove(folder);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_lists),   cmocka_unit_test(test_pooling),
         cmocka_unit_test(test_dense),   cmocka_unit_test(test_activations),
         cmocka_unit_test(test_weights), cmocka_unit_test(test_gguf),
-        cmocka_unit_test(test_prompts),
+        cmocka_unit_test(test_prompts), cmocka_unit_test(test_limits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -33,7 +33,7 @@ static void test_refusals(void **state) {
     static const struct {
         const char *json, *message;
     } cases[] = {
-        {"{\"normalizer\":{\"type\":\"Lowercase\"}," MODEL "}", "Lowercase"},
+        {"{\"normalizer\":{\"type\":\"Nmt\"}," MODEL "}", "Nmt"},
         {"{\"pre_tokenizer\":{\"type\":\"Whitespace\"}," MODEL "}", "Whitespace"},
         {"{\"post_processor\":{\"type\":\"RobertaProcessing\"}," MODEL "}", "lacks its 'cls'"},
         {"{\"post_processor\":{\"type\":\"BertProcessing\",\"cls\":[\"a\",0],\"sep\":[\"x\",9]}"
@@ -122,6 +122,52 @@ static void test_companions(void **state) {
     rmdir(folder);
 }
 
+// do_lower_case of sentence-transformers, and the normaliser Lowercase: found with tokenizers.
+static void test_lower_case(void **state) {
+    (void)state;
+    static const char added[] =
+        "\"added_tokens\":[{\"id\":3,\"content\":\"<X>\",\"normalized\":true}],",
+                      replace[] =
+                          "\"normalizer\":{\"type\":\"Replace\",\"pattern\":{\"String\":\"A\"},"
+                          "\"content\":\"b\"},",
+                      lower[] = "\"normalizer\":{\"type\":\"Lowercase\"},";
+    static const struct {
+        const char *rule, *sentences;
+        int64_t n;
+        int32_t id[3];
+    } cases[] = {
+        {replace, "{\"do_lower_case\":false,\"max_seq_length\":256}", 2, {1, 3}},
+        {replace, "{\"do_lower_case\":true}", 2, {2, 3}}, // before the replacement
+        {lower, "{\"do_lower_case\":true}", 2, {2, 3}},
+        {lower, "{}", 2, {2, 3}},
+    };
+    char folder[] = "/tmp/halka-tokenizer-XXXXXX", path[64], sentences[64], json[512];
+    struct token_list list = {0};
+    assert_non_null(mkdtemp(folder));
+    snprintf(path, sizeof path, "%s/tokenizer.json", folder);
+    snprintf(sentences, sizeof sentences, "%s/sentence_bert_config.json", folder);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct tokenizer *t = NULL;
+        snprintf(json, sizeof json, "{%s%s%s}", added, cases[i].rule, MODEL);
+        write_file(path, json);
+        write_file(sentences, cases[i].sentences);
+        must(tokenizer_open(folder, NULL, &t));
+        list.n = 0;
+        must(tokenizer_encode(t, i ? "AB<X>" : "A<X>", i ? 5 : 4, 0, &list));
+        assert_int_equal(list.n, cases[i].n);
+        assert_memory_equal(list.id, cases[i].id, (size_t)list.n * sizeof(int32_t));
+        tokenizer_close(&t);
+    }
+    token_list_close(&list);
+    struct tokenizer *t = NULL;
+    write_file(sentences, "{\"do_lower_case\":");
+    assert_int_equal(tokenizer_open(folder, NULL, &t), ERR_INPUT);
+    assert_non_null(strstr(status_message(), "sentence_bert_config.json, line 1"));
+    unlink(path);
+    unlink(sentences);
+    rmdir(folder);
+}
+
 // add_bos_token and add_eos_token count where tokenizer.json's post-processor adds nothing.
 static void test_added_specials(void **state) {
     (void)state;
@@ -176,6 +222,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_companions),
+        cmocka_unit_test(test_lower_case),
         cmocka_unit_test(test_added_specials),
     };
     return cmocka_run_group_tests_name("tokenizer files", tests, NULL, NULL);
