@@ -6,14 +6,10 @@
 // `bench_gpu_model [DIVISOR]`: a divisor rehearses smaller networks.
 #include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 
 #include "dist/comm.h"
-#include "model/session.h"
-#include "tests/common/cases.h"
 #include "tests/common/measure.h"
-#include "tests/common/random_network.h"
+#include "tests/common/measure_session.h"
 
 enum {
     LONGEST = 131072,
@@ -25,14 +21,11 @@ enum {
 
 struct bench {
     struct backend backend;
-    struct random_network network;
+    struct measured_session model;
     struct comm comm;
     struct profile profile;
-    struct session *session;
     int64_t divisor;
     double flops, bytes; // the ceilings, per second
-    int32_t *token;      // [longest + N_DECODE]
-    float *logits;       // [n_vocab]
 };
 
 static int64_t scaled(const struct bench *b, int64_t n) {
@@ -40,59 +33,35 @@ static int64_t scaled(const struct bench *b, int64_t n) {
 }
 
 static double append_seconds(struct bench *b, int64_t n) {
-    struct append_args args = {.token = b->token, .n = n, .last_logits = b->logits};
-    int64_t n_vocab = b->network.checkpoint.spec.n_vocab;
-    memset(b->logits, 0xff, (size_t)n_vocab * sizeof *b->logits);
-    double begun = measure_now();
-    measure_require(session_append(b->session, &args));
-    double seconds = measure_now() - begun;
-    for (int64_t i = 0; i < n_vocab; i++) {
-        if (isfinite(b->logits[i])) continue;
-        fprintf(stderr, "logit %lld is %g\n", (long long)i, (double)b->logits[i]);
-        exit(1);
-    }
+    double seconds;
+    measure_require(measure_session_append(&b->model, 0, n, &seconds));
     return seconds;
-}
-
-// Where the time went since the profile was cleared.
-static void print_phases(struct bench *b) {
-    double sum = 0;
-    for (int i = 0; i < N_PHASE; i++) sum += b->profile.seconds[i];
-    for (int i = 0; i < N_PHASE; i++)
-        if (b->profile.seconds[i] > 0.0005 * sum)
-            printf("  %s %.1f %%", phase_name[i], 100 * b->profile.seconds[i] / sum);
-    printf("\n");
-    fflush(stdout);
-}
-
-static void clear_profile(struct bench *b) {
-    memset(b->profile.seconds, 0, sizeof b->profile.seconds);
-    b->profile.attention_flop = 0;
 }
 
 static void measure_prefill(struct bench *b, int64_t n, int n_repeat) {
     double best = INFINITY;
     for (int i = 0; i < n_repeat; i++) {
-        measure_require(session_truncate(b->session, 0));
-        clear_profile(b);
+        measure_require(session_truncate(b->model.session, 0));
+        measure_clear_profile(&b->profile);
         best = fmin(best, append_seconds(b, n));
     }
     double attention = (double)b->profile.attention_flop;
     double flops =
-        (2 * random_network_layer_elements(&b->network.checkpoint.spec) * (double)n + attention) /
+        (2 * random_network_layer_elements(&b->model.network.checkpoint.spec) * (double)n +
+         attention) /
         best;
     printf("prefill of %6lld tokens: %8.3f s %9.0f tokens/s %7.1f TFLOP/s %5.1f %% of the ceiling, "
            "attention %.0f %% of the operations\n",
            (long long)n, best, (double)n / best, flops * 1e-12, 100 * flops / b->flops,
            100 * attention / (flops * best));
-    print_phases(b);
+    measure_print_phases(&b->profile, 1);
 }
 
 static void measure_decode(struct bench *b) {
-    const struct model_spec *spec = &b->network.checkpoint.spec;
-    int64_t length = session_length(b->session);
+    const struct model_spec *spec = &b->model.network.checkpoint.spec;
+    int64_t length = session_length(b->model.session);
     append_seconds(b, 1);
-    clear_profile(b);
+    measure_clear_profile(&b->profile);
     double seconds = 0, row = 0;
     for (int i = 0; i < N_DECODE; i++) seconds += append_seconds(b, 1) / N_DECODE;
     for (int i = 0; i < spec->n_layer; i++) {
@@ -106,7 +75,7 @@ static void measure_decode(struct bench *b) {
         "decode at %6lld tokens: %8.3f ms %9.1f tokens/s %7.1f GB/s read, %5.1f %% of a copy's\n",
         (long long)length, seconds * 1e3, 1 / seconds, read / seconds * 1e-9,
         100 * read / seconds / b->bytes);
-    print_phases(b);
+    measure_print_phases(&b->profile, N_DECODE);
 }
 
 static void print_memory(struct bench *b) {
@@ -121,30 +90,17 @@ static void print_memory(struct bench *b) {
 static void open_session(struct bench *b, struct session_options options) {
     options.precision = options.kv_precision = PRECISION_BF16;
     struct memory_plan plan;
-    measure_require(session_plan(&b->network.checkpoint, &b->backend, 1, 1, &options, &plan));
-    printf("plan: weights %.2f, K/V %.2f, activations %.2f, ring %.2f, scratch %.2f: %.2f GB\n",
-           (double)plan.weights * 1e-9, (double)plan.kv * 1e-9, (double)plan.activations * 1e-9,
-           (double)plan.ring * 1e-9, (double)plan.scratch * 1e-9, (double)plan.total * 1e-9);
+    measure_require(session_plan(&b->model.network.checkpoint, &b->backend, 1, 1, &options, &plan));
+    measure_print_plan(&plan);
     double begun = measure_now();
-    measure_require(session_open(&b->network.checkpoint, &b->backend, &b->comm, &b->profile,
-                                 &options, &b->session));
-    printf("weights loaded in %.1f s\n", measure_now() - begun);
+    measure_require(session_open(&b->model.network.checkpoint, &b->backend, &b->comm, &b->profile,
+                                 &options, &b->model.session));
+    printf("; weights loaded in %.1f s\n", measure_now() - begun);
     fflush(stdout);
 }
 
 static void open_network(struct bench *b, const struct network_shape *shape, int64_t capacity) {
-    measure_require(random_network_open(shape, b->divisor, &b->network));
-    b->logits = test_alloc(b->network.checkpoint.spec.n_vocab * (int64_t)sizeof *b->logits);
-    b->token = test_alloc(capacity * (int64_t)sizeof *b->token);
-    for (int64_t i = 0; i < capacity; i++)
-        b->token[i] =
-            (int32_t)(random_bits(2, (uint64_t)i) % (uint64_t)b->network.checkpoint.spec.n_vocab);
-}
-
-static void close_network(struct bench *b) {
-    random_network_close(&b->network);
-    free(b->token);
-    free(b->logits);
+    measure_require(measure_session_open(shape, b->divisor, capacity, &b->model));
 }
 
 static void measure_large(struct bench *b) {
@@ -156,8 +112,8 @@ static void measure_large(struct bench *b) {
     measure_prefill(b, longest, 1);
     measure_decode(b);
     print_memory(b);
-    session_close(&b->session);
-    close_network(b);
+    session_close(&b->model.session);
+    measure_session_close(&b->model);
 }
 
 static void measure_steps(struct bench *b, const char *name, const struct network_shape *shape) {
@@ -166,14 +122,14 @@ static void measure_steps(struct bench *b, const char *name, const struct networ
         printf("%s, %s\n", name, eager ? "operation by operation" : "a token's layers as one step");
         open_session(b, (struct session_options){.max_tokens = N_SHORT, .eager = eager});
         for (int i = 0; i < N_REPEAT; i++) {
-            measure_require(session_truncate(b->session, 0));
+            measure_require(session_truncate(b->model.session, 0));
             append_seconds(b, 16);
             append_seconds(b, 1);
             measure_decode(b);
         }
-        session_close(&b->session);
+        session_close(&b->model.session);
     }
-    close_network(b);
+    measure_session_close(&b->model);
 }
 
 int main(int argc, char **argv) {
