@@ -11,8 +11,8 @@
 #include <cmocka.h>
 
 #include "kernels/sparse.h"
+#include "tests/common/attention_cases.h"
 #include "tests/common/backends.h"
-#include "tests/common/cases.h"
 
 struct sparse_case {
     const char *name;
@@ -117,38 +117,25 @@ static void check_backends(const struct sparse_case *c, const struct sparse_atte
 
 static void check_case(const struct sparse_case *c) {
     int64_t n_out = c->n_query * c->n_head * c->value_dim, n_lse = c->n_query * c->n_head;
-    int64_t key_width = (int64_t)c->n_kv_head * c->head_dim;
-    int64_t value_width = c->value_in_key ? key_width : (int64_t)c->n_kv_head * c->value_dim;
-    void *query = random_vector(c->query_dtype, c->n_query * c->n_head * c->head_dim, 1, 1);
-    void *key = random_vector(c->kv_dtype, c->n_key * key_width, 1, 2);
-    void *value = c->value_in_key ? key : random_vector(c->kv_dtype, c->n_key * value_width, 1, 3);
+    struct attention_case dense = {.n_query = c->n_query,
+                                   .n_key = c->n_key,
+                                   .n_head = c->n_head,
+                                   .n_kv_head = c->n_kv_head,
+                                   .head_dim = c->head_dim,
+                                   .value_dim = c->value_dim,
+                                   .content = c->value_in_key ? VALUE_IN_KEY : RANDOM};
+    struct attention_args own = attention_arguments_open(&dense, c->query_dtype, c->kv_dtype);
     int32_t *row = test_alloc(c->n_query * c->k * 4), *n_selected = test_alloc(c->n_query * 4);
     float *expected = test_alloc((n_out + n_lse) * 4);
     memset(row, 0x7f, (size_t)(c->n_query * c->k) * 4); // what is not selected must not be read
     select_rows(c, row, n_selected);
-    spoil_others(c, row, n_selected, key, dtype_bytes(c->kv_dtype, key_width));
-    spoil_others(c, row, n_selected, value, dtype_bytes(c->kv_dtype, value_width));
+    spoil_others(c, row, n_selected, (char *)own.key, dtype_bytes(own.kv_dtype, own.key_stride));
+    spoil_others(c, row, n_selected, (char *)own.value,
+                 dtype_bytes(own.kv_dtype, own.value_stride));
     struct sparse_attention_args args = {
-        .attention = {.n_query = c->n_query,
-                      .n_key = c->n_key,
-                      .n_head = c->n_head,
-                      .n_kv_head = c->n_kv_head,
-                      .head_dim = c->head_dim,
-                      .value_dim = c->value_dim,
-                      .scale = 1 / sqrtf((float)c->head_dim),
-                      .query = query,
-                      .query_dtype = c->query_dtype,
-                      .query_stride = (int64_t)c->n_head * c->head_dim,
-                      .key = key,
-                      .value = value,
-                      .kv_dtype = c->kv_dtype,
-                      .key_stride = key_width,
-                      .value_stride = value_width,
-                      .out = expected,
-                      .lse = expected + n_out},
-        .row = row,
-        .n_selected = n_selected,
-        .k = c->k};
+        .attention = own, .row = row, .n_selected = n_selected, .k = c->k};
+    args.attention.out = expected;
+    args.attention.lse = expected + n_out;
     assert_int_equal(backends[0].ops->sparse_attention(&backends[0], &args), OK);
     check_backends(c, &args, NULL);
     float *held = test_alloc((n_out + n_lse) * 4);
@@ -158,8 +145,8 @@ static void check_case(const struct sparse_case *c) {
     assert_int_equal(backends[0].ops->sparse_attention(&backends[0], &args), OK);
     check_backends(c, &args, held);
     assert_kept(c, n_selected, expected, held);
-    if (!c->value_in_key) free(value);
-    void *all[] = {query, key, row, n_selected, expected, held};
+    attention_arguments_close(&own);
+    void *all[] = {row, n_selected, expected, held};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
 }
 
