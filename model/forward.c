@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "kernels/sparse.h"
+#include "model/forward_internal.h"
 
 #define OPS(f) ((f)->backend->ops)
 

@@ -1,5 +1,5 @@
 // Where norms stand around the branches of a layer.
-#include "model/forward.h"
+#include "model/forward_internal.h"
 
 #define OPS(f) ((f)->backend->ops)
 

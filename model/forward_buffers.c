@@ -1,4 +1,6 @@
-#include "model/forward.h"
+#include "model/forward_buffers.h"
+
+#include "model/forward_internal.h"
 
 enum { TILE_TOKENS = 2048, SLAB_TOKENS = 4 * TILE_TOKENS, ALIGNMENT = 64 };
 

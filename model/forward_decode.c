@@ -3,7 +3,7 @@
 // leaves each rank its own heads; columns of the output split, one all-reduce; gate and up rows and
 // down columns split, one all-reduce. Partial sums land in x: rank 0 adds to the residual, the
 // others replace theirs, and the all-reduce makes them equal again.
-#include "model/forward.h"
+#include "model/forward_internal.h"
 
 #define OPS(f) ((f)->backend->ops)
 

@@ -1,7 +1,7 @@
 // Embedding rows of tokens into the residual x.
 #include <stdlib.h>
 
-#include "model/forward.h"
+#include "model/forward_internal.h"
 
 #define OPS(f) ((f)->backend->ops)
 

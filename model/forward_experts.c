@@ -2,7 +2,7 @@
 // each token, their rows travel to the ranks that own the experts and the products come home.
 #include "kernels/experts.h"
 
-#include "model/forward.h"
+#include "model/forward_internal.h"
 
 #define OPS(f) ((f)->backend->ops)
 

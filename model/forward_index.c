@@ -2,7 +2,7 @@
 // keys and head weights from a layer's normed input, and what the ring is told of them.
 #include "kernels/sparse.h"
 
-#include "model/forward.h"
+#include "model/forward_internal.h"
 
 #define OPS(f) ((f)->backend->ops)
 

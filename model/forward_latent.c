@@ -1,7 +1,7 @@
 // Latent attention (MLA; DeepSeek-V2 technical report, section 2.1) in its absorbed form: every
 // head attends to the same row [latent | rotated key part], its query being multiplied by the key
 // up-projection beforehand and its result by the value up-projection afterwards.
-#include "model/forward.h"
+#include "model/forward_internal.h"
 
 #define OPS(f) ((f)->backend->ops)
 

@@ -2,7 +2,7 @@
 // the ranks whose queries, and maybe keys, are rotated as if they stood elsewhere; the parts show
 // each key once, and each merges into what those before it left, as those of ranks do. Positions
 // are functions of the global position, so the ranks and layouts of a sequence make no difference.
-#include "model/forward.h"
+#include "model/forward_internal.h"
 #include "model/plan.h"
 
 #define OPS(f) ((f)->backend->ops)
