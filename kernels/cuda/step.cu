@@ -12,7 +12,9 @@
 // Shapes differ by a few nodes in each of 32, 64, ... layers: a prime tells them apart.
 enum { N_SIDE = 2, N_SHAPE = 61 };
 static const int64_t kBlockBytes = 1 << 20;
-static const int64_t kGraphBytes = 8 << 20; // of the nodes of a hundred layers, 2 KiB each
+// Of a graph on the device, which CUDA does not tell: an allowance for a hundred layers of 40
+// nodes, 2 KiB each. bench_gpu_model prints the memory that is free with steps and without.
+static const int64_t kGraphBytes = 8 << 20;
 
 struct table_block {
     uint8_t *host, *device; // pinned, and its twin
