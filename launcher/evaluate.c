@@ -183,7 +183,7 @@ static enum status check_methods(struct evaluation *e) {
 
 static enum status run_method(struct evaluation *e, int method) {
     struct job *job = e->job;
-    session_close(&job->session);
+    TRY(job_close_session(job));
     job->working = false; // ranks agree on what goes wrong while a session is planned and opened
     TRY(extend(e, method));
     TRY(job_plan_length(job, grid_longest(&e->grid)));

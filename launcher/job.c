@@ -362,6 +362,32 @@ enum status job_open_session(struct job *job) {
     return OK;
 }
 
+static int64_t larger(int64_t a, int64_t b) {
+    return a > b ? a : b;
+}
+
+enum status job_sum_sessions(struct job *job, struct session_sums *out) {
+    struct session_facts facts;
+    int64_t expert_rows;
+    *out = job->sums;
+    if (!job->session) return OK;
+    session_get_facts(job->session, &facts);
+    TRY(session_expert_rows(job->session, &expert_rows));
+    struct session_resident resident = session_get_resident(job->session);
+    out->kv_bytes = larger(out->kv_bytes, facts.kv_bytes);
+    out->resident.kv = larger(out->resident.kv, resident.kv);
+    out->resident.buffers = larger(out->resident.buffers, resident.buffers);
+    out->gathered_bytes += facts.gathered_bytes;
+    out->expert_rows += expert_rows;
+    return OK;
+}
+
+enum status job_close_session(struct job *job) {
+    TRY(job_sum_sessions(job, &job->sums));
+    session_close(&job->session);
+    return OK;
+}
+
 void job_close(struct job *job) {
     session_close(&job->session);
     vector_head_close(&job->vector_head);

@@ -12,6 +12,13 @@
 #include "model/chat.h"
 #include "model/session.h"
 
+// What the report tells of a job's sessions, of which only evaluate has several.
+struct session_sums {
+    int64_t kv_bytes;                 // of the largest, as `resident`
+    struct session_resident resident; // where memory is the host's
+    int64_t gathered_bytes, expert_rows;
+};
+
 struct job {
     const struct options *options;
     const struct cluster *cluster;
@@ -28,6 +35,7 @@ struct job {
     struct session_options session_options;
     struct memory_plan plan;
     struct session *session;
+    struct session_sums sums; // of the sessions that are closed
     struct profile profile;
     int64_t tokens_read; // prompt tokens read by all ranks together ...
     int64_t own_tokens;  // ... and this rank's part of them
@@ -52,6 +60,9 @@ enum status job_plan(struct job *job); // documents, session options, memory: ER
 // The last two alone: for sequences of up to `longest` tokens, which is the same on every rank.
 enum status job_plan_length(struct job *job, int64_t longest);
 enum status job_open_session(struct job *job);
+enum status job_close_session(struct job *job); // accepts a job without one
+// With the session that is open.
+enum status job_sum_sessions(struct job *job, struct session_sums *out);
 void job_print_start(const struct job *job); // on rank 0
 void job_close(struct job *job);             // accepts a zeroed struct
 

@@ -8,34 +8,29 @@
 
 struct rank_record {
     char host[256];
-    int64_t tokens, kv_bytes, bytes_sent, bytes_received, gathered_bytes, expert_rows;
+    int64_t tokens, bytes_sent, bytes_received;
     int64_t planned_bytes, peak_bytes; // of the memory that the backend computes in
-    struct session_resident resident;  // where that is the host's
-    char device[64];                   // "" where that is the host's
+    struct session_sums sessions;
+    char device[64]; // "" where that is the host's
     struct profile profile;
 };
 
 static enum status own_record(struct job *job, struct rank_record *out) {
-    struct session_facts facts;
     struct device_memory memory = {0};
     struct backend *backend = &job->backend;
-    session_get_facts(job->session, &facts);
     profile_sample_memory(&job->profile);
     *out = (struct rank_record){.tokens = job->own_tokens,
-                                .kv_bytes = facts.kv_bytes,
                                 .bytes_sent = job->comm.bytes_sent + job->host_comm.bytes_sent,
                                 .bytes_received =
                                     job->comm.bytes_received + job->host_comm.bytes_received,
-                                .gathered_bytes = facts.gathered_bytes,
                                 .planned_bytes = job->plan.total,
-                                .resident = session_get_resident(job->session),
                                 .profile = job->profile};
     memcpy(out->host, job->cluster->host, sizeof out->host);
     memcpy(out->device, backend->device_name, sizeof out->device);
     out->peak_bytes = out->profile.peak_pss_bytes;
     if (backend->ops->device_memory && backend->ops->device_memory(backend, &memory) == OK)
         out->peak_bytes = memory.peak;
-    return session_expert_rows(job->session, &out->expert_rows);
+    return job_sum_sessions(job, &out->sessions);
 }
 
 static const char *precision_name(enum precision precision) {
@@ -151,18 +146,19 @@ static json_t *describe_rank(const struct rank_record *r, int rank) {
     json_object_set_new(object, "rank", json_integer(rank));
     json_object_set_new(object, "host", json_text(r->host, strlen(r->host)));
     json_object_set_new(object, "tokens", json_integer(r->tokens));
-    json_object_set_new(object, "kv_bytes", json_integer(r->kv_bytes));
+    json_object_set_new(object, "kv_bytes", json_integer(r->sessions.kv_bytes));
     json_object_set_new(object, "bytes_sent", json_integer(r->bytes_sent));
     json_object_set_new(object, "bytes_received", json_integer(r->bytes_received));
-    json_object_set_new(object, "weight_bytes_gathered", json_integer(r->gathered_bytes));
+    json_object_set_new(object, "weight_bytes_gathered", json_integer(r->sessions.gathered_bytes));
     json_object_set_new(object, "attention_flop", json_integer(r->profile.attention_flop));
-    json_object_set_new(object, "expert_rows", json_integer(r->expert_rows));
+    json_object_set_new(object, "expert_rows", json_integer(r->sessions.expert_rows));
     json_object_set_new(object, "seconds", seconds);
     json_object_set_new(object, "planned_bytes", json_integer(r->planned_bytes));
     json_object_set_new(object, "peak_bytes", json_integer(r->peak_bytes));
     if (!r->device[0]) {
-        json_object_set_new(object, "kv_resident_bytes", json_integer(r->resident.kv));
-        json_object_set_new(object, "buffer_resident_bytes", json_integer(r->resident.buffers));
+        json_object_set_new(object, "kv_resident_bytes", json_integer(r->sessions.resident.kv));
+        json_object_set_new(object, "buffer_resident_bytes",
+                            json_integer(r->sessions.resident.buffers));
     } else {
         json_object_set_new(object, "device", json_text(r->device, strlen(r->device)));
         json_object_set_new(object, "host_peak_bytes", json_integer(r->profile.peak_pss_bytes));
@@ -311,11 +307,11 @@ static void print_loads(FILE *out, const struct rank_record *records, int n) {
         const struct rank_record *r = &records[rank];
         columns[0][rank] = (double)r->tokens;
         columns[1][rank] = (double)r->profile.attention_flop * 1e-9;
-        columns[2][rank] = (double)r->expert_rows;
-        columns[3][rank] = (double)r->kv_bytes / mib;
+        columns[2][rank] = (double)r->sessions.expert_rows;
+        columns[3][rank] = (double)r->sessions.kv_bytes / mib;
         columns[4][rank] = (double)r->bytes_sent / mib;
         columns[5][rank] = (double)r->bytes_received / mib;
-        columns[6][rank] = (double)r->gathered_bytes / mib; // of those received
+        columns[6][rank] = (double)r->sessions.gathered_bytes / mib; // of those received
         columns[7][rank] = (double)r->planned_bytes / mib;
         columns[8][rank] = (double)r->peak_bytes / mib;
     }

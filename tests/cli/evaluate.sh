@@ -77,7 +77,7 @@ expect "other lists" 73 "belongs to another job" evaluate --model "$use" --docum
     --set run.precision=fp32 --output "$work/lists" "${curves[@]}" \
     --set "$by_lists=$work/factors.json"
 
-# The plan in the report is of the largest session, whichever comes last.
+# Plan and memory in the report are of the largest session, whichever comes last.
 sessions=(--set evaluate.families=none --set evaluate.perplexity=900 --set prefill.chunk=100)
 evaluate "streaming last" last "${sessions[@]}" --set evaluate.methods=dca \
     --set "evaluate.methods=streaming window=50"
@@ -85,6 +85,8 @@ evaluate "streaming first" first "${sessions[@]}" --set "evaluate.methods=stream
     --set evaluate.methods=dca
 planned() { grep -o '"planned_bytes": [0-9]*' "$work/$1/report.json"; }
 same "plan of the largest session" "$(planned last)" "$(planned first)"
+kept() { grep -o '"kv_bytes": [0-9]*' "$work/$1/report.json"; }
+same "K/V of the largest session" "$(kept last)" "$(kept first)"
 
 # The plots' commands and data are written wherever gnuplot is.
 holds "plot data" "$work/one/retrieval.dat" "# none, tracking: length, depth, score"
