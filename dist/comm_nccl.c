@@ -164,12 +164,24 @@ static enum status group_end(struct group *group) {
     return land(group->comm, group->flights, group->flight);
 }
 
-static enum status copy(struct comm *comm, const struct flights *flights, void *to,
-                        const void *from, int64_t bytes) {
-    if (bytes == 0 || to == from) return OK;
+// A block that stays on its rank. A small one goes with the group of the others: a copy by itself
+// takes as long to start as all of them.
+static bool goes_along(const void *to, const void *from, int64_t bytes) {
+    return bytes <= OWN_IN_GROUP_BYTES && to != from;
+}
+
+static enum status copy_own(struct comm *comm, const struct flights *flights, void *to,
+                            const void *from, int64_t bytes) {
+    if (to == from || goes_along(to, from, bytes)) return OK;
     cudaError_t error =
         cudaMemcpyAsync(to, from, (size_t)bytes, cudaMemcpyDeviceToDevice, flights->stream);
     return nccl_check_cuda(comm, error, "copy of an own block");
+}
+
+static void group_own(struct group *group, void *to, const void *from, int64_t bytes) {
+    if (!goes_along(to, from, bytes)) return;
+    group_send(group, from, bytes, group->comm->rank);
+    group_receive(group, to, bytes, group->comm->rank);
 }
 
 // On the copy stream, after the work queued so far.
@@ -207,18 +219,21 @@ static enum status nccl_shift_wait(struct comm *comm) {
     return end_beside(comm, &nccl_state(comm)->shifting);
 }
 
-static enum status copy_own(struct comm *comm, const struct flights *flights,
-                            const struct gather *gather) {
+static enum status gather_own(struct comm *comm, const struct flights *flights,
+                              const struct gather *gather) {
     char *own = gather->receive;
     for (int r = 0; r < comm->rank; r++) own += gather->bytes[r];
-    return copy(comm, flights, own, gather->send, gather->bytes[comm->rank]);
+    return copy_own(comm, flights, own, gather->send, gather->bytes[comm->rank]);
 }
 
 static void group_gather(struct group *group, const struct gather *gather) {
     const struct comm *comm = group->comm;
     char *block = gather->receive;
     for (int r = 0; r < comm->size; block += gather->bytes[r++]) {
-        if (r == comm->rank) continue;
+        if (r == comm->rank) {
+            group_own(group, block, gather->send, gather->bytes[r]);
+            continue;
+        }
         group_send(group, gather->send, gather->bytes[comm->rank], r);
         group_receive(group, block, gather->bytes[r], r);
     }
@@ -228,7 +243,7 @@ static enum status nccl_gather_start(struct comm *comm, const struct gather *gat
     struct nccl_state *state = nccl_state(comm);
     struct group group;
     TRY(begin_beside(comm, &state->gathering, "gather"));
-    for (int i = 0; i < n; i++) TRY(copy_own(comm, &state->copy, &gathers[i]));
+    for (int i = 0; i < n; i++) TRY(gather_own(comm, &state->copy, &gathers[i]));
     TRY(group_begin(comm, &state->copy, "gather", NCCL_EVERY_RANK, &group));
     for (int i = 0; i < n; i++) group_gather(&group, &gathers[i]);
     return group_end(&group);
@@ -259,7 +274,7 @@ static enum status nccl_all_gather(struct comm *comm, const void *send, void *re
     bool equal = bytes[0] > 0;
     for (int r = 1; r < comm->size; r++) equal = equal && bytes[r] == bytes[0];
     if (equal) return gather_equal(comm, &gather);
-    TRY(copy_own(comm, &state->compute, &gather));
+    TRY(gather_own(comm, &state->compute, &gather));
     TRY(group_begin(comm, &state->compute, "all_gather", NCCL_EVERY_RANK, &group));
     group_gather(&group, &gather);
     return group_end(&group);
@@ -275,12 +290,14 @@ static enum status nccl_all_to_all(struct comm *comm, const void *send, const in
         from += send_bytes[r];
         to += receive_bytes[r];
     }
-    TRY(copy(comm, &state->compute, to, from, send_bytes[comm->rank]));
+    TRY(copy_own(comm, &state->compute, to, from, send_bytes[comm->rank]));
     TRY(group_begin(comm, &state->compute, "all_to_all", NCCL_EVERY_RANK, &group));
     from = send;
     to = receive;
     for (int r = 0; r < comm->size; r++) {
-        if (r != comm->rank) {
+        if (r == comm->rank) {
+            group_own(&group, to, from, send_bytes[r]);
+        } else {
             group_send(&group, from, send_bytes[r], r);
             group_receive(&group, to, receive_bytes[r], r);
         }

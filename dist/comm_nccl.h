@@ -7,7 +7,12 @@
 
 #include "dist/comm.h"
 
-enum { MOST_FLIGHTS = 32, HOST_BYTES = 64, NCCL_EVERY_RANK = -1 };
+enum {
+    MOST_FLIGHTS = 32,
+    HOST_BYTES = 64,
+    NCCL_EVERY_RANK = -1,
+    OWN_IN_GROUP_BYTES = 256 << 10 // longer ones the copy engine moves faster
+};
 
 // An operation on a stream: under way from one event to the other.
 struct flight {

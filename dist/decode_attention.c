@@ -35,20 +35,6 @@ int64_t decode_attention_bytes(const struct attention_shape *shape, int size, in
     return room.used;
 }
 
-// Copies n_row rows of n_col floats between two strides.
-static enum status copy_columns(struct backend *backend, const float *x, int64_t x_stride,
-                                int64_t n_row, int64_t n_col, float *out, int64_t out_stride) {
-    struct convert_args convert = {.x = x,
-                                   .x_dtype = DTYPE_F32,
-                                   .x_stride = x_stride,
-                                   .n_row = n_row,
-                                   .n_col = n_col,
-                                   .out = out,
-                                   .out_dtype = DTYPE_F32,
-                                   .out_stride = out_stride};
-    return n_row && n_col ? backend->ops->convert(backend, &convert) : OK;
-}
-
 // Rows of the own shard at positions [begin, end).
 static struct ring_block own_block(const struct ring_attention_args *args, int rank, int64_t begin,
                                    int64_t end) {
@@ -140,18 +126,21 @@ static enum status exchange_heads(struct ring_attention *ring,
     const int64_t own_heads = heads_of(args->n_head, size, ring->comm->rank);
     int64_t *send_bytes = ring->rank_bytes, *receive_bytes = ring->rank_bytes + size;
     double begun = profile_begin(ring->profile, PHASE_MERGE);
-    float *block = room->send;
+    struct block_copy block[2 * size];
+    float *out = room->send;
     for (int rank = 0; rank < size; rank++) {
         struct span heads = partition_piece(args->n_head, size, rank);
-        float *block_lse = block + n_query * heads.length * dim;
-        TRY(copy_columns(backend, room->out + heads.start * dim, (int64_t)args->n_head * dim,
-                         n_query, heads.length * dim, block, heads.length * dim));
-        TRY(copy_columns(backend, room->lse + heads.start, args->n_head, n_query, heads.length,
-                         block_lse, heads.length));
+        int64_t width = heads.length * dim;
+        float *lse = out + n_query * width;
+        block[2 * rank] = (struct block_copy){room->out + heads.start * dim, out,  n_query, width,
+                                              (int64_t)args->n_head * dim,   width};
+        block[2 * rank + 1] = (struct block_copy){
+            room->lse + heads.start, lse, n_query, heads.length, args->n_head, heads.length};
         send_bytes[rank] = n_query * heads.length * (dim + 1) * (int64_t)sizeof(float);
         receive_bytes[rank] = n_query * own_heads * (dim + 1) * (int64_t)sizeof(float);
-        block = block_lse + n_query * heads.length;
+        out = lse + n_query * heads.length;
     }
+    TRY(backend->ops->copy_blocks(backend, &(struct copy_blocks_args){block, 2 * size}));
     profile_end(ring->profile, PHASE_MERGE, begun);
     return ring_all_to_all(ring, room->send, send_bytes, room->receive, receive_bytes);
 }
@@ -163,18 +152,15 @@ static enum status merge_heads(struct ring_attention *ring, const struct ring_at
     const int64_t n_row =
         (args->query_end - args->query_begin) * heads_of(args->n_head, size, ring->comm->rank);
     double begun = profile_begin(ring->profile, PHASE_MERGE);
-    TRY(copy_columns(backend, room->receive, dim, n_row, dim, args->out, dim));
-    TRY(copy_columns(backend, room->receive + n_row * dim, 1, n_row, 1, room->head_lse, 1));
-    for (int rank = 1; rank < size; rank++) {
-        const float *block = room->receive + rank * n_row * (dim + 1);
-        struct merge_args merge = {.n_row = n_row,
-                                   .value_dim = dim,
-                                   .out = args->out,
-                                   .lse = room->head_lse,
-                                   .other_out = block,
-                                   .other_lse = block + n_row * dim};
-        if (n_row) TRY(backend->ops->merge_partials(backend, &merge));
-    }
+    struct merge_args merge = {.n_row = n_row,
+                               .value_dim = dim,
+                               .out = args->out,
+                               .lse = room->head_lse,
+                               .n_other = size,
+                               .other_out = room->receive,
+                               .other_lse = room->receive + n_row * dim,
+                               .other_stride = n_row * (dim + 1)};
+    TRY(backend->ops->merge_partials(backend, &merge));
     profile_end(ring->profile, PHASE_MERGE, begun);
     return OK;
 }
@@ -190,13 +176,15 @@ static enum status gather_lse(struct ring_attention *ring, const struct ring_att
     TRY(ring->comm->ops->all_gather(ring->comm, room->head_lse, room->gathered, bytes));
     profile_end(ring->profile, PHASE_RING_WAIT, begun);
     begun = profile_begin(ring->profile, PHASE_MERGE);
-    const float *block = room->gathered;
+    struct block_copy block[size];
+    const float *from = room->gathered;
     for (int rank = 0; rank < size; rank++) {
         struct span heads = partition_piece(args->n_head, size, rank);
-        TRY(copy_columns(ring->backend, block, heads.length, n_query, heads.length,
-                         args->lse + heads.start, args->n_head));
-        block += n_query * heads.length;
+        block[rank] = (struct block_copy){
+            from, args->lse + heads.start, n_query, heads.length, heads.length, args->n_head};
+        from += n_query * heads.length;
     }
+    TRY(ring->backend->ops->copy_blocks(ring->backend, &(struct copy_blocks_args){block, size}));
     profile_end(ring->profile, PHASE_MERGE, begun);
     return OK;
 }

@@ -101,18 +101,19 @@ static enum status attend_all(struct ring_attention *ring, const struct ring_att
 static enum status merge_home(struct ring_attention *ring, const struct ring_attention_args *args,
                               const char *block, int64_t n_own) {
     struct attention_shape shape = ring_shape(args);
+    const float *out = (const float *)block;
     double begun = profile_begin(ring->profile, PHASE_MERGE);
-    for (int i = 0; i < ring->comm->size - 1; i++) {
-        const float *out = (const float *)block;
-        struct merge_args merge = {.n_row = n_own * args->n_head,
-                                   .value_dim = args->value_dim,
-                                   .out = args->out,
-                                   .lse = args->lse,
-                                   .other_out = out,
-                                   .other_lse = out + n_own * args->n_head * args->value_dim};
-        TRY(ring->backend->ops->merge_partials(ring->backend, &merge));
-        block += ring_partial_bytes(&shape, n_own);
-    }
+    struct merge_args merge = {.n_row = n_own * args->n_head,
+                               .value_dim = args->value_dim,
+                               .merge = true,
+                               .out = args->out,
+                               .lse = args->lse,
+                               .n_other = ring->comm->size - 1,
+                               .other_out = out,
+                               .other_lse = out + n_own * args->n_head * args->value_dim,
+                               .other_stride =
+                                   ring_partial_bytes(&shape, n_own) / (int64_t)sizeof *out};
+    TRY(ring->backend->ops->merge_partials(ring->backend, &merge));
     profile_end(ring->profile, PHASE_MERGE, begun);
     return OK;
 }

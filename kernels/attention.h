@@ -40,15 +40,19 @@ struct attention_args {
                 // merge_args; a row that sees no key of this block keeps its own, bit for bit
 };
 
-// Merges partial b into a: weights exp(lse - max); -inf means "saw no key". Exact for both -inf.
+// Joins partials over other keys to (out, lse), one after another: weights exp(lse - max). One that
+// saw no key (lse = -inf) changes nothing, bit for bit, and its out is not read.
 // Milakov and Gimelshein, Online normalizer calculation for softmax (2018), equation 4.
 struct merge_args {
     int64_t n_row; // n_query * n_head
     int value_dim;
-    float *out;             // [n_row, value_dim] in and out
-    float *lse;             // [n_row] in and out
-    const float *other_out; // [n_row, value_dim]
-    const float *other_lse; // [n_row]
+    bool merge; // out and lse hold a partial, which the others join; false: they are only written
+    float *out; // [n_row, value_dim]; 0 where none saw a key
+    float *lse; // [n_row]; -inf likewise
+    int n_other;
+    const float *other_out; // [n_row, value_dim] of the first
+    const float *other_lse; // [n_row] of the first
+    int64_t other_stride;   // floats from one to the next, of out and of lse
 };
 
 // mass[s] += factor * sum over queries and heads of exp(score - lse): how much each key was read.

@@ -97,6 +97,19 @@ struct convert_args {
     int64_t out_stride;
 };
 
+// One rectangle of numbers, from one place to another.
+struct block_copy {
+    const float *from; // [n_row, n_col]
+    float *to;         // [n_row, n_col]
+    int64_t n_row, n_col;
+    int64_t from_stride, to_stride;
+};
+// Many of them at once, in no order: what one writes, no other reads or writes.
+struct copy_blocks_args {
+    const struct block_copy *block; // [n_block] host
+    int n_block;
+};
+
 // ln softmax(x W^T)[target], tiled over tokens x vocabulary: nothing of size n_token * n_vocab.
 struct logprob_args {
     const void *x;      // [n_token, head.n_col]

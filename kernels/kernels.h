@@ -125,6 +125,7 @@ struct kernel_ops {
     enum status (*add)(struct backend *, const struct add_args *);
     enum status (*multiply)(struct backend *, const struct multiply_args *);
     enum status (*convert)(struct backend *, const struct convert_args *);
+    enum status (*copy_blocks)(struct backend *, const struct copy_blocks_args *);
     enum status (*attention)(struct backend *, const struct attention_args *);
     enum status (*merge_partials)(struct backend *, const struct merge_args *);
     enum status (*attention_mass)(struct backend *, const struct attention_mass_args *);

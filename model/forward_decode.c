@@ -78,17 +78,19 @@ static enum status gather_shares(struct forward *f, const struct share *shares, 
                 partition_piece(shares[i].n_unit, size, rank).length * shares[i].width * 4;
     }
     TRY(all_gather(f, f->buffers.split, f->buffers.gathered, bytes));
+    struct block_copy block[size * n];
     const float *from = f->buffers.gathered;
-    for (int rank = 0; rank < size; rank++) {
-        for (int i = 0; i < n; i++) {
-            struct span piece = partition_piece(shares[i].n_unit, size, rank);
-            int64_t n_element = piece.length * shares[i].width;
-            if (n_element == 0) continue;
-            TRY(convert_rows(f, from, DTYPE_F32, shares[i].out + piece.start * shares[i].width,
-                             DTYPE_F32, n_element));
-            from += n_element;
-        }
+    for (int i = 0; i < size * n; i++) {
+        const struct share *share = &shares[i % n];
+        struct span piece = partition_piece(share->n_unit, size, i / n);
+        int64_t length = piece.length * share->width;
+        float *to = share->out + piece.start * share->width;
+        block[i] = (struct block_copy){from, to, 1, length, length, length};
+        from += length;
     }
+    double begun = profile_begin(f->profile, PHASE_OTHER);
+    TRY(OPS(f)->copy_blocks(f->backend, &(struct copy_blocks_args){block, size * n}));
+    profile_end(f->profile, PHASE_OTHER, begun);
     return OK;
 }
 

@@ -328,18 +328,19 @@ static int64_t split_bytes(const struct attention_args *a) {
 
 static enum status merge_splits(struct backend *backend, const struct attention_args *a,
                                 int n_split, const char *partials) {
-    for (int split = 1; split < n_split; split++) {
-        const char *partial = partials + (split - 1) * split_bytes(a);
-        struct merge_args merge = {.n_row = a->n_query * a->n_head,
-                                   .value_dim = a->value_dim,
-                                   .out = a->out,
-                                   .lse = a->lse,
-                                   .other_out = (const float *)(const void *)partial,
-                                   .other_lse =
-                                       (const float *)(const void *)(partial + split_out_bytes(a))};
-        TRY(cpu_merge_partials(backend, &merge));
-    }
-    return OK;
+    if (n_split == 1) return OK;
+    const float *out = (const float *)(const void *)partials;
+    const int64_t word = sizeof *out;
+    return cpu_merge_partials(backend,
+                              &(struct merge_args){.n_row = a->n_query * a->n_head,
+                                                   .value_dim = a->value_dim,
+                                                   .merge = true,
+                                                   .out = a->out,
+                                                   .lse = a->lse,
+                                                   .n_other = n_split - 1,
+                                                   .other_out = out,
+                                                   .other_lse = out + split_out_bytes(a) / word,
+                                                   .other_stride = split_bytes(a) / word});
 }
 
 enum status cpu_attention(struct backend *backend, const struct attention_args *args) {

@@ -1,5 +1,5 @@
-// The one merge of two partial results (out, lse) over different keys. A row costs two exponentials
-// and a pass over its values, which the compiler vectorises: the memory is the limit.
+// The one merge of partial results (out, lse) over different keys. A row costs two exponentials and
+// a pass over its values for each that joins, which the compiler vectorises: memory is the limit.
 #include "kernels/cpu/cpu.h"
 #include "kernels/merge_weights.h"
 
@@ -15,10 +15,20 @@ static void merge_row(int value_dim, float *restrict out, float *lse, const floa
         for (int i = 0; i < value_dim; i++) out[i] = w.held * out[i] + w.added * other[i];
 }
 
+static void merge_others(const struct merge_args *args, int64_t row) {
+    int64_t at = row * args->value_dim;
+    float *out = args->out + at, *lse = &args->lse[row];
+    if (!args->merge) *lse = -INFINITY;
+    for (int other = 0; other < args->n_other; other++) {
+        int64_t first = other * args->other_stride;
+        merge_row(args->value_dim, out, lse, args->other_out + first + at,
+                  args->other_lse[first + row]);
+    }
+    if (!args->merge && *lse == -INFINITY) memset(out, 0, (size_t)args->value_dim * sizeof *out);
+}
+
 enum status cpu_merge_partials(struct backend *backend, const struct merge_args *args) {
 #pragma omp parallel for num_threads(cpu_state(backend)->n_thread) if (args->n_row >= 256)
-    for (int64_t row = 0; row < args->n_row; row++)
-        merge_row(args->value_dim, args->out + row * args->value_dim, &args->lse[row],
-                  args->other_out + row * args->value_dim, args->other_lse[row]);
+    for (int64_t row = 0; row < args->n_row; row++) merge_others(args, row);
     return OK;
 }

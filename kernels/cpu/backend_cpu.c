@@ -65,6 +65,7 @@ static const struct kernel_ops cpu_ops = {
     .multiply = reference_multiply,
     .sample = reference_sample,
     .convert = cpu_convert,
+    .copy_blocks = cpu_copy_blocks,
     .attention = cpu_attention,
     .merge_partials = cpu_merge_partials,
     .attention_mass = cpu_attention_mass,

@@ -95,3 +95,16 @@ enum status cpu_hadamard(struct backend *backend, const struct hadamard_args *ar
     RUN_ROWS(state, state->elementwise->hadamard, args, args->n_row, args->n_col);
     return OK;
 }
+
+static void copy_rows(const struct block_copy *block, int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; r++)
+        memcpy(block->to + r * block->to_stride, block->from + r * block->from_stride,
+               (size_t)block->n_col * sizeof *block->to);
+}
+
+enum status cpu_copy_blocks(struct backend *backend, const struct copy_blocks_args *args) {
+    const struct cpu_state *state = cpu_state(backend);
+    for (int b = 0; b < args->n_block; b++)
+        RUN_ROWS(state, copy_rows, &args->block[b], args->block[b].n_row, args->block[b].n_col);
+    return OK;
+}

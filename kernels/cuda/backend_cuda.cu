@@ -79,6 +79,7 @@ static const struct kernel_ops cuda_ops = {
     .add = cuda_add,
     .multiply = cuda_multiply,
     .convert = cuda_convert,
+    .copy_blocks = cuda_copy_blocks,
     .attention = cuda_attention,
     .merge_partials = cuda_merge_partials,
     .attention_mass = cuda_attention_mass,

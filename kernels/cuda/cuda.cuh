@@ -72,6 +72,8 @@ enum status cuda_gate(struct backend *backend, const struct gate_args *args);
 enum status cuda_add(struct backend *backend, const struct add_args *args);
 enum status cuda_multiply(struct backend *backend, const struct multiply_args *args);
 enum status cuda_convert(struct backend *backend, const struct convert_args *args);
+// copy_blocks.cu
+enum status cuda_copy_blocks(struct backend *backend, const struct copy_blocks_args *args);
 // sample.cu
 enum status cuda_sample(struct backend *backend, const struct sample_args *args);
 // quantize.cu

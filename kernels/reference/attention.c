@@ -125,9 +125,18 @@ close:
 
 enum status reference_merge_partials(struct backend *backend, const struct merge_args *args) {
     (void)backend;
-    for (int64_t row = 0; row < args->n_row; row++)
-        merge_row(args->value_dim, args->out + row * args->value_dim, &args->lse[row],
-                  args->other_out + row * args->value_dim, args->other_lse[row]);
+    for (int64_t row = 0; row < args->n_row; row++) {
+        int64_t at = row * args->value_dim;
+        if (!args->merge) {
+            args->lse[row] = -INFINITY;
+            for (int i = 0; i < args->value_dim; i++) args->out[at + i] = 0;
+        }
+        for (int other = 0; other < args->n_other; other++) {
+            int64_t first = other * args->other_stride;
+            merge_row(args->value_dim, args->out + at, &args->lse[row],
+                      args->other_out + first + at, args->other_lse[first + row]);
+        }
+    }
     return OK;
 }
 

@@ -33,6 +33,7 @@ static const struct kernel_ops reference_ops = {
     .multiply = reference_multiply,
     .sample = reference_sample,
     .convert = reference_convert,
+    .copy_blocks = reference_copy_blocks,
     .attention = reference_attention,
     .merge_partials = reference_merge_partials,
     .attention_mass = reference_attention_mass,

@@ -1,4 +1,4 @@
-// Operations on rows without products between rows: embed, norm, rope, gate, convert.
+// Operations on rows without products between rows: embed, norm, rope, gate, convert, copies.
 #include <math.h>
 #include <stdlib.h>
 
@@ -114,6 +114,17 @@ enum status reference_convert(struct backend *backend, const struct convert_args
         for (int64_t i = 0; i < args->n_col; i++)
             store(args->out, args->out_dtype, r * args->out_stride + i,
                   load(args->x, args->x_dtype, from * args->x_stride + i));
+    }
+    return OK;
+}
+
+enum status reference_copy_blocks(struct backend *backend, const struct copy_blocks_args *args) {
+    (void)backend;
+    for (int b = 0; b < args->n_block; b++) {
+        const struct block_copy *block = &args->block[b];
+        for (int64_t r = 0; r < block->n_row; r++)
+            for (int64_t i = 0; i < block->n_col; i++)
+                block->to[r * block->to_stride + i] = block->from[r * block->from_stride + i];
     }
     return OK;
 }

@@ -16,6 +16,7 @@ enum status reference_sample(struct backend *backend, const struct sample_args *
 enum status reference_add(struct backend *backend, const struct add_args *args);
 enum status reference_multiply(struct backend *backend, const struct multiply_args *args);
 enum status reference_convert(struct backend *backend, const struct convert_args *args);
+enum status reference_copy_blocks(struct backend *backend, const struct copy_blocks_args *args);
 enum status reference_attention(struct backend *backend, const struct attention_args *args);
 enum status reference_merge_partials(struct backend *backend, const struct merge_args *args);
 enum status reference_attention_mass(struct backend *backend,

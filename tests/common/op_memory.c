@@ -33,7 +33,7 @@ int64_t op_pointer_bytes(const struct op_pointer *pointer) {
 
 void op_memory_close(struct op_memory *memory) {
     free(memory->pointers);
-    free(memory->weights);
+    free(memory->table);
     *memory = (struct op_memory){0};
 }
 
@@ -58,6 +58,14 @@ static void add_host(struct op_memory *m, const char *name, void *field, int64_t
     add(m, name, field, bytes, OP_READ)->memory = MEMORY_HOST;
 }
 #define ADD_HOST(m, args, name, bytes) add_host(m, #name, &(args)->name, bytes)
+
+// A copy of a host table, to be put in its place: pointers in it may be replaced.
+static void *own_table(struct op_memory *m, const void *table, size_t bytes) {
+    m->table = calloc(1, bytes + 1);
+    if (!m->table) abort();
+    if (bytes) memcpy(m->table, table, bytes);
+    return m->table;
+}
 
 // n rows of n_col elements, `stride` elements apart.
 static int64_t rows_bytes(enum dtype dtype, int64_t n, int64_t n_col, int64_t stride) {
@@ -159,6 +167,19 @@ struct op_memory op_memory_convert(struct convert_args *a) {
     return m;
 }
 
+struct op_memory op_memory_copy_blocks(struct copy_blocks_args *a) {
+    struct op_memory m = open_list(2 * a->n_block + 1);
+    struct block_copy *block = own_table(&m, a->block, (size_t)a->n_block * sizeof *block);
+    a->block = block;
+    for (int i = 0; i < a->n_block; i++) {
+        struct block_copy *b = &block[i];
+        if (b->n_row < 1 || b->n_col < 1) continue;
+        ADD(&m, b, from, rows_bytes(DTYPE_F32, b->n_row, b->n_col, b->from_stride), OP_READ);
+        ADD(&m, b, to, rows_bytes(DTYPE_F32, b->n_row, b->n_col, b->to_stride), OP_UPDATE);
+    }
+    return m;
+}
+
 // Queries, keys and values; the positions are host tables.
 static void add_attention(struct op_memory *m, struct attention_args *a) {
     ADD(m, a, query,
@@ -195,10 +216,12 @@ struct op_memory op_memory_attention(struct attention_args *a) {
 
 struct op_memory op_memory_merge_partials(struct merge_args *a) {
     struct op_memory m = open_list(4);
-    ADD(&m, a, out, floats(a->n_row * a->value_dim), OP_UPDATE);
-    ADD(&m, a, lse, floats(a->n_row), OP_UPDATE);
-    ADD(&m, a, other_out, floats(a->n_row * a->value_dim), OP_READ);
-    ADD(&m, a, other_lse, floats(a->n_row), OP_READ);
+    enum op_access access = a->merge ? OP_UPDATE : OP_WRITE;
+    int64_t n_out = a->n_row * a->value_dim;
+    ADD(&m, a, out, floats(n_out), access);
+    ADD(&m, a, lse, floats(a->n_row), access);
+    ADD(&m, a, other_out, rows_bytes(DTYPE_F32, a->n_other, n_out, a->other_stride), OP_READ);
+    ADD(&m, a, other_lse, rows_bytes(DTYPE_F32, a->n_other, a->n_row, a->other_stride), OP_READ);
     return m;
 }
 
@@ -298,24 +321,21 @@ struct op_memory op_memory_expert_gate(struct expert_gate_args *a) {
     return m;
 }
 
-// Puts a copy of a host table of n weights in its place: their pointers may be replaced.
-static void add_weights(struct op_memory *m, const struct weight **table, int n) {
-    size_t bytes = (size_t)n * sizeof *m->weights;
-    m->weights = malloc(bytes + 1);
-    if (!m->weights) abort();
-    memcpy(m->weights, *table, bytes);
-    *table = m->weights;
-    for (int i = 0; i < n; i++) add_weight(m, &m->weights[i]);
+static const struct weight *add_weights(struct op_memory *m, const struct weight **table, int n) {
+    struct weight *weights = own_table(m, *table, (size_t)n * sizeof *weights);
+    *table = weights;
+    for (int i = 0; i < n; i++) add_weight(m, &weights[i]);
+    return weights;
 }
 
 struct op_memory op_memory_grouped_matmul(struct grouped_matmul_args *a) {
     struct op_memory m = open_list(3 + 2 * a->n_group);
     int64_t n_row = a->n_group ? a->first_row[a->n_group] : 0;
     ADD_HOST(&m, a, first_row, (a->n_group + 1) * 8);
-    add_weights(&m, &a->weight, a->n_group);
+    const struct weight *weights = add_weights(&m, &a->weight, a->n_group);
     if (n_row) {
-        ADD(&m, a, x, dtype_bytes(a->x_dtype, n_row * m.weights[0].n_col), OP_READ);
-        ADD(&m, a, out, floats(n_row * m.weights[0].n_row), OP_WRITE);
+        ADD(&m, a, x, dtype_bytes(a->x_dtype, n_row * weights[0].n_col), OP_READ);
+        ADD(&m, a, out, floats(n_row * weights[0].n_row), OP_WRITE);
     }
     return m;
 }
@@ -323,9 +343,9 @@ struct op_memory op_memory_grouped_matmul(struct grouped_matmul_args *a) {
 struct op_memory op_memory_chosen_matmul(struct chosen_matmul_args *a) {
     struct op_memory m = open_list(4 + 2 * a->n_expert);
     ADD(&m, a, expert, a->n_row * 4, OP_READ);
-    add_weights(&m, &a->weight, a->n_expert);
-    ADD(&m, a, x, rows_bytes(a->x_dtype, a->n_row, m.weights[0].n_col, a->x_stride), OP_READ);
-    ADD(&m, a, out, floats(a->n_row * m.weights[0].n_row), OP_WRITE);
+    const struct weight *weights = add_weights(&m, &a->weight, a->n_expert);
+    ADD(&m, a, x, rows_bytes(a->x_dtype, a->n_row, weights[0].n_col, a->x_stride), OP_READ);
+    ADD(&m, a, out, floats(a->n_row * weights[0].n_row), OP_WRITE);
     ADD(&m, a, n_product, 8, OP_UPDATE);
     return m;
 }

@@ -24,7 +24,8 @@ struct op_pointer {
 struct op_memory {
     int n;
     struct op_pointer *pointers; // tables of rows come before what they index
-    struct weight *weights;      // a copy of a host table of weights, in place of the caller's
+    void *table;                 // a copy of a host table that holds pointers, in place of the
+                                 // caller's
 };
 
 void *op_pointer_get(const struct op_pointer *pointer);
@@ -44,6 +45,7 @@ void op_memory_close(struct op_memory *memory);
     X(add, add_args)                                                                               \
     X(multiply, multiply_args)                                                                     \
     X(convert, convert_args)                                                                       \
+    X(copy_blocks, copy_blocks_args)                                                               \
     X(attention, attention_args)                                                                   \
     X(merge_partials, merge_args)                                                                  \
     X(attention_mass, attention_mass_args)                                                         \

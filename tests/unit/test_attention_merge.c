@@ -20,6 +20,55 @@ static struct attention_args key_block(const struct attention_args *a, int64_t b
     return block;
 }
 
+// Results of n_row rows, each `stride` floats behind the one before. Behind the out and the lse of
+// one is room for attention_attend's guards.
+struct parts {
+    int64_t n_row, stride;
+    int value_dim;
+    float *out, *lse; // of the first
+};
+
+static struct parts parts_open(int n, int64_t n_row, int value_dim) {
+    struct parts parts = {n_row, n_row * (value_dim + 1) + 3, value_dim, NULL, NULL};
+    parts.out = test_alloc(n * parts.stride * 4);
+    parts.lse = parts.out + n_row * value_dim + 1;
+    return parts;
+}
+
+static struct merge_args merge_of(const struct parts *parts, int first, int n, float *out,
+                                  float *lse) {
+    return (struct merge_args){.n_row = parts->n_row,
+                               .value_dim = parts->value_dim,
+                               .merge = first > 0,
+                               .out = out,
+                               .lse = lse,
+                               .n_other = n,
+                               .other_out = parts->out + first * parts->stride,
+                               .other_lse = parts->lse + first * parts->stride,
+                               .other_stride = parts->stride};
+}
+
+// All of them in one call, written or joined to the first: bit for bit what one by one has left.
+static void check_at_once(struct backend *backend, const struct parts *parts, int n_part,
+                          const float *out, const float *lse) {
+    int64_t n_out = parts->n_row * parts->value_dim;
+    float *got = test_alloc(n_out * 4), *got_lse = test_alloc(parts->n_row * 4);
+    for (int first = 0; first < 2; first++) {
+        memset(got, 0xff, (size_t)n_out * 4);
+        memset(got_lse, 0xff, (size_t)parts->n_row * 4);
+        if (first) {
+            memcpy(got, parts->out, (size_t)n_out * 4);
+            memcpy(got_lse, parts->lse, (size_t)parts->n_row * 4);
+        }
+        struct merge_args merge = merge_of(parts, first, n_part - first, got, got_lse);
+        assert_int_equal(backend->ops->merge_partials(backend, &merge), OK);
+        assert_memory_equal(got, out, (size_t)n_out * 4);
+        assert_memory_equal(got_lse, lse, (size_t)parts->n_row * 4);
+    }
+    free(got);
+    free(got_lse);
+}
+
 // Keys cut into blocks in any way, in any order of merging, by itself and inside of attention: the
 // same as one call.
 static void check_split(struct backend *backend, const struct attention_case *c,
@@ -28,9 +77,8 @@ static void check_split(struct backend *backend, const struct attention_case *c,
     int64_t n_row = a.n_query * a.n_head, n_out = n_row * a.value_dim;
     attention_attend(backend, &a);
     float *out = test_alloc(n_out * 4), *lse = test_alloc(n_row * 4);
-    memset(out, 0, (size_t)n_out * 4);
-    for (int64_t i = 0; i < n_row; i++) lse[i] = -INFINITY;
-    float *other = test_alloc(n_out * 4 + 4), *other_lse = test_alloc(n_row * 4 + 4);
+    memset(out, 0xff, (size_t)n_out * 4);
+    struct parts parts = parts_open(n_block, n_row, a.value_dim);
     float *held = test_alloc(n_out * 4 + 4), *held_lse = test_alloc(n_row * 4 + 4);
     for (int i = 0; i < n_block; i++) {
         int b = (first + i * step) % n_block;
@@ -40,17 +88,18 @@ static void check_split(struct backend *backend, const struct attention_case *c,
         joining.merge = i > 0;
         assert_int_equal(backend->ops->attention(backend, &joining), OK);
         struct attention_args block = key_block(&a, bound[b], bound[b + 1]);
-        block.out = other;
-        block.lse = other_lse;
+        block.out = parts.out + i * parts.stride;
+        block.lse = parts.lse + i * parts.stride;
         attention_attend(backend, &block);
-        struct merge_args merge = {n_row, a.value_dim, out, lse, other, other_lse};
+        struct merge_args merge = merge_of(&parts, i, 1, out, lse);
         assert_int_equal(backend->ops->merge_partials(backend, &merge), OK);
     }
+    check_at_once(backend, &parts, n_block, out, lse);
     attention_assert_close(c->name, out, a.out, n_out, TOLERANCE_F32);
     attention_assert_close(c->name, lse, a.lse, n_row, TOLERANCE_F32);
     attention_assert_close(c->name, held, a.out, n_out, TOLERANCE_F32);
     attention_assert_close(c->name, held_lse, a.lse, n_row, TOLERANCE_F32);
-    void *all[] = {out, lse, other, other_lse, held, held_lse};
+    void *all[] = {out, lse, parts.out, held, held_lse};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
     attention_arguments_close(&a);
 }
@@ -96,7 +145,7 @@ static void test_merge_knows_the_infinities(void **state) {
         for (int i = 0; i < DIM; i++) out[i] = NAN;
         memcpy(before, out, sizeof before);
         memcpy(got_lse, lse, sizeof lse);
-        struct merge_args merge = {N_ROW, DIM, out, got_lse, other, other_lse};
+        struct merge_args merge = {N_ROW, DIM, true, out, got_lse, 1, other, other_lse, 0};
         assert_int_equal(backend.ops->merge_partials(&backend, &merge), OK);
         assert_memory_equal(out, other, 4 * DIM);
         assert_true(got_lse[0] == 2.5f);
@@ -108,6 +157,30 @@ static void test_merge_knows_the_infinities(void **state) {
         assert_true(got_lse[4] == -3e38f && isnan(got_lse[5]));
         free(out);
         free(other);
+        attention_backend_close(&backend);
+    }
+}
+
+// Nothing to merge, or only what saw no key: zeros and -inf where nothing is held, else as it was.
+static void test_merge_of_nothing(void **state) {
+    (void)state;
+    enum { N_ROW = 9, DIM = 200, N = N_ROW * (DIM + 1) };
+    for (int kind = BACKEND_REFERENCE; kind <= BACKEND_CUDA; kind++) {
+        struct backend backend = attention_backend_open((enum backend_kind)kind, ISA_AUTO, 1);
+        struct parts parts = parts_open(3, N_ROW, DIM);
+        for (int64_t i = 0; i < 3 * parts.stride; i++)
+            parts.out[i] = i % parts.stride < N_ROW * DIM ? NAN : -INFINITY;
+        for (int form = 0; form < 4; form++) {
+            float *out = random_vector(DTYPE_F32, N, 1, 5), before[N];
+            memcpy(before, out, sizeof before);
+            int n = form & 2 ? 2 : 0;
+            struct merge_args merge = merge_of(&parts, form & 1, n, out, out + N_ROW * DIM);
+            assert_int_equal(backend.ops->merge_partials(&backend, &merge), OK);
+            for (int i = 0; i < N; i++)
+                assert_true(out[i] == (form & 1 ? before[i] : i < N_ROW * DIM ? 0 : -INFINITY));
+            free(out);
+        }
+        free(parts.out);
         attention_backend_close(&backend);
     }
 }
@@ -185,8 +258,14 @@ static void check_case(struct backend *reference, const struct attention_case *c
     struct result own = result_copy(&a);
     hold_others(&a);
     struct result held = result_copy(&a), expected = result_copy(&a);
-    const struct merge_args merge = {a.n_query * a.n_head, a.value_dim, expected.out,
-                                     expected.lse,         own.out,     own.lse};
+    const struct merge_args merge = {.n_row = a.n_query * a.n_head,
+                                     .value_dim = a.value_dim,
+                                     .merge = true,
+                                     .out = expected.out,
+                                     .lse = expected.lse,
+                                     .n_other = 1,
+                                     .other_out = own.out,
+                                     .other_lse = own.lse};
     assert_int_equal(reference->ops->merge_partials(reference, &merge), OK);
     a.merge = true;
     check_form(c, FORM_PLAIN - 1, &a, &own, &held, &expected);
@@ -212,6 +291,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_blocks_merge_to_one_call),
         cmocka_unit_test(test_merge_knows_the_infinities),
+        cmocka_unit_test(test_merge_of_nothing),
         cmocka_unit_test(test_attention_merges_into_what_is_held),
     };
     return cmocka_run_group_tests_name("attention merge", tests, attention_device_open,

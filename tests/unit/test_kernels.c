@@ -194,6 +194,53 @@ static void converts_and_gathers(void **state) {
         }
 }
 
+struct blocks_case {
+    int n_block;
+    int64_t n_row, n_col, pad; // of the largest; the others are smaller, some empty
+    int shift;                 // floats from a multiple of 16 bytes to the first
+};
+static const struct blocks_case blocks_cases[] = {
+    {0, 1, 1, 0, 0},     {1, 1, 1, 0, 0},    {1, 1, 30000, 0, 0}, {3, 5, 64, 8, 0},
+    {12, 1, 1024, 0, 0}, {7, 3, 65, 0, 1},   {41, 2, 32, 12, 0},  {100, 4, 17, 3, 2},
+    {2, 700, 1, 0, 0},   {5, 1, 4096, 0, 1},
+};
+
+// Blocks lie one behind another in the source and in reverse in the target.
+static void list_blocks(const struct blocks_case *c, const float *from, float *to,
+                        struct block_copy *out) {
+    int64_t room = c->n_row * (c->n_col + c->pad) + c->pad;
+    for (int i = 0; i < c->n_block; i++) {
+        int64_t n_col = c->n_col - i % 3 * c->n_col / 4;
+        out[i] = (struct block_copy){.from = from + c->shift + i * room,
+                                     .to = to + (c->n_block - 1 - i) * room,
+                                     .n_row = i % 5 == 3 ? 0 : c->n_row - i % 2 * c->n_row / 2,
+                                     .n_col = i % 7 == 5 ? 0 : n_col,
+                                     .from_stride = n_col + c->pad / 2,
+                                     .to_stride = c->n_col + c->pad};
+    }
+}
+
+static void copies_blocks(void **state) {
+    (void)state;
+    for (size_t s = 0; s < sizeof blocks_cases / sizeof *blocks_cases; s++) {
+        const struct blocks_case *c = &blocks_cases[s];
+        int64_t n = c->n_block * (c->n_row * (c->n_col + c->pad) + c->pad);
+        float *from = random_vector(DTYPE_F32, n + c->shift, 1, 1);
+        struct block_copy block[128];
+        struct output out = output_open(DTYPE_F32, n, true);
+        const struct copy_blocks_args args = {block, c->n_block};
+        list_blocks(c, from, out.expected, block);
+        succeed(backends[0].ops->copy_blocks(&backends[0], &args));
+        for (int i = 1; i < N_BACKEND; i++) {
+            list_blocks(c, from, output_renew(&out), block);
+            succeed(backends[i].ops->copy_blocks(&backends[i], &args));
+            assert_memory_equal(out.got, out.expected, n * 4);
+        }
+        output_close(&out);
+        free(from);
+    }
+}
+
 // An address sanitizer build lets allocations fail instead of ending the program.
 const char *__asan_default_options(void);
 const char *__asan_default_options(void) {
@@ -287,13 +334,10 @@ static void samples_tokens(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(norms_rows),
-        cmocka_unit_test(rotates_heads),
-        cmocka_unit_test(gates_values),
-        cmocka_unit_test(adds_values),
-        cmocka_unit_test(converts_and_gathers),
-        cmocka_unit_test(samples_tokens),
-        cmocka_unit_test(memory_is_aligned_and_refused),
+        cmocka_unit_test(norms_rows),           cmocka_unit_test(rotates_heads),
+        cmocka_unit_test(gates_values),         cmocka_unit_test(adds_values),
+        cmocka_unit_test(converts_and_gathers), cmocka_unit_test(copies_blocks),
+        cmocka_unit_test(samples_tokens),       cmocka_unit_test(memory_is_aligned_and_refused),
         cmocka_unit_test(opens_what_exists),
     };
     return cmocka_run_group_tests_name("kernels", tests, open_backends, close_backends);
