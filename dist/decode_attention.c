@@ -203,7 +203,7 @@ enum status ring_decode_run(struct ring_attention *ring, const struct ring_atten
     TRY(ring_check_room(ring, &space));
     struct ring_queries queries = {.out = room.out, .lse = room.lse};
     if (selection) queries.selection = *selection;
-    if (ring->comm->size == 1) {
+    if (ring->comm->size < 2) {
         queries.out = parts->out;
         if (parts->lse) queries.lse = parts->lse;
         return attend_shard(ring, parts, n_part, queries);
