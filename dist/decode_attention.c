@@ -170,13 +170,13 @@ static enum status gather_lse(struct ring_attention *ring, const struct ring_att
     const int size = ring->comm->size;
     const int64_t n_query = args->query_end - args->query_begin;
     int64_t *bytes = ring->rank_bytes;
+    struct block_copy block[size];
     for (int rank = 0; rank < size; rank++)
         bytes[rank] = n_query * heads_of(args->n_head, size, rank) * (int64_t)sizeof(float);
     double begun = profile_begin(ring->profile, PHASE_RING_WAIT);
     TRY(ring->comm->ops->all_gather(ring->comm, room->head_lse, room->gathered, bytes));
     profile_end(ring->profile, PHASE_RING_WAIT, begun);
     begun = profile_begin(ring->profile, PHASE_MERGE);
-    struct block_copy block[size];
     const float *from = room->gathered;
     for (int rank = 0; rank < size; rank++) {
         struct span heads = partition_piece(args->n_head, size, rank);
@@ -203,7 +203,7 @@ enum status ring_decode_run(struct ring_attention *ring, const struct ring_atten
     TRY(ring_check_room(ring, &space));
     struct ring_queries queries = {.out = room.out, .lse = room.lse};
     if (selection) queries.selection = *selection;
-    if (ring->comm->size < 2) {
+    if (ring->comm->size == 1) {
         queries.out = parts->out;
         if (parts->lse) queries.lse = parts->lse;
         return attend_shard(ring, parts, n_part, queries);
