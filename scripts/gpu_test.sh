@@ -8,11 +8,11 @@
 #   cli        the program: verify on 1, 2 and 4 ranks; the demo model on cuda and on cpu
 #   launches   that the tests which compute-sanitizer watches launch every kernel of the build
 #   memcheck racecheck initcheck synccheck    these tests under compute-sanitizer: the small cases of unit
-#              (SANITIZE_LIGHT=12: of at most 12 million products), on a Hopper also with the kernels that
-#              an A100 (sm_80) and what comes after (sm_100) take
+#              (SANITIZE_LIGHT=12: of at most 12 million products, attention's of a third of that), on a
+#              Hopper also with the kernels that an A100 (sm_80) and what comes after (sm_100) take
 # PART:NAME runs of a part what has NAME in its name (racecheck:index). Nothing is built where DIR (build/cuda)
 # is there: it may be a copy (make CUDA=1 bundle tests). A part stops beginning tests after PART_SECONDS (460),
-# and what runs then is stopped. --log adds a section a part to a file: parts may run on several machines and
+# and what runs then is stopped. Tests of one rank run TEST_JOBS at a time (a third of the cores). --log adds a section a part to a file: parts may run on several machines and
 # at several times, the same file brought along or the files put one after the other. Exit code 77: no GPU.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 70
@@ -47,19 +47,20 @@ else
     echo "no demo model: $(tail -1 "$work/model.log")"
 fi
 
-n_passed=0 n_failed=0 n_skipped=0
+touch "$work/results"
+jobs=${TEST_JOBS:-$(($(nproc) / 3))}
+[ "$jobs" -ge 1 ] || jobs=1
 write() { [ -z "$log" ] || printf '%s\n' "$*" >>"$log"; }
 row() { # RESULT NAME SECONDS FIGURES
+    echo "$1" >>"$work/results"
     printf '%-7s %s (%s s)%s\n' "$1" "$2" "$3" "${4:+: $4}"
     write "| $2 | $1 | $3 | ${4:-} |"
 }
-skip() { # NAME WHY
-    n_skipped=$((n_skipped + 1))
-    row skipped "$1" 0 "$2"
-}
+count() { grep -c "^$1" "$work/results"; } # of the rows with this result
+skip() { row skipped "$1" 0 "$2"; }        # NAME WHY
 # run NAME COMMAND...: by its exit code; a line that begins with "figure" is kept in the log.
 run() {
-    local name=$1 begun=$EPOCHREALTIME left=$((part_end - SECONDS)) code seconds figures
+    local name=$1 begun=$EPOCHREALTIME left=$((part_end - SECONDS)) code seconds figures output
     [[ $name == *"$only"* ]] || return 0
     shift
     if [ $left -lt 5 ]; then
@@ -67,34 +68,37 @@ run() {
         return
     fi
     [ "$(type -t "$1")" != function ] || set -- bash -c '"$@"' _ "$@"
-    timeout --kill-after=10 "$left" "$@" >"$work/log" 2>&1 </dev/null
+    output=$(mktemp -p "$work")
+    timeout --kill-after=10 "$left" "$@" >"$output" 2>&1 </dev/null
     code=$?
     seconds=$(awk -v a="$begun" -v b="$EPOCHREALTIME" 'BEGIN { printf "%.1f", b - a }')
-    figures=$(grep -aoE '^figure: .*|differ by .*|[0-9]+ of [0-9]+ tokens equal' "$work/log" |
+    figures=$(grep -aoE '^figure: .*|differ by .*|[0-9]+ of [0-9]+ tokens equal' "$output" |
         sed 's/^figure: //' | head -8 | paste -sd '|' | sed 's/|/; /g')
     case $code in
-    0)
-        n_passed=$((n_passed + 1))
-        row ok "$name" "$seconds" "$figures"
-        ;;
-    77) skip "$name" "$(grep -aim1 skip "$work/log" || tail -1 "$work/log")" ;;
+    0) row ok "$name" "$seconds" "$figures" ;;
+    77) skip "$name" "$(grep -aim1 skip "$output" || tail -1 "$output")" ;;
     *)
-        n_failed=$((n_failed + 1))
-        [ $code -ne 124 ] || echo "stopped after $left s" >>"$work/log"
+        [ $code -ne 124 ] || echo "stopped after $left s" >>"$output"
         row FAILED "$name" "$seconds" "exit code $code"
-        grep -avE '^\[ RUN|^\[       OK' "$work/log" | tail -40 | cut -c1-300 >"$work/tail"
-        sed 's/^/    /' "$work/tail"
+        grep -avE '^\[ RUN|^\[       OK' "$output" | tail -40 | cut -c1-300 | sed 's/^/    /'
         ;;
     esac
+    rm -f "$output"
+}
+# The same beside others; `wait` waits for them.
+start() {
+    while [ "$(jobs -rp | wc -l)" -ge "$jobs" ]; do wait -n; done
+    run "$@" &
 }
 
-units=(device experts sparse sparse_attention candidates attention_merge kernels matmul index attention)
+units=(attention attention_merge index device experts sparse sparse_attention candidates kernels matmul)
 unit() {
     local name
     for name in "${units[@]}"; do
         [ -x "$build/tests/unit/test_$name" ] || continue
-        run "unit/$name" "$build/tests/unit/test_$name"
+        start "unit/$name" "$build/tests/unit/test_$name"
     done
+    wait
 }
 # on_ranks COUNTS NAME...: tests over ranks, on those of their counts that are wanted.
 on_ranks() {
@@ -189,21 +193,22 @@ cli() {
     run "demo model, fp32, cuda and cpu" demo fp32 1e-3
     run "demo model, bf16 on cuda" demo auto 1e-2
 }
-# small WHAT COMMAND...: the small cases of unit by COMMAND, the longest last; on a Hopper, which can stand for
+# small WHAT COMMAND...: the small cases of unit by COMMAND, the longest first; on a Hopper, which can stand for
 # other GPUs, also with the kernels that they take.
-watched=(device experts sparse sparse_attention candidates kernels matmul index "sparse_attention 80"
-    "sparse_attention 100" "index 80" attention attention_merge "attention 80" "attention_merge 80")
+watched=(attention attention_merge "attention 80" "attention_merge 80" index "index 80" kernels matmul device
+    experts sparse sparse_attention "sparse_attention 80" "sparse_attention 100" candidates)
 small() {
-    local what=$1 name as
+    local what=$1 name as light
     shift
-    export HALKA_TEST_LIGHT=${SANITIZE_LIGHT:-12}
     for name in "${watched[@]}"; do
         read -r name as <<<"$name"
         [ -z "$as" ] || [ "$capability" = 9.0 ] || continue
-        export HALKA_TEST_ARCHITECTURE=${as:-0}
-        run "$what of unit/$name${as:+ as sm_$as}" "$@" "$build/tests/unit/test_$name"
+        light=${SANITIZE_LIGHT:-12}
+        [[ $name != attention* ]] || light=$((light / 3))
+        start "$what of unit/$name${as:+ as sm_$as}" env HALKA_TEST_LIGHT="$light" \
+            HALKA_TEST_ARCHITECTURE="${as:-0}" "$@" "$build/tests/unit/test_$name"
     done
-    unset HALKA_TEST_LIGHT HALKA_TEST_ARCHITECTURE
+    wait
 }
 sanitize() { # TOOL OPTION...
     if ! command -v compute-sanitizer >/dev/null; then
@@ -270,6 +275,7 @@ for part in "${parts[@]}"; do
     unset HALKA_TEST_BACKEND HALKA_TEST_TRANSPORT
 done
 write ""
-write "$n_passed passed, $n_failed failed, $n_skipped skipped"
-echo "$n_passed passed, $n_failed failed, $n_skipped skipped"
-[ $n_failed -eq 0 ]
+sum="$(count ok) passed, $(count FAILED) failed, $(count skipped) skipped"
+write "$sum"
+echo "$sum"
+[ "$(count FAILED)" -eq 0 ]

@@ -39,6 +39,7 @@ __attribute__((destructor)) static void finish(void) {
     const char *path = getenv("LAUNCHES");
     FILE *out = path ? fopen(path, "a") : NULL;
     if (!out) return;
+    setvbuf(out, NULL, _IOLBF, BUFSIZ); // whole lines: other programs append theirs
     for (int i = 0; i < n_kernel; i++)
         fprintf(out, "%ld %s\n", kernels[i].n_launch, kernels[i].name);
     fclose(out);
