@@ -175,14 +175,14 @@ enum status options_check(const struct options *o) {
         FAIL(ERR_CONFIG, "questions are for task.kind = answer or locate: add --task answer");
     TRY(extension_check(o));
     if (o->verb == VERB_VERIFY) return OK;
-    if (!o->model_path) {
+    if (!o->model_path || !*o->model_path) {
         FAIL(ERR_CONFIG, "no model: give --model PATH or model.path in the job file");
     }
     if (o->verb == VERB_PLAN && o->plan_tokens > 0) return OK;
     if (o->documents.n == 0 && o->token_files.n == 0 && !o->document_list) {
         FAIL(ERR_CONFIG, "no document: give --document FILE, --tokens FILE or document.list");
     }
-    if ((o->verb == VERB_RUN || o->verb == VERB_EVALUATE) && !o->output) {
+    if ((o->verb == VERB_RUN || o->verb == VERB_EVALUATE) && (!o->output || !*o->output)) {
         FAIL(ERR_CONFIG, "no output folder: give --output DIR or output.dir in the job file");
     }
     if (o->verb != VERB_EVALUATE) return OK;

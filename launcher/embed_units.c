@@ -56,7 +56,12 @@ static enum status cut_windows(const struct options *o, struct embed_document *d
     if (o->window == 0 || o->window >= d->text.tokens.n) return OK;
     d->window = o->window - frame;
     d->stride = o->stride > 0 ? o->stride : (d->window + 1) / 2;
-    if (d->window < 1 || d->stride > d->window)
+    if (d->window < 1)
+        FAIL(ERR_CONFIG,
+             "document.window = %lld has no room for a document besides %lld specials and prefix: "
+             "make it larger",
+             (long long)o->window, (long long)frame);
+    if (d->stride > d->window)
         FAIL(ERR_CONFIG,
              "document.window = %lld holds %lld tokens of a document besides %lld specials and "
              "prefix, and document.stride = %lld would leave some out",

@@ -6,6 +6,8 @@
 
 #include "launcher/job.h"
 #include "model/inspect.h"
+#include "model/json_util.h"
+#include "model/mapping.h"
 
 static double number(const json_t *object, const char *key) {
     return json_number_value(json_object_get(object, key));
@@ -59,16 +61,22 @@ static enum status inspect_results(const char *folder, FILE *file) {
         }
     }
     free(line);
-    if (status == OK) printf("%s: %d results\n", folder, n);
-    return status;
+    TRY(status);
+    if (ferror(file)) FAIL(ERR_IO, "reading %s/results.jsonl failed", folder);
+    printf("%s: %d results\n", folder, n);
+    return OK;
 }
 
-static void inspect_report(const char *path) {
-    json_t *report = json_load_file(path, 0, NULL);
-    if (!report) {
-        puts("no report: the run has not ended");
-        return;
-    }
+static enum status inspect_report(const char *folder) {
+    struct mapping file;
+    char *path;
+    json_t *report = NULL;
+    enum status status = mapping_open_optional(folder, "report.json", &path, &file);
+    if (status == OK && path) status = json_read_text(file.data, file.bytes, path, &report);
+    if (status == OK && !path) puts("no report: the run has not ended");
+    mapping_close(&file);
+    free(path);
+    if (!report) return status;
     printf("last run: %zu ranks, %.0f tokens read, %.0f generated, %.2f s, %.1f tokens/s, "
            "products %s, K/V %s\n",
            json_array_size(json_object_get(report, "ranks")), number(report, "tokens_read"),
@@ -76,20 +84,20 @@ static void inspect_report(const char *path) {
            number(report, "tokens_per_second"), text(report, "precision"),
            text(report, "kv_precision"));
     json_decref(report);
+    return OK;
 }
 
 static enum status inspect(const struct options *options) {
     const char *path = options->inspect_path;
     char name[4096];
+    struct stat info;
     snprintf(name, sizeof name, "%s/results.jsonl", path);
-    FILE *file = fopen(name, "r");
-    if (file) {
+    if (stat(name, &info) == 0) {
+        FILE *file = S_ISREG(info.st_mode) ? fopen(name, "r") : NULL;
+        if (!file) FAIL(ERR_NO_INPUT, "%s is no file that can be read", name);
         enum status status = inspect_results(path, file);
         fclose(file);
-        TRY(status);
-        snprintf(name, sizeof name, "%s/report.json", path);
-        inspect_report(name);
-        return OK;
+        return status == OK ? inspect_report(path) : status;
     }
     struct checkpoint checkpoint = {0};
     enum status status = checkpoint_open(path, &checkpoint);

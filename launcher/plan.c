@@ -266,9 +266,9 @@ static enum status plan_elsewhere(struct job *job) {
            free_bytes >= 0 ? "to spare" : "too much");
     if (free_bytes < 0)
         FAIL(ERR_MEMORY,
-             "%lld tokens on %d ranks need %.2f GB each: take more ranks, %sor a smaller "
+             "a rank of %d needs %.2f GB for %lld tokens: take more ranks, %sor a smaller "
              "prefill.chunk",
-             (long long)o->plan_tokens, n_rank, (double)job->plan.total * 1e-9,
+             n_rank, (double)job->plan.total * 1e-9, (long long)o->plan_tokens,
              job->session_options.sharded ? "" : "partition.weights = sharded, ");
     return OK;
 }

@@ -1,7 +1,8 @@
 #include "model/config_rope.h"
 
-#include <jansson.h>
 #include <stdlib.h>
+
+#include "model/mapping.h"
 
 static enum status read_factors(struct json_object in, const char *key, float out[ROPE_MAX_FACTORS],
                                 int *n) {
@@ -30,17 +31,19 @@ enum status config_read_longrope(struct json_object in, struct rope_spec *rope) 
 }
 
 enum status config_read_longrope_file(const char *path, struct rope_spec *rope) {
-    json_error_t error;
-    json_t *root = json_load_file(path, JSON_REJECT_DUPLICATES, &error);
-    if (!root) FAIL(ERR_NO_INPUT, "%s: line %d: %s", path, error.line, error.text);
-    const json_t *scaling = json_object_get(root, "rope_parameters");
-    if (!json_is_object(scaling)) scaling = json_object_get(root, "rope_scaling");
-    if (!json_is_object(scaling)) scaling = root;
-    enum status status = OK;
-    if (json_is_object(scaling))
-        status = config_read_longrope((struct json_object){scaling, path}, rope);
-    else
-        status = status_fail(ERR_INPUT, __FILE__, "%s is not a JSON object", path);
+    struct mapping text;
+    json_t *root = NULL;
+    const json_t *scaling = NULL;
+    enum status status = mapping_open(path, &text);
+    TRY_OR(done, status);
+    TRY_OR(done, json_read_text(text.data, text.bytes, path, &root));
+    struct json_object in = {root, path};
+    TRY_OR(done, json_read_object(in, "rope_scaling", &scaling));
+    TRY_OR(done, json_read_object(in, "rope_parameters", &scaling));
+    if (scaling) in.json = scaling;
+    status = config_read_longrope(in, rope);
+done:
     json_decref(root);
+    mapping_close(&text);
     return status;
 }

@@ -32,6 +32,16 @@ if [ -r "$model" ]; then
     done
 fi
 
+expect "no checkpoint named" 78 "no model" run --model "" --tokens "$work/ids" --output "$work/o"
+printf '[1]' >"$work/list.json"
+for factors in none good.txt list.json; do
+    code=65
+    [ $factors != none ] || code=66
+    expect "factors in $factors" $code "$factors" run --model "$tiny" --tokens "$work/ids" \
+        --set extension.method=longrope --set extension.factor=2 \
+        --set extension.factors="$work/$factors" --output "$work/o"
+done
+
 # Documents.
 score "missing document" 66 "none.txt" --document "$work/none.txt"
 score "glob without match" 66 "no file matches" --document "$work/*.none"
@@ -72,6 +82,7 @@ fi
 : >"$work/file"
 expect "output is a file" 73 "is not a folder" run --model "$tiny" --tokens "$work/ids" \
     --output "$work/file"
+expect "no output named" 78 "no output folder" run --model "$tiny" --tokens "$work/ids" --output ""
 expect "output below a file" 73 "cannot make" run --model "$tiny" --tokens "$work/ids" \
     --output "$work/file/below"
 mkdir "$work/full"
@@ -80,6 +91,15 @@ for ranks in 1 2; do
     RANKS=$ranks expect "full disk on $ranks" 74 "No space left" run --model "$tiny" \
         --tokens "$work/ids" --output "$work/full"
 done
+
+# Results that inspect cannot show.
+mkdir "$work/odd" "$work/odd/results.jsonl"
+expect "inspect a folder as results" 66 "results.jsonl" inspect "$work/odd"
+rmdir "$work/odd/results.jsonl"
+echo '{"task": "score", "document": "a"}' >"$work/odd/results.jsonl"
+expect "inspect without report" 0 "the run has not ended" inspect "$work/odd"
+echo '{' >"$work/odd/report.json"
+expect "inspect a damaged report" 65 "report.json: line 2" inspect "$work/odd"
 
 # Ranks and memory.
 RANKS=2 expect "transport self on two ranks" 78 "run.transport = self" run --model "$tiny" \
