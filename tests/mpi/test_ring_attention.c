@@ -219,7 +219,8 @@ static void check_decode(const struct problem *p, const struct visibility *parts
     for (int i = 0; i < n_part; i++) {
         struct problem part = *p;
         part.visibility = parts[i];
-        args[i] = ring_args(&part, query.image, key.image, value.image);
+        args[i] = ring_args(p, query.image, key.image, value.image);
+        args[i].visibility = parts[i];
         flop += expected_flop(&part, PASS_Q);
     }
     args->out = out.image;
