@@ -258,7 +258,19 @@ static enum status fill_digest(struct tokenizer *t) {
     return OK;
 }
 
+// A vocabulary may have holes.
+static enum status check_specials(const struct tokenizer *t) {
+    for (int i = 0; i < t->n_prefix + t->n_suffix; i++) {
+        size_t bytes;
+        int32_t id = i < t->n_prefix ? t->prefix[i] : t->suffix[i - t->n_prefix];
+        if (!bpe_piece_data(&t->bpe, id, &bytes))
+            FAIL(ERR_INPUT, "token %d goes around each text, but is not in the vocabulary", id);
+    }
+    return OK;
+}
+
 enum status tokenizer_finish(struct tokenizer *tokenizer) {
+    TRY(check_specials(tokenizer));
     TRY(fill_sets(tokenizer));
     return fill_digest(tokenizer);
 }

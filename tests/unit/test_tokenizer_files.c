@@ -39,6 +39,9 @@ static void test_refusals(void **state) {
         {"{\"post_processor\":{\"type\":\"BertProcessing\",\"cls\":[\"a\",0],\"sep\":[\"x\",9]}"
          "," MODEL "}",
          "special tokens are wrong"},
+        {"{\"post_processor\":{\"type\":\"BertProcessing\",\"cls\":[\"a\",0],\"sep\":[\"x\",1]},"
+         "\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"b\":2},\"merges\":[]}}",
+         "token 1 goes around each text, but is not in the vocabulary"},
         {"{\"decoder\":{\"type\":\"CTC\"}," MODEL "}", "CTC"},
         {"{\"model\":{\"type\":\"WordPiece\",\"vocab\":{\"a\":0}}}", "lacks the unknown token"},
         {"{\"model\":{\"type\":\"WordPiece\",\"max_input_chars_per_word\":-1,"
