@@ -1,5 +1,6 @@
 // sources: model/config_json.c model/config_deepseek.c model/json_util.c model/architecture.c
-// sources: model/spec.c model/rope.c model/config_rope.c model/config_layers.c kernels/status.c
+// sources: model/spec.c model/rope.c model/config_rope.c model/config_layers.c model/mapping.c
+// sources: kernels/status.c
 
 // config.json and generation_config.json: whatever passes the checks must give finite frequencies.
 #include <math.h>
