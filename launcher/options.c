@@ -104,12 +104,24 @@ static enum status set_field(struct options *options, const struct option *optio
     FAIL(ERR_INTERNAL, "option %s has no type", option->path);
 }
 
+// Whether some option lies below this group ("model" for "model.path").
+static bool group_exists(const char *path) {
+    size_t n = strlen(path);
+    for (int i = 0; i < n_option; i++) {
+        if (strncmp(option_table[i].path, path, n) == 0 && option_table[i].path[n] == '.')
+            return true;
+    }
+    return false;
+}
+
 enum status options_set(struct options *options, const char *path, const char *value,
                         enum option_source source, const char *origin) {
     const struct option *option = option_find(path);
     if (!option) {
-        FAIL(source == SOURCE_COMMAND_LINE ? ERR_USAGE : ERR_CONFIG,
-             "%s: unknown key '%.80s'; did you mean '%s'?", origin, path,
+        enum status code = source == SOURCE_COMMAND_LINE ? ERR_USAGE : ERR_CONFIG;
+        if (group_exists(path))
+            FAIL(code, "%s: %.80s is a group of keys, not one of them", origin, path);
+        FAIL(code, "%s: unknown key '%.80s'; did you mean '%s'?", origin, path,
              option_nearest(path)->path);
     }
     // A list given on the command line replaces the job file's.
@@ -137,16 +149,6 @@ void options_close(struct options *options) {
     free(options->job_file);
     free(options->inspect_path);
     *options = (struct options){0};
-}
-
-// Whether some option lies below this group ("model" for "model.path").
-static bool group_exists(const char *path) {
-    size_t n = strlen(path);
-    for (int i = 0; i < n_option; i++) {
-        if (strncmp(option_table[i].path, path, n) == 0 && option_table[i].path[n] == '.')
-            return true;
-    }
-    return false;
 }
 
 static enum status read_scalar(struct options *options, const char *path, const char *origin,
@@ -202,9 +204,9 @@ static enum status read_setting(struct options *options, const config_setting_t 
     }
     if (!config_setting_is_aggregate(setting)) return read_scalar(options, path, origin, setting);
     const struct option *option = option_find(path);
-    if (option && option->type != OPTION_LIST) {
+    if (!option) return options_set(options, path, "", SOURCE_JOB_FILE, origin);
+    if (option->type != OPTION_LIST)
         FAIL(ERR_CONFIG, "%s: %s takes one value, not a list", origin, path);
-    }
     for (int i = 0; i < config_setting_length(setting); i++) {
         const config_setting_t *item = config_setting_get_elem(setting, (unsigned)i);
         if (config_setting_is_aggregate(item)) {
