@@ -1,8 +1,9 @@
 // Ring attention over ranks of a device each (mpirun -np N): GB/s of a shift; rate of a GPU, its
 // share of what the same tiles reach without a ring, exposed wait, zigzag against contiguous
-// shards; windows by ring and by halo; decoding. Device work, random data, the slowest rank,
-// medians. `bench_ring_gpu [LONGEST [DIVISOR]]`: tokens of the longest case (1M); a divisor of all
-// sizes rehearses on any machine.
+// shards; a short end of a long document by keys and by queries that travel; windows by ring and by
+// halo; decoding. Device work, random data, the slowest rank, medians.
+// `bench_ring_gpu [LONGEST [DIVISOR]]`: tokens of the longest case (1M); a divisor of all sizes
+// rehearses on any machine.
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -12,6 +13,7 @@
 #include "tests/common/measure_ranks.h"
 
 enum { TOKENS_OF_A_RANK = 8192, MIDDLE = 131072, WINDOW = 4096, HEAD_DIM = 128, DECODE_CALLS = 50 };
+enum { MOST_SENT = 4096 }; // queries of all ranks that travel
 
 static enum status call_shift(struct ranks *b, void *user) {
     TRY(b->comm->ops->shift_start(b->comm, user));
@@ -62,6 +64,7 @@ static void open_ring(struct ranks *b, const struct shape *shape, enum layout la
                                        .size = b->comm->size,
                                        .shard = n / b->comm->size + 4,
                                        .query = decode ? 0 : n_query / b->comm->size + 4,
+                                       .all_query = n_query <= MOST_SENT ? n_query : 0,
                                        .decode_query = decode,
                                        .halo = decode ? 0 : n / b->comm->size + 4};
     ranks_require(b, ring_attention_open(&r->ring, &b->backend, b->comm, &b->profile,
@@ -172,6 +175,24 @@ static void print_prefill(struct ranks *b, const struct shape *shape, enum layou
     close_ring(b, &r);
 }
 
+// The last n_query of n tokens: where the pass-KV / pass-Q threshold lies.
+static void print_end(struct ranks *b, int64_t n, int64_t n_query) {
+    const struct shape *shape = &shapes[0];
+    const enum pass passes[] = {PASS_KV, PASS_Q};
+    double seconds[2];
+    struct ring_run r;
+    open_ring(b, shape, LAYOUT_ZIGZAG, n, n_query, &r);
+    for (int i = 0; i < 2; i++) {
+        r.args.pass = passes[i];
+        seconds[i] = ranks_measure(b, call_ring, &r, 8).seconds;
+        measure_check(&b->backend, DTYPE_F32, r.args.out, r.n_query * shape->n_head * HEAD_DIM);
+    }
+    if (b->comm->rank == 0)
+        printf("last %4lld of %7lld tokens, %s %22.3f ms by pass-KV %8.3f ms by pass-Q\n",
+               (long long)n_query, (long long)n, shape->name, seconds[0] * 1e3, seconds[1] * 1e3);
+    close_ring(b, &r);
+}
+
 // A layer of a window, or of an encoder: the bytes that the slowest rank receives, and its time.
 static void print_window(struct ranks *b, enum pass pass, enum layout layout, int64_t n,
                          struct visibility visibility) {
@@ -238,6 +259,8 @@ static void run(struct ranks *b) {
         if (b->comm->size > 1) print_prefill(b, &shapes[i], LAYOUT_CONTIGUOUS, middle, 1);
         print_decode(b, &shapes[i], middle);
     }
+    for (int64_t n_query = 256; n_query <= MOST_SENT && b->comm->size > 1; n_query *= 2)
+        print_end(b, middle, ranks_scaled(b, n_query));
     const struct visibility behind = {.back = ranks_scaled(b, WINDOW) - 1};
     const struct visibility around = {.back = behind.back, .ahead = behind.back};
     print_window(b, PASS_KV, LAYOUT_CONTIGUOUS, middle, behind);
