@@ -41,11 +41,14 @@ __global__ void merge_others(struct merge_args m) {
     if (lane == 0) m.lse[row] = lse;
 }
 
-// The others lie one behind another, apart for out and lse: no stride is read.
-__global__ void merge_parts(struct merge_args m) {
-    int64_t row = (int64_t)blockIdx.x * kWarps + threadIdx.x / WARP;
-    int lane = threadIdx.x % WARP;
-    if (row >= m.n_row) return;
+// The others lie one behind another, apart for out and lse: no stride is read. N_WARP warps share a
+// row's others: one token's are few rows with many of them.
+template <int N_WARP> __global__ void merge_parts(struct merge_args m) {
+    constexpr int kBatch = 4; // loads under way
+    __shared__ float4 sums[kWarps][WARP];
+    int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, share = warp % N_WARP;
+    int64_t row = (int64_t)blockIdx.x * (kWarps / N_WARP) + warp / N_WARP;
+    if (row >= m.n_row) return; // as all warps of the row do
     float held = m.merge ? m.lse[row] : -INFINITY, max = held, total = 0;
     for (int s = lane; s < m.n_other; s += WARP) max = fmaxf(max, m.other_lse[s * m.n_row + row]);
     max = warp_max(max);
@@ -56,17 +59,53 @@ __global__ void merge_parts(struct merge_args m) {
     if (m.merge && total == 0) return; // saw no key
     float held_weight = expf(held - max);
     total += held_weight;
-    for (int i = lane; i < m.value_dim; i += WARP) {
-        float *out = &m.out[row * m.value_dim + i], sum = 0;
-        if (held != -INFINITY) sum = held_weight * *out;
-        for (int s = 0; s < m.n_other; s++) {
-            float part = m.other_lse[s * m.n_row + row];
-            if (part == -INFINITY) continue;
-            sum += expf(part - max) * m.other_out[(s * m.n_row + row) * m.value_dim + i];
+    for (int first = 0; first < m.value_dim; first += 4 * WARP) {
+        int column = first + 4 * lane;
+        bool has = column < m.value_dim;
+        float4 sum = {};
+        for (int s = share; s < m.n_other; s += N_WARP * kBatch) {
+            float weight[kBatch];
+            float4 part[kBatch] = {};
+#pragma unroll
+            for (int b = 0; b < kBatch; b++) {
+                int other = s + b * N_WARP;
+                weight[b] = 0;
+                if (other < m.n_other) weight[b] = expf(m.other_lse[other * m.n_row + row] - max);
+            }
+#pragma unroll
+            for (int b = 0; b < kBatch; b++) {
+                int64_t at = ((s + b * N_WARP) * m.n_row + row) * m.value_dim + column;
+                if (has && weight[b] != 0) part[b] = *(const float4 *)&m.other_out[at];
+            }
+#pragma unroll
+            for (int b = 0; b < kBatch; b++) {
+                sum.x += weight[b] * part[b].x;
+                sum.y += weight[b] * part[b].y;
+                sum.z += weight[b] * part[b].z;
+                sum.w += weight[b] * part[b].w;
+            }
         }
-        *out = total == 0 ? 0 : sum / total;
+        if (N_WARP > 1) {
+            __syncthreads();
+            sums[warp][lane] = sum;
+            __syncthreads();
+        }
+        if (!has || share != 0) continue;
+        for (int i = 1; i < N_WARP; i++) {
+            sum.x += sums[warp + i][lane].x;
+            sum.y += sums[warp + i][lane].y;
+            sum.z += sums[warp + i][lane].z;
+            sum.w += sums[warp + i][lane].w;
+        }
+        const float columns[4] = {sum.x, sum.y, sum.z, sum.w};
+        for (int c = 0; c < 4; c++) {
+            float *out = &m.out[row * m.value_dim + column + c];
+            float x = columns[c];
+            if (held != -INFINITY) x += held_weight * *out;
+            *out = total == 0 ? 0 : x / total;
+        }
     }
-    if (lane == 0) m.lse[row] = total == 0 ? -INFINITY : max + logf(total);
+    if (share == 0 && lane == 0) m.lse[row] = total == 0 ? -INFINITY : max + logf(total);
 }
 
 } // namespace
@@ -88,6 +127,10 @@ enum status attention_merge_parts(struct backend *backend, const struct attentio
     merge.n_other = n;
     merge.other_out = out;
     merge.other_lse = lse;
-    LAUNCH(backend, merge_parts, (unsigned)divide_up(merge.n_row, kWarps), kWarps * WARP, 0, merge);
+    if (n >= kWarps)
+        LAUNCH(backend, merge_parts<kWarps>, (unsigned)merge.n_row, kWarps * WARP, 0, merge);
+    else
+        LAUNCH(backend, merge_parts<1>, (unsigned)divide_up(merge.n_row, kWarps), kWarps * WARP, 0,
+               merge);
     return OK;
 }

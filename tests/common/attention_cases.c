@@ -45,6 +45,7 @@ const struct attention_case attention_cases[] = {
     {"shards, odd counts", 37, 201, 3, 3, 16, 16, CAUSAL, SHARDS, RANDOM, 0, 0},
     {"decode", 1, 5003, 9, 3, 64, 64, CAUSAL, LAST, RANDOM, 0, 0},
     {"decode 32:8", 1, 1500, 32, 8, 128, 128, CAUSAL, AFTER, RANDOM, 0, 0},
+    {"decode, many parts", 1, 2307, 2, 1, 40, 40, CAUSAL, LAST, RANDOM, 0, 0},
     {"decode of four", 4, 2049, 8, 1, 64, 64, CAUSAL, LAST, RANDOM, 8, 0},
     {"large scores", 17, 300, 6, 2, 64, 64, CAUSAL, LAST, LARGE, 0, 0},
     {"huge scores", 17, 300, 6, 2, 64, 64, CAUSAL, LAST, HUGE_SCORE, 0, 0},
