@@ -3,7 +3,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "model/checkpoint_files.h"
 #include "model/json_util.h"
@@ -100,9 +99,9 @@ static enum status read_weights(struct checkpoint *out, struct tensor_list *tens
     TRY_OR(done, join_path(out->folder, "model.safetensors.index.json", &index));
     if (out->shapes_only)
         status = checkpoint_read_names(index, tensors);
-    else if (access(single, F_OK) == 0)
+    else if (mapping_exists(single))
         status = read_shard(out, "model.safetensors", tensors);
-    else if (access(index, F_OK) == 0)
+    else if (mapping_exists(index))
         status = read_index(out, index, tensors);
     else
         FAIL_OR(done, ERR_NO_INPUT,
@@ -118,7 +117,7 @@ done:
 bool checkpoint_has_index(const char *folder) {
     char *index = NULL;
     if (asprintf(&index, "%s/model.safetensors.index.json", folder) < 0) return false;
-    bool has = access(index, F_OK) == 0;
+    bool has = mapping_exists(index);
     free(index);
     return has;
 }

@@ -34,17 +34,19 @@ done:
     return status;
 }
 
+bool mapping_exists(const char *path) {
+    struct stat info;
+    return lstat(path, &info) == 0 || (errno != ENOENT && errno != ENOTDIR);
+}
+
 enum status mapping_open_optional(const char *folder, const char *file, char **path,
                                   struct mapping *out) {
-    struct stat info;
     *out = (struct mapping){0};
     if (asprintf(path, "%s/%s", folder, file) < 0) {
         *path = NULL;
         FAIL(ERR_MEMORY, "no memory for the path of %s", file);
     }
-    // A link that leads nowhere is there, and damaged.
-    if (lstat(*path, &info) == 0 || (errno != ENOENT && errno != ENOTDIR))
-        return mapping_open(*path, out);
+    if (mapping_exists(*path)) return mapping_open(*path, out);
     free(*path);
     *path = NULL;
     return OK;

@@ -5,10 +5,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
+#include "model/mapping.h"
 #include "model/tokenizer_internal.h"
 #include "model/unicode.h"
 
@@ -72,7 +72,7 @@ enum status tokenizer_open(const char *folder, const struct gguf *gguf, struct t
     if (gguf) return tokenizer_open_gguf(gguf, out);
     char *path = NULL;
     if (asprintf(&path, "%s/tokenizer.json", folder) < 0) FAIL(ERR_MEMORY, "no memory for a path");
-    enum status status = access(path, F_OK) == 0 ? tokenizer_open_json(path, out) : OK;
+    enum status status = mapping_exists(path) ? tokenizer_open_json(path, out) : OK;
     free(path);
     return status;
 }

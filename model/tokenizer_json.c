@@ -2,7 +2,6 @@
 // pre-tokenizer, post-processor, decoder): tokenizer_rules.c.
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "model/mapping.h"
 #include "model/tokenizer_rules.h"
@@ -322,8 +321,7 @@ static enum status load_optional(const char *path, const char *name, json_t **ou
     char *file = beside(path, name);
     if (!file) FAIL(ERR_MEMORY, "no memory for the path of %s", name);
     *out = NULL;
-    enum status status =
-        access(file, F_OK) == 0 ? load_json(file, JSON_DECODE_INT_AS_REAL, out) : OK;
+    enum status status = mapping_exists(file) ? load_json(file, JSON_DECODE_INT_AS_REAL, out) : OK;
     free(file);
     return status;
 }
@@ -333,7 +331,7 @@ static enum status read_template(const char *path, json_t *config, struct tokeni
     if (!file) FAIL(ERR_MEMORY, "no memory for the path of a template");
     enum status status = OK;
     const char *text = template_text(json_object_get(config, "chat_template"));
-    if (access(file, F_OK) == 0)
+    if (mapping_exists(file))
         status = load_text(file, &t->chat_template);
     else if (text)
         t->chat_template = strdup(text);

@@ -189,6 +189,10 @@ static void test_folder_refusals(void **state) {
     assert_int_equal(mkdir(optional, 0700), 0);
     expect_refusal(folder, ERR_NO_INPUT, "generation_config.json is a folder");
     rmdir(optional);
+    snprintf(optional, sizeof optional, "%s/model.safetensors", folder);
+    unlink(optional);
+    assert_int_equal(symlink("../blobs/1", optional), 0);
+    expect_refusal(folder, ERR_NO_INPUT, "model.safetensors: No such file");
     folder_remove(folder);
 }
 

@@ -88,6 +88,13 @@ static void test_refusals(void **state) {
     unlink(path);
     must(tokenizer_open("/nonexistent", NULL, &t));
     assert_null(t);
+    char folder[] = "/tmp/halka-tokenizer-XXXXXX", link[64];
+    assert_non_null(mkdtemp(folder));
+    snprintf(link, sizeof link, "%s/tokenizer.json", folder);
+    assert_int_equal(symlink("../blobs/1", link), 0);
+    assert_int_equal(tokenizer_open(folder, NULL, &t), ERR_NO_INPUT);
+    unlink(link);
+    rmdir(folder);
 }
 
 static void test_companions(void **state) {
