@@ -201,6 +201,12 @@ enum status spec_draft_read_gguf(const struct gguf *gguf, const char *path,
                                  struct spec_draft *draft) {
     struct gguf_string name;
     char list[ARCHITECTURE_LIST_BYTES];
+    int64_t n_file = 1;
+    if (gguf_get_int(gguf, "split.count", &n_file) && n_file > 1)
+        FAIL(ERR_INPUT,
+             "%s is one of %" PRId64 " files of a split model, which is read as one file: merge "
+             "them with llama-gguf-split --merge FIRST-FILE OUT.gguf",
+             path, n_file);
     if (!gguf_get_string(gguf, "general.architecture", &name))
         FAIL(ERR_INPUT, "%s names no general.architecture; it holds no language model", path);
     draft->architecture = architecture_find_gguf(name);

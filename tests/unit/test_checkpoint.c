@@ -313,6 +313,12 @@ static void test_gguf(void **state) {
     checkpoint_close(&checkpoint);
     free(other);
     free(path);
+    struct gguf_maker part = {0};
+    gguf_maker_u32(&part, "split.count", 3);
+    write_buffer(folder, "part.gguf", gguf_maker_finish(&part));
+    assert_true(asprintf(&path, "%s/part.gguf", folder) > 0);
+    expect_refusal(path, ERR_INPUT, "one of 3 files of a split model");
+    free(path);
     path = folder_write(folder, "text.txt", "not a model", 11);
     expect_refusal(path, ERR_INPUT, "is given by its folder");
     free(path);
