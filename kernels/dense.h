@@ -47,7 +47,9 @@ struct matmul_args {
 };
 
 // Rotates elements [first, first + rope_dim) of each head by the angle whose cosine and sine are
-// given; the others are copied. Su et al., RoFormer (2021), equation 34.
+// given; the others are copied. Su et al., RoFormer (2021), equation 34. A head may then pass a
+// Walsh-Hadamard transform in Sylvester's order, times head_dim^-0.5: it keeps products of heads
+// and spreads the few large elements of one over all of them, before they are rounded.
 struct rope_args {
     const float *x; // [n_token, n_head, head_dim], x_stride between tokens
     int64_t x_stride;
@@ -55,6 +57,7 @@ struct rope_args {
     int n_head, head_dim, first, rope_dim;
     bool interleaved;       // pairs (2i, 2i+1); otherwise (i, i + rope_dim/2), from `first`
     const float *cos, *sin; // [n_token, rope_dim/2]
+    bool spread;            // transform; head_dim is a power of two, at most 256
     void *out;              // [n_token, n_head, head_dim]; may be x when out_dtype is F32
     enum dtype out_dtype;   // F32 or BF16
     int64_t out_stride;

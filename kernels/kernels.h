@@ -83,8 +83,7 @@ struct device_memory {        // bytes
     int64_t peak;             // most that this backend held
 };
 
-struct hadamard_args; // DeepSeek Sparse Attention: kernels/sparse.h
-struct quantize_args;
+struct quantize_args; // DeepSeek Sparse Attention: kernels/sparse.h
 struct index_args;
 struct sparse_attention_args;
 struct index_merge_args;
@@ -131,7 +130,6 @@ struct kernel_ops {
     enum status (*attention_mass)(struct backend *, const struct attention_mass_args *);
     enum status (*logprob)(struct backend *, const struct logprob_args *);
     enum status (*sample)(struct backend *, const struct sample_args *);
-    enum status (*hadamard)(struct backend *, const struct hadamard_args *);
     enum status (*quantize)(struct backend *, const struct quantize_args *);
     enum status (*index_top_k)(struct backend *, const struct index_args *);
     enum status (*index_merge)(struct backend *, const struct index_merge_args *);

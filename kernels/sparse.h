@@ -1,6 +1,6 @@
-// Arguments of DeepSeek Sparse Attention's operations: Hadamard rotation and fp8 quantisation of
-// index queries and keys, the lightning indexer with its running top-k, and attention over the
-// selected tokens only. Source: DeepSeek-V3.2 technical report, equations 1 and 2.
+// Arguments of DeepSeek Sparse Attention's operations: fp8 quantisation of index queries and keys,
+// the lightning indexer with its running top-k, and attention over the selected tokens only.
+// Source: DeepSeek-V3.2 technical report, equations 1 and 2.
 #ifndef HALKA_KERNELS_SPARSE_H
 #define HALKA_KERNELS_SPARSE_H
 
@@ -11,13 +11,6 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
-
-// Walsh-Hadamard transform in Sylvester order of each row, times n_col^-0.5: orthogonal.
-struct hadamard_args {
-    float *x; // [n_row, n_col] in place
-    int64_t n_row;
-    int n_col; // a power of two, at most 256
-};
 
 struct quantize_args {
     const float *x; // [n_row, n_col]

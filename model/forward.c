@@ -56,12 +56,11 @@ static bool is_power_of_two(int n) {
     return (n & (n - 1)) == 0;
 }
 
-enum status forward_rope(struct forward *f, int layer, int rope_index, float *x, int64_t row,
+enum status forward_rope(struct forward *f, int layer, int rope_index, const float *x, int64_t row,
                          int64_t n, int n_head, void *out, enum dtype out_dtype) {
     const struct layer_spec *l = &f->spec->layers[layer];
     const struct rope_spec *rope = &f->spec->ropes[rope_index];
     int64_t width = (int64_t)n_head * l->head_dim, angles = row * (rope->dim / 2);
-    bool spread = f->kv.shape.dtype == DTYPE_BF16 && is_power_of_two(l->head_dim);
     double begun = profile_begin(f->profile, PHASE_OTHER);
     TRY(OPS(f)->rope(f->backend, &(struct rope_args){.x = x,
                                                      .x_stride = width,
@@ -72,21 +71,11 @@ enum status forward_rope(struct forward *f, int layer, int rope_index, float *x,
                                                      .interleaved = rope->interleaved,
                                                      .cos = f->buffers.cos[rope_index] + angles,
                                                      .sin = f->buffers.sin[rope_index] + angles,
-                                                     .out = spread ? x : out,
-                                                     .out_dtype = spread ? DTYPE_F32 : out_dtype,
+                                                     .spread = f->kv.shape.dtype == DTYPE_BF16 &&
+                                                               is_power_of_two(l->head_dim),
+                                                     .out = out,
+                                                     .out_dtype = out_dtype,
                                                      .out_stride = width}));
-    if (spread) {
-        TRY(OPS(f)->hadamard(f->backend, &(struct hadamard_args){
-                                             .x = x, .n_row = n * n_head, .n_col = l->head_dim}));
-        TRY(OPS(f)->convert(f->backend, &(struct convert_args){.x = x,
-                                                               .x_dtype = DTYPE_F32,
-                                                               .x_stride = width,
-                                                               .n_row = n,
-                                                               .n_col = width,
-                                                               .out = out,
-                                                               .out_dtype = out_dtype,
-                                                               .out_stride = width}));
-    }
     profile_end(f->profile, PHASE_OTHER, begun);
     return OK;
 }

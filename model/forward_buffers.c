@@ -173,7 +173,6 @@ int64_t forward_buffers_carve(const struct model_spec *spec, const struct forwar
     b.logprob = carve(&c, shape->encode_only ? 0 : n, DTYPE_F32);
     b.normed = carve(&c, tile * spec->n_hidden, activation);
     b.projected = carve(&c, tile * w.query, DTYPE_F32);
-    b.unrotated = carve(&c, spec->n_part ? tile * w.query : 0, DTYPE_F32);
     int64_t rounded = activation == DTYPE_F32 ? 1 : tile; // fp32 needs it in decode only
     b.product_input = carve(&c, rounded * w.output, activation);
     b.gate = carve(&c, tile * w.feed_forward, DTYPE_F32);

@@ -35,7 +35,6 @@ struct forward_buffers {
     float *logprob;      // [n_token]
     void *normed;        // [tile, n_hidden] activation dtype
     float *projected;    // [tile, n_head * head_dim]
-    float *unrotated;    // likewise: a copy, where attention has parts
     void *product_input; // [tile, or 1 in fp32, columns of the output matrix] activation dtype
     float *gate, *up;    // [tile, n_feed_forward]
     void *gated;         // [tile, n_feed_forward] activation dtype

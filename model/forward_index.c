@@ -23,50 +23,37 @@ static enum status project(struct forward *f, const void *x, int64_t n, struct w
                                                    .out_stride = weight.n_row});
 }
 
-// Rotates heads x [n, n_head, dim] in place by the angles of tokens [row, row + n).
+// Rotates heads x [n, n_head, dim] by the angles of tokens [row, row + n) into the index dtype; x
+// is changed.
 static enum status rotate(struct forward *f, const struct index_spec *index, float *x, int64_t row,
-                          int64_t n, int n_head) {
+                          int64_t n, int n_head, void *out, float *scale) {
     const struct rope_spec *rope = &f->spec->ropes[index->rope];
-    int64_t angles = row * (rope->dim / 2), width = (int64_t)n_head * index->head_dim;
-    return OPS(f)->rope(f->backend, &(struct rope_args){.x = x,
-                                                        .x_stride = width,
-                                                        .n_token = n,
-                                                        .n_head = n_head,
-                                                        .head_dim = index->head_dim,
-                                                        .rope_dim = rope->dim,
-                                                        .interleaved = rope->interleaved,
-                                                        .cos = f->buffers.cos[index->rope] + angles,
-                                                        .sin = f->buffers.sin[index->rope] + angles,
-                                                        .out = x,
-                                                        .out_dtype = DTYPE_F32,
-                                                        .out_stride = width});
-}
-
-// Rows x [n_row, dim] into the index dtype. The Hadamard transform keeps every product q . k and
-// spreads large elements before rounding; x is changed.
-static enum status round_rows(struct forward *f, const struct index_spec *index, float *x,
-                              int64_t n_row, void *out, float *scale) {
     int dim = index->head_dim;
-    bool spread = f->index_dtype != DTYPE_F32 && (dim & (dim - 1)) == 0;
-    if (spread)
-        TRY(OPS(f)->hadamard(f->backend,
-                             &(struct hadamard_args){.x = x, .n_row = n_row, .n_col = dim}));
-    if (f->index_dtype == DTYPE_F8_E4M3)
-        return OPS(f)->quantize(f->backend, &(struct quantize_args){.x = x,
-                                                                    .n_row = n_row,
-                                                                    .n_col = dim,
-                                                                    .block = dim,
-                                                                    .power_of_two = true,
-                                                                    .out = out,
-                                                                    .scale = scale});
-    return OPS(f)->convert(f->backend, &(struct convert_args){.x = x,
-                                                              .x_dtype = DTYPE_F32,
-                                                              .x_stride = dim,
-                                                              .n_row = n_row,
-                                                              .n_col = dim,
-                                                              .out = out,
-                                                              .out_dtype = f->index_dtype,
-                                                              .out_stride = dim});
+    int64_t angles = row * (rope->dim / 2), width = (int64_t)n_head * dim;
+    bool scales = f->index_dtype == DTYPE_F8_E4M3;
+    TRY(OPS(f)->rope(
+        f->backend,
+        &(struct rope_args){.x = x,
+                            .x_stride = width,
+                            .n_token = n,
+                            .n_head = n_head,
+                            .head_dim = dim,
+                            .rope_dim = rope->dim,
+                            .interleaved = rope->interleaved,
+                            .cos = f->buffers.cos[index->rope] + angles,
+                            .sin = f->buffers.sin[index->rope] + angles,
+                            .spread = f->index_dtype != DTYPE_F32 && (dim & (dim - 1)) == 0,
+                            .out = scales ? x : out,
+                            .out_dtype = scales ? DTYPE_F32 : f->index_dtype,
+                            .out_stride = width}));
+    if (!scales) return OK;
+    return OPS(f)->quantize(f->backend, &(struct quantize_args){.x = x,
+                                                                .n_row = n * n_head,
+                                                                .n_col = dim,
+                                                                .block = dim,
+                                                                .power_of_two = true,
+                                                                .out = out,
+                                                                .scale = scale});
 }
 
 enum status forward_index_keys(struct forward *f, int layer, int64_t row, int64_t n) {
@@ -83,9 +70,8 @@ enum status forward_index_keys(struct forward *f, int layer, int64_t row, int64_
                                                      .eps = index->norm_eps,
                                                      .out = x,
                                                      .out_dtype = DTYPE_F32}));
-    TRY(rotate(f, index, x, row, n, 1));
-    TRY(round_rows(f, index, x, n, kv_store_index_key(&f->kv, layer, row),
-                   kv_store_index_scale(&f->kv, layer, row)));
+    TRY(rotate(f, index, x, row, n, 1, kv_store_index_key(&f->kv, layer, row),
+               kv_store_index_scale(&f->kv, layer, row)));
     profile_end(f->profile, PHASE_INDEX, begun);
     return OK;
 }
@@ -96,9 +82,8 @@ enum status forward_index_queries(struct forward *f, int layer, int64_t row, int
     int64_t n_head = index->n_head;
     int64_t at = dtype_bytes(f->index_dtype, row * n_head * index->head_dim);
     double begun = profile_begin(f->profile, PHASE_INDEX);
-    TRY(rotate(f, index, b->index_heads, row, n, index->n_head));
-    TRY(round_rows(f, index, b->index_heads, n * n_head, (char *)b->index_query + at,
-                   b->index_scale));
+    TRY(rotate(f, index, b->index_heads, row, n, index->n_head, (char *)b->index_query + at,
+               b->index_scale));
     TRY(OPS(f)->multiply(
         f->backend,
         &(struct multiply_args){.x = b->index_weight + row * n_head,

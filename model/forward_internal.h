@@ -23,10 +23,10 @@ struct ring_attention_args forward_attention_args(const struct forward *forward,
 enum status forward_norm(struct forward *forward, const float *x, int64_t n, int64_t n_col,
                          const float *weight, void *out, enum dtype out_dtype);
 enum status forward_matmul(struct forward *forward, const struct matmul_args *args);
-// Rotates heads by their positions and rounds them into `out`; x is changed. Queries and keys that
-// attention reads in bf16 pass a Hadamard transform first: it keeps every product q . k and spreads
-// the few large elements of a head, which rounding would hurt most.
-enum status forward_rope(struct forward *forward, int layer, int rope, float *x, int64_t row,
+// Rotates heads by their positions and rounds them into `out`. Queries and keys that attention
+// reads in bf16 pass a Hadamard transform first: it keeps every product q . k and spreads the few
+// large elements of a head, which rounding would hurt most.
+enum status forward_rope(struct forward *forward, int layer, int rope, const float *x, int64_t row,
                          int64_t n, int n_head, void *out, enum dtype out_dtype);
 
 // down(activation(gate(normed)) * up(normed)), or down(activation(up(normed))), to where the branch
@@ -65,7 +65,7 @@ int forward_key_rotations(const struct forward *forward, int layer, int64_t row,
                           struct rotation out[MODEL_MAX_PART]);
 // forward_rope into each of them.
 enum status forward_rotate(struct forward *forward, int layer, const struct rotation *list,
-                           int n_list, float *x, int64_t row, int64_t n, int n_head,
+                           int n_list, const float *x, int64_t row, int64_t n, int n_head,
                            enum dtype dtype);
 // In place of ring_attention_run and decode_attention_run: `whole` is the layer's attention, if it
 // were one.

@@ -33,23 +33,10 @@ int forward_key_rotations(const struct forward *f, int layer, int64_t row,
     return 2;
 }
 
-// Rotating may change x: all but the last take a copy.
 enum status forward_rotate(struct forward *f, int layer, const struct rotation *list, int n_list,
-                           float *x, int64_t row, int64_t n, int n_head, enum dtype dtype) {
-    int64_t width = (int64_t)n_head * f->spec->layers[layer].head_dim;
-    for (int i = 0; i < n_list; i++) {
-        float *from = i + 1 < n_list ? f->buffers.unrotated : x;
-        if (from != x)
-            TRY(OPS(f)->convert(f->backend, &(struct convert_args){.x = x,
-                                                                   .x_dtype = DTYPE_F32,
-                                                                   .x_stride = width,
-                                                                   .n_row = n,
-                                                                   .n_col = width,
-                                                                   .out = from,
-                                                                   .out_dtype = DTYPE_F32,
-                                                                   .out_stride = width}));
-        TRY(forward_rope(f, layer, list[i].rope, from, row, n, n_head, list[i].out, dtype));
-    }
+                           const float *x, int64_t row, int64_t n, int n_head, enum dtype dtype) {
+    for (int i = 0; i < n_list; i++)
+        TRY(forward_rope(f, layer, list[i].rope, x, row, n, n_head, list[i].out, dtype));
     return OK;
 }
 

@@ -70,7 +70,6 @@ static const struct kernel_ops cpu_ops = {
     .merge_partials = cpu_merge_partials,
     .attention_mass = cpu_attention_mass,
     .logprob = cpu_logprob,
-    .hadamard = cpu_hadamard,
     .quantize = cpu_quantize,
     .index_top_k = cpu_index_top_k,
     .index_merge = cpu_index_merge,

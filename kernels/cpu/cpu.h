@@ -49,7 +49,6 @@ enum status cpu_add(struct backend *backend, const struct add_args *args);
 enum status cpu_gate(struct backend *backend, const struct gate_args *args);
 enum status cpu_convert(struct backend *backend, const struct convert_args *args);
 enum status cpu_copy_blocks(struct backend *backend, const struct copy_blocks_args *args);
-enum status cpu_hadamard(struct backend *backend, const struct hadamard_args *args);
 
 // matmul.c, logprob.c. The sizes are those of kernel_ops.scratch_bytes.
 enum status cpu_matmul(struct backend *backend, const struct matmul_args *args);

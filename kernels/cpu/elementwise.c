@@ -90,12 +90,6 @@ enum status cpu_convert(struct backend *backend, const struct convert_args *args
     return OK;
 }
 
-enum status cpu_hadamard(struct backend *backend, const struct hadamard_args *args) {
-    const struct cpu_state *state = cpu_state(backend);
-    RUN_ROWS(state, state->elementwise->hadamard, args, args->n_row, args->n_col);
-    return OK;
-}
-
 static void copy_rows(const struct block_copy *block, int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; r++)
         memcpy(block->to + r * block->to_stride, block->from + r * block->from_stride,

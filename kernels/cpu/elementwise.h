@@ -12,7 +12,6 @@ struct elementwise_ops {
     void (*rope)(const struct rope_args *args, int64_t begin, int64_t end);
     void (*gate)(const struct gate_args *args, int64_t begin, int64_t end);
     void (*convert)(const struct convert_args *args, int64_t begin, int64_t end);
-    void (*hadamard)(const struct hadamard_args *args, int64_t begin, int64_t end);
     float (*max)(const float *x, int64_t n);
     float (*exp_sum)(const float *x, int64_t n, float shift); // sum of exp(x[i] - shift)
 };

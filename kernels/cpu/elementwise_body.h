@@ -112,6 +112,20 @@ INLINE void rotate_pairs(const float *x, const float *cosine, const float *sine,
     }
 }
 
+INLINE void spread_head(float *restrict x, int n) {
+    float scale = 1.0f / sqrtf((float)n);
+    for (int half = 1; half < n; half *= 2)
+        for (int pair = 0; pair < n; pair += 2 * half) {
+#pragma omp simd
+            for (int i = pair; i < pair + half; i++) {
+                float a = x[i], b = x[i + half];
+                x[i] = a + b;
+                x[i + half] = a - b;
+            }
+        }
+    for (int i = 0; i < n; i++) x[i] *= scale;
+}
+
 static void rope_rows(const struct rope_args *args, int64_t begin, int64_t end) {
     int n_pair = args->rope_dim / 2;
     for (int64_t t = begin; t < end; t++)
@@ -128,6 +142,7 @@ static void rope_rows(const struct rope_args *args, int64_t begin, int64_t end) 
             else
                 rotate_halves(x + first, cosine, sine, n_pair, y + first);
             for (int i = first + args->rope_dim; i < args->head_dim; i++) y[i] = x[i];
+            if (args->spread) spread_head(y, args->head_dim);
             if (args->out_dtype == DTYPE_BF16)
                 round_row(head, args->head_dim, (bf16 *)args->out + at);
         }
@@ -182,24 +197,6 @@ static void convert_rows(const struct convert_args *args, int64_t begin, int64_t
     }
 }
 
-static void hadamard_rows(const struct hadamard_args *args, int64_t begin, int64_t end) {
-    int n = args->n_col;
-    float scale = 1.0f / sqrtf((float)n);
-    for (int64_t row = begin; row < end; row++) {
-        float *restrict x = args->x + row * n;
-        for (int half = 1; half < n; half *= 2)
-            for (int pair = 0; pair < n; pair += 2 * half) {
-#pragma omp simd
-                for (int i = pair; i < pair + half; i++) {
-                    float a = x[i], b = x[i + half];
-                    x[i] = a + b;
-                    x[i + half] = a - b;
-                }
-            }
-        for (int i = 0; i < n; i++) x[i] *= scale;
-    }
-}
-
 static float row_max(const float *x, int64_t n) {
     float max = -INFINITY;
 #pragma omp simd reduction(max : max)
@@ -219,7 +216,6 @@ const struct elementwise_ops ELEMENTWISE_OPS = {
     .rope = rope_rows,
     .gate = gate_rows,
     .convert = convert_rows,
-    .hadamard = hadamard_rows,
     .max = row_max,
     .exp_sum = row_exp_sum,
 };

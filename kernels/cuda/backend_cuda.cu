@@ -85,7 +85,6 @@ static const struct kernel_ops cuda_ops = {
     .attention_mass = cuda_attention_mass,
     .logprob = cuda_logprob,
     .sample = cuda_sample,
-    .hadamard = cuda_hadamard,
     .quantize = cuda_quantize,
     .index_top_k = cuda_index_top_k,
     .index_merge = cuda_index_merge,

@@ -77,7 +77,6 @@ enum status cuda_copy_blocks(struct backend *backend, const struct copy_blocks_a
 // sample.cu
 enum status cuda_sample(struct backend *backend, const struct sample_args *args);
 // quantize.cu
-enum status cuda_hadamard(struct backend *backend, const struct hadamard_args *args);
 enum status cuda_quantize(struct backend *backend, const struct quantize_args *args);
 // matmul.cu, logprob.cu
 enum status cuda_matmul(struct backend *backend, const struct matmul_args *args);

@@ -8,7 +8,8 @@
 namespace {
 
 constexpr int kThreads = 256, kWarps = kThreads / WARP;
-constexpr int kWarpColumns = 1024; // up to here a warp takes a row by itself
+constexpr int kWarpColumns = 1024;  // up to here a warp takes a row by itself
+constexpr int kSpreadColumns = 256; // of a head that is transformed
 constexpr int kMostBlocks = 1 << 20;
 
 // The sum over the threads that share a row: a warp's or the block's.
@@ -49,30 +50,64 @@ enum status launch_norm(struct backend *backend, const struct norm_args *args) {
     return OK;
 }
 
-// Grid: tokens along x, parts of their heads along y; a thread takes a pair of elements or one that
-// is only copied. No element is read by two threads, so out may be x.
+// Part `i` of a head: a pair of elements, or one that is only copied. No element is read by two
+// parts, so out may be x.
+template <typename Out>
+__device__ void rotate_part(const struct rope_args &a, const float *x, const float *cosine,
+                            const float *sine, int i, Out *out) {
+    int n_pair = a.rope_dim / 2;
+    if (i >= n_pair) {
+        int other = i - n_pair; // of the elements outside [first, first + rope_dim)
+        int at = other < a.first ? other : other + a.rope_dim;
+        store_float(out + at, x[at]);
+        return;
+    }
+    int first = a.first + (a.interleaved ? 2 * i : i);
+    int second = a.interleaved ? first + 1 : first + n_pair;
+    float u = x[first], v = x[second];
+    store_float(out + first, u * cosine[i] - v * sine[i]);
+    store_float(out + second, v * cosine[i] + u * sine[i]);
+}
+
+// Grid: tokens along x, parts of their heads along y.
 template <typename Out>
 __global__ void __launch_bounds__(kThreads) rotate_heads(struct rope_args a) {
     int64_t token = blockIdx.x;
-    int n_pair = a.rope_dim / 2, n_work = a.head_dim - n_pair; // of a head
+    int n_pair = a.rope_dim / 2, n_part = a.head_dim - n_pair; // of a head
     const float *cosine = a.cos + token * n_pair, *sine = a.sin + token * n_pair;
-    for (int i = blockIdx.y * kThreads + threadIdx.x; i < a.n_head * n_work;
+    for (int i = blockIdx.y * kThreads + threadIdx.x; i < a.n_head * n_part;
          i += gridDim.y * kThreads) {
-        int head = i / n_work, pair = i % n_work;
-        const float *x = a.x + token * a.x_stride + (int64_t)head * a.head_dim;
-        Out *out = (Out *)a.out + token * a.out_stride + (int64_t)head * a.head_dim;
-        if (pair >= n_pair) {
-            int other = pair - n_pair; // of the elements outside [first, first + rope_dim)
-            int at = other < a.first ? other : other + a.rope_dim;
-            store_float(out + at, x[at]);
-            continue;
-        }
-        int first = a.first + (a.interleaved ? 2 * pair : pair);
-        int second = a.interleaved ? first + 1 : first + n_pair;
-        float u = x[first], v = x[second];
-        store_float(out + first, u * cosine[pair] - v * sine[pair]);
-        store_float(out + second, v * cosine[pair] + u * sine[pair]);
+        int64_t head = (int64_t)(i / n_part) * a.head_dim;
+        rotate_part(a, a.x + token * a.x_stride + head, cosine, sine, i % n_part,
+                    (Out *)a.out + token * a.out_stride + head);
     }
+}
+
+// A warp takes a head. The butterflies are in the order of kernels/reference: sums round the same
+// way.
+template <typename Out>
+__global__ void __launch_bounds__(kThreads) rotate_and_spread(struct rope_args a, float scale) {
+    __shared__ float heads[kWarps][kSpreadColumns];
+    int lane = threadIdx.x % WARP, n_pair = a.rope_dim / 2;
+    int64_t row = (int64_t)blockIdx.x * kWarps + threadIdx.x / WARP, token = row / a.n_head;
+    if (token >= a.n_token) return;
+    int64_t head = row % a.n_head * a.head_dim;
+    float *y = heads[threadIdx.x / WARP];
+    for (int i = lane; i < a.head_dim - n_pair; i += WARP)
+        rotate_part(a, a.x + token * a.x_stride + head, a.cos + token * n_pair,
+                    a.sin + token * n_pair, i, y);
+    for (int half = 1; half < a.head_dim; half *= 2) {
+        __syncwarp();
+        for (int pair = lane; pair < a.head_dim / 2; pair += WARP) {
+            int i = pair / half * 2 * half + pair % half;
+            float u = y[i], v = y[i + half];
+            y[i] = u + v;
+            y[i + half] = u - v;
+        }
+    }
+    __syncwarp();
+    Out *out = (Out *)a.out + token * a.out_stride + head;
+    for (int i = lane; i < a.head_dim; i += WARP) store_float(out + i, y[i] * scale);
 }
 
 template <enum activation kActivation> __device__ float activate(float x) {
@@ -142,6 +177,19 @@ __global__ void __launch_bounds__(kThreads) convert_rows(struct convert_args a) 
         store_float(out + i, load_float(x + i));
 }
 
+template <typename Out>
+enum status launch_rope(struct backend *backend, const struct rope_args *args) {
+    if (args->spread) {
+        int64_t n_block = divide_up(args->n_token * args->n_head, kWarps);
+        LAUNCH(backend, rotate_and_spread<Out>, (unsigned)n_block, kThreads, 0, *args,
+               1.0f / sqrtf((float)args->head_dim));
+        return OK;
+    }
+    dim3 grid((unsigned)args->n_token, blocks_of_row((int64_t)args->n_head * args->head_dim));
+    LAUNCH(backend, rotate_heads<Out>, grid, kThreads, 0, *args);
+    return OK;
+}
+
 template <typename X, typename Out>
 enum status launch_convert(struct backend *backend, const struct convert_args *args) {
     dim3 grid((unsigned)args->n_row, blocks_of_row(args->n_col));
@@ -157,12 +205,11 @@ enum status cuda_norm(struct backend *backend, const struct norm_args *args) {
 }
 
 enum status cuda_rope(struct backend *backend, const struct rope_args *args) {
-    dim3 grid((unsigned)args->n_token, blocks_of_row((int64_t)args->n_head * args->head_dim));
-    if (args->out_dtype == DTYPE_BF16)
-        LAUNCH(backend, rotate_heads<__nv_bfloat16>, grid, kThreads, 0, *args);
-    else
-        LAUNCH(backend, rotate_heads<float>, grid, kThreads, 0, *args);
-    return OK;
+    if (args->spread && args->head_dim > kSpreadColumns)
+        FAIL(ERR_INTERNAL, "a Hadamard transform of %d elements; at most %d", args->head_dim,
+             kSpreadColumns);
+    return args->out_dtype == DTYPE_BF16 ? launch_rope<__nv_bfloat16>(backend, args)
+                                         : launch_rope<float>(backend, args);
 }
 
 enum status cuda_gate(struct backend *backend, const struct gate_args *args) {

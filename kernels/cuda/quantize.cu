@@ -1,35 +1,10 @@
-// What the indexer's queries and keys go through: the Hadamard rotation and fp8 with block scales,
-// bit for bit as kernels/fp8.c. A warp takes a row or a block of one.
+// Rows to fp8 with block scales, bit for bit as kernels/fp8.c. A warp takes a block of a row.
 #include "kernels/cuda/launch.cuh"
 #include "kernels/fp8.h"
 
 namespace {
 
 constexpr int kThreads = 128, kWarps = kThreads / WARP;
-constexpr int kHadamardColumns = 256;
-
-// The butterflies of Sylvester's order, in the order of kernels/reference: sums round the same way.
-__global__ void __launch_bounds__(kThreads)
-    rotate_rows(float *x, int64_t n_row, int n_col, float scale) {
-    __shared__ float rows[kWarps][kHadamardColumns];
-    int lane = threadIdx.x % WARP;
-    int64_t row = (int64_t)blockIdx.x * kWarps + threadIdx.x / WARP;
-    if (row >= n_row) return;
-    float *y = rows[threadIdx.x / WARP];
-    x += row * n_col;
-    for (int i = lane; i < n_col; i += WARP) y[i] = x[i];
-    for (int half = 1; half < n_col; half *= 2) {
-        __syncwarp();
-        for (int pair = lane; pair < n_col / 2; pair += WARP) {
-            int i = pair / half * 2 * half + pair % half;
-            float a = y[i], b = y[i + half];
-            y[i] = a + b;
-            y[i + half] = a - b;
-        }
-    }
-    __syncwarp();
-    for (int i = lane; i < n_col; i += WARP) x[i] = y[i] * scale;
-}
 
 __device__ float block_scale(float amax, bool power_of_two) {
     float scale = fmaxf(amax, FP8_SMALLEST_AMAX) / FP8_MAX;
@@ -67,15 +42,6 @@ __global__ void __launch_bounds__(kThreads) quantize_blocks(struct quantize_args
 }
 
 } // namespace
-
-enum status cuda_hadamard(struct backend *backend, const struct hadamard_args *args) {
-    if (args->n_col > kHadamardColumns)
-        FAIL(ERR_INTERNAL, "a Hadamard transform of %d elements; at most %d", args->n_col,
-             kHadamardColumns);
-    LAUNCH(backend, rotate_rows, (unsigned)divide_up(args->n_row, kWarps), kThreads, 0, args->x,
-           args->n_row, args->n_col, 1.0f / sqrtf((float)args->n_col));
-    return OK;
-}
 
 enum status cuda_quantize(struct backend *backend, const struct quantize_args *args) {
     int64_t n_block = args->n_row * (args->n_col / args->block);

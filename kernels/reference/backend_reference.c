@@ -38,7 +38,6 @@ static const struct kernel_ops reference_ops = {
     .merge_partials = reference_merge_partials,
     .attention_mass = reference_attention_mass,
     .logprob = reference_logprob,
-    .hadamard = reference_hadamard,
     .quantize = reference_quantize,
     .index_top_k = reference_index_top_k,
     .index_merge = reference_index_merge,

@@ -48,27 +48,47 @@ enum status reference_norm(struct backend *backend, const struct norm_args *args
     return OK;
 }
 
-static void rotate_head(const struct rope_args *args, int64_t t, int64_t x_at, int64_t out_at) {
+// x and out: one head each.
+static void rotate_head(const struct rope_args *args, int64_t t, const float *x, float *out) {
     int n_pair = args->rope_dim / 2;
     for (int i = 0; i < n_pair; i++) {
         int first = args->first + (args->interleaved ? 2 * i : i);
         int second = args->interleaved ? first + 1 : first + n_pair;
-        float a = args->x[x_at + first], b = args->x[x_at + second];
+        float a = x[first], b = x[second];
         float cosine = args->cos[t * n_pair + i], sine = args->sin[t * n_pair + i];
-        store(args->out, args->out_dtype, out_at + first, a * cosine - b * sine);
-        store(args->out, args->out_dtype, out_at + second, b * cosine + a * sine);
+        out[first] = a * cosine - b * sine;
+        out[second] = b * cosine + a * sine;
     }
     for (int i = 0; i < args->head_dim; i++)
-        if (i < args->first || i >= args->first + args->rope_dim)
-            store(args->out, args->out_dtype, out_at + i, args->x[x_at + i]);
+        if (i < args->first || i >= args->first + args->rope_dim) out[i] = x[i];
+}
+
+static void spread_head(float *x, int n) {
+    float scale = 1.0f / sqrtf((float)n);
+    for (int half = 1; half < n; half *= 2) {
+        for (int i = 0; i < n; i++) {
+            if (i & half) continue;
+            float a = x[i], b = x[i + half];
+            x[i] = a + b;
+            x[i + half] = a - b;
+        }
+    }
+    for (int i = 0; i < n; i++) x[i] *= scale;
 }
 
 enum status reference_rope(struct backend *backend, const struct rope_args *args) {
     (void)backend;
+    int dim = args->head_dim;
+    float *head = malloc((size_t)dim * sizeof *head);
+    if (!head) FAIL(ERR_MEMORY, "no memory for a head of %d elements", dim);
     for (int64_t t = 0; t < args->n_token; t++)
-        for (int h = 0; h < args->n_head; h++)
-            rotate_head(args, t, t * args->x_stride + h * args->head_dim,
-                        t * args->out_stride + h * args->head_dim);
+        for (int h = 0; h < args->n_head; h++) {
+            rotate_head(args, t, args->x + t * args->x_stride + h * dim, head);
+            if (args->spread) spread_head(head, dim);
+            for (int i = 0; i < dim; i++)
+                store(args->out, args->out_dtype, t * args->out_stride + h * dim + i, head[i]);
+        }
+    free(head);
     return OK;
 }
 

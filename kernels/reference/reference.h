@@ -23,7 +23,6 @@ enum status reference_attention_mass(struct backend *backend,
                                      const struct attention_mass_args *args);
 enum status reference_logprob(struct backend *backend, const struct logprob_args *args);
 
-enum status reference_hadamard(struct backend *backend, const struct hadamard_args *args);
 enum status reference_quantize(struct backend *backend, const struct quantize_args *args);
 enum status reference_index_top_k(struct backend *backend, const struct index_args *args);
 enum status reference_sparse_attention(struct backend *backend,

@@ -6,25 +6,6 @@
 #include "kernels/fp8.h"
 #include "kernels/reference/reference.h"
 
-enum status reference_hadamard(struct backend *backend, const struct hadamard_args *args) {
-    (void)backend;
-    int n = args->n_col;
-    float scale = 1.0f / sqrtf((float)n);
-    for (int64_t row = 0; row < args->n_row; row++) {
-        float *x = args->x + row * n;
-        for (int half = 1; half < n; half *= 2) {
-            for (int i = 0; i < n; i++) {
-                if (i & half) continue;
-                float a = x[i], b = x[i + half];
-                x[i] = a + b;
-                x[i + half] = a - b;
-            }
-        }
-        for (int i = 0; i < n; i++) x[i] *= scale;
-    }
-    return OK;
-}
-
 enum status reference_quantize(struct backend *backend, const struct quantize_args *args) {
     (void)backend;
     int n_block = args->n_col / args->block;

@@ -244,12 +244,6 @@ struct op_memory op_memory_logprob(struct logprob_args *a) {
     return m;
 }
 
-struct op_memory op_memory_hadamard(struct hadamard_args *a) {
-    struct op_memory m = open_list(1);
-    ADD(&m, a, x, floats(a->n_row * a->n_col), OP_UPDATE);
-    return m;
-}
-
 struct op_memory op_memory_quantize(struct quantize_args *a) {
     struct op_memory m = open_list(3);
     ADD(&m, a, x, floats(a->n_row * a->n_col), OP_READ);

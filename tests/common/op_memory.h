@@ -50,7 +50,6 @@ void op_memory_close(struct op_memory *memory);
     X(merge_partials, merge_args)                                                                  \
     X(attention_mass, attention_mass_args)                                                         \
     X(logprob, logprob_args)                                                                       \
-    X(hadamard, hadamard_args)                                                                     \
     X(quantize, quantize_args)                                                                     \
     X(index_top_k, index_args)                                                                     \
     X(index_merge, index_merge_args)                                                               \

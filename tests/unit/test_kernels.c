@@ -59,8 +59,9 @@ static void rotates_heads(void **state) {
         {5, 2, 80, 20, 7}, {200, 9, 64, 64, 64},
     };
     for (int s = 0; s < 5; s++)
-        for (int variant = 0; variant < 8; variant++) {
+        for (int variant = 0; variant < 16; variant++) {
             const struct rope_case *c = &cases[s];
+            if (variant & 8 && c->head_dim & (c->head_dim - 1)) continue;
             int64_t stride = (int64_t)c->n_head * c->head_dim + c->pad, n = c->n_token * stride;
             int64_t n_angle = c->n_token * c->rope_dim / 2;
             float *x = random_vector(DTYPE_F32, n, 1, 1);
@@ -81,6 +82,7 @@ static void rotates_heads(void **state) {
                 .interleaved = variant & 2,
                 .cos = cosine,
                 .sin = sine,
+                .spread = variant & 8,
                 .out = out.expected,
                 .out_dtype = out_dtype,
                 .out_stride = stride,
@@ -94,6 +96,32 @@ static void rotates_heads(void **state) {
             }
             output_close(&out);
             free(x), free(angle), free(cosine), free(sine);
+        }
+}
+
+// Without angles, against the definition.
+static void spreads_heads(void **state) {
+    (void)state;
+    const int sizes[] = {1, 2, 64, 128, 256};
+    for (int b = 0; b < N_BACKEND; b++)
+        for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
+            int n = sizes[s];
+            float x[2 * 256], y[2 * 256];
+            for (int i = 0; i < 2 * n; i++) y[i] = x[i] = random_normal(7, (uint64_t)i);
+            struct rope_args args = {.x = y, .x_stride = n, .n_token = 2, .n_head = 1};
+            args.head_dim = n;
+            args.spread = true;
+            args.out = y;
+            args.out_dtype = DTYPE_F32;
+            args.out_stride = n;
+            succeed(backends[b].ops->rope(&backends[b], &args));
+            for (int row = 0; row < 2; row++)
+                for (int i = 0; i < n; i++) {
+                    double sum = 0;
+                    for (int j = 0; j < n; j++)
+                        sum += (__builtin_parity((unsigned)(i & j)) ? -1.0 : 1.0) * x[row * n + j];
+                    assert_true(fabs(y[row * n + i] - sum / sqrt(n)) < 1e-5);
+                }
         }
 }
 
@@ -334,10 +362,15 @@ static void samples_tokens(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(norms_rows),           cmocka_unit_test(rotates_heads),
-        cmocka_unit_test(gates_values),         cmocka_unit_test(adds_values),
-        cmocka_unit_test(converts_and_gathers), cmocka_unit_test(copies_blocks),
-        cmocka_unit_test(samples_tokens),       cmocka_unit_test(memory_is_aligned_and_refused),
+        cmocka_unit_test(norms_rows),
+        cmocka_unit_test(rotates_heads),
+        cmocka_unit_test(spreads_heads),
+        cmocka_unit_test(gates_values),
+        cmocka_unit_test(adds_values),
+        cmocka_unit_test(converts_and_gathers),
+        cmocka_unit_test(copies_blocks),
+        cmocka_unit_test(samples_tokens),
+        cmocka_unit_test(memory_is_aligned_and_refused),
         cmocka_unit_test(opens_what_exists),
     };
     return cmocka_run_group_tests_name("kernels", tests, open_backends, close_backends);

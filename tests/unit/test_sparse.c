@@ -1,5 +1,5 @@
-// Hadamard transform, quantisation and attention over selected keys on every backend, against their
-// definitions. The indexer has test_index.c and test_candidates.c.
+// Quantisation and attention over selected keys on every backend, against their definitions. The
+// indexer has test_index.c and test_candidates.c.
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -11,26 +11,6 @@
 #include "kernels/sparse.h"
 #include "tests/common/backends.h"
 #include "tests/common/cases.h"
-
-static void test_hadamard(void **state) {
-    (void)state;
-    const int sizes[] = {1, 2, 64, 128, 256};
-    for (int b = 0; b < N_BACKEND; b++)
-        for (size_t c = 0; c < sizeof sizes / sizeof *sizes; c++) {
-            int n = sizes[c];
-            float x[2 * 256], y[2 * 256];
-            for (int i = 0; i < 2 * n; i++) y[i] = x[i] = random_normal(7, (uint64_t)i);
-            struct hadamard_args args = {.x = y, .n_row = 2, .n_col = n};
-            assert_int_equal(backends[b].ops->hadamard(&backends[b], &args), OK);
-            for (int row = 0; row < 2; row++)
-                for (int i = 0; i < n; i++) {
-                    double sum = 0;
-                    for (int j = 0; j < n; j++)
-                        sum += (__builtin_parity((unsigned)(i & j)) ? -1.0 : 1.0) * x[row * n + j];
-                    assert_true(fabs(y[row * n + i] - sum / sqrt(n)) < 1e-5);
-                }
-        }
-}
 
 // Values that quantise to every code and to every tie between codes, and their neighbours; blocks
 // of zeros, tiny, huge, infinite and NaN elements; random ones. The scales of blocks of 128 that
@@ -164,7 +144,6 @@ static void test_sparse_attention(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_hadamard),
         cmocka_unit_test(test_quantize),
         cmocka_unit_test(test_sparse_attention),
     };
