@@ -46,6 +46,12 @@ struct matmul_args {
     int64_t out_stride;
 };
 
+// Several products at once, in no order: none reads or writes what another writes.
+struct matmul_each_args {
+    const struct matmul_args *product; // [n_product] host
+    int n_product;
+};
+
 // Rotates elements [first, first + rope_dim) of each head by the angle whose cosine and sine are
 // given; the others are copied. Su et al., RoFormer (2021), equation 34. A head may then pass a
 // Walsh-Hadamard transform in Sylvester's order, times head_dim^-0.5: it keeps products of heads

@@ -25,6 +25,13 @@ enum status forward_norm(struct forward *f, const float *x, int64_t n, int64_t n
     return OK;
 }
 
+enum status forward_matmul_each(struct forward *f, const struct matmul_args *list, int n) {
+    double begun = profile_begin(f->profile, PHASE_MATMUL);
+    TRY(OPS(f)->matmul_each(f->backend, &(struct matmul_each_args){list, n}));
+    profile_end(f->profile, PHASE_MATMUL, begun);
+    return OK;
+}
+
 enum status forward_matmul(struct forward *f, const struct matmul_args *args) {
     double begun = profile_begin(f->profile, PHASE_MATMUL);
     TRY(OPS(f)->matmul(f->backend, args));

@@ -27,19 +27,18 @@ static enum status convert_rows(struct forward *f, const void *x, enum dtype x_d
 }
 
 // out[0..piece.length) = rows `piece` of the weight times the normed token.
-static enum status project_piece(struct forward *f, const void *normed, struct weight weight,
-                                 const float *bias, struct span piece, float *out) {
-    if (piece.length == 0) return OK;
-    return forward_matmul(
-        f, &(struct matmul_args){.x = normed,
-                                 .x_dtype = f->activation,
-                                 .x_stride = weight.n_col,
-                                 .n_token = 1,
-                                 .weight = weight_rows(weight, piece.start, piece.length),
-                                 .bias = bias ? bias + piece.start : NULL,
-                                 .out = out,
-                                 .out_dtype = DTYPE_F32,
-                                 .out_stride = piece.length});
+static struct matmul_args product_of(const struct forward *f, const void *normed,
+                                     struct weight weight, const float *bias, struct span piece,
+                                     float *out) {
+    return (struct matmul_args){.x = normed,
+                                .x_dtype = f->activation,
+                                .x_stride = weight.n_col,
+                                .n_token = piece.length ? 1 : 0,
+                                .weight = weight_rows(weight, piece.start, piece.length),
+                                .bias = bias ? bias + piece.start : NULL,
+                                .out = out,
+                                .out_dtype = DTYPE_F32,
+                                .out_stride = piece.length};
 }
 
 static enum status all_gather(struct forward *f, const void *send, void *receive,
@@ -105,13 +104,16 @@ enum { MAX_PROJECTION = 8 };
 
 static enum status project_shared(struct forward *f, const struct projection *list, int n) {
     struct share shares[MAX_PROJECTION];
+    struct matmul_args products[MAX_PROJECTION];
     int64_t used = 0;
     for (int i = 0; i < n; i++) {
         const struct projection *p = &list[i];
         shares[i] = (struct share){p->weight.n_row, 1, p->out};
         float *room = share_room(f, &shares[i], &used);
-        TRY(project_piece(f, p->input, p->weight, p->bias, my_piece(f, p->weight.n_row), room));
+        struct span piece = my_piece(f, p->weight.n_row);
+        products[i] = product_of(f, p->input, p->weight, p->bias, piece, room);
     }
+    TRY(forward_matmul_each(f, products, n));
     return gather_shares(f, shares, n);
 }
 
@@ -168,8 +170,9 @@ static enum status project_latent(struct forward *f, int layer, bool selects) {
     if (!selects || l->index.layout != INDEX_FULL || !l->index.from_latent)
         return gather_shares(f, shares, 1);
     room = share_room(f, &shares[1], &used);
-    TRY(project_piece(f, b->query_latent, w->index_query, NULL, my_piece(f, w->index_query.n_row),
-                      room));
+    struct matmul_args product = product_of(f, b->query_latent, w->index_query, NULL,
+                                            my_piece(f, w->index_query.n_row), room);
+    TRY(forward_matmul(f, &product));
     return gather_shares(f, shares, 2);
 }
 
@@ -371,8 +374,9 @@ static enum status gated_token(struct forward *f, int layer) {
     struct span units = my_piece(f, l->n_feed_forward / block);
     struct span piece = {units.start * block, units.length * block};
     bool plain = l->feed_forward == FEED_FORWARD_PLAIN;
-    if (!plain) TRY(project_piece(f, b->normed, w->gate, w->gate_bias, piece, b->gate));
-    TRY(project_piece(f, b->normed, w->up, w->up_bias, piece, b->up));
+    struct matmul_args products[2] = {product_of(f, b->normed, w->up, w->up_bias, piece, b->up)};
+    if (!plain) products[1] = product_of(f, b->normed, w->gate, w->gate_bias, piece, b->gate);
+    TRY(forward_matmul_each(f, products, plain ? 1 : 2));
     double begun = profile_begin(f->profile, PHASE_OTHER);
     TRY(OPS(f)->gate(f->backend, &(struct gate_args){.activation = l->activation,
                                                      .gate = plain ? b->up : b->gate,
@@ -488,6 +492,8 @@ enum status forward_logits(struct forward *f, const void *normed) {
     for (int rank = 0; rank < size; rank++) {
         bytes[rank] = partition_piece(n_vocab, size, rank).length * 4;
     }
-    TRY(project_piece(f, normed, f->weights.head, NULL, my_piece(f, n_vocab), b->logits_split));
+    struct matmul_args product =
+        product_of(f, normed, f->weights.head, NULL, my_piece(f, n_vocab), b->logits_split);
+    TRY(forward_matmul(f, &product));
     return all_gather(f, b->logits_split, b->logits, bytes);
 }

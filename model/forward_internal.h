@@ -23,6 +23,7 @@ struct ring_attention_args forward_attention_args(const struct forward *forward,
 enum status forward_norm(struct forward *forward, const float *x, int64_t n, int64_t n_col,
                          const float *weight, void *out, enum dtype out_dtype);
 enum status forward_matmul(struct forward *forward, const struct matmul_args *args);
+enum status forward_matmul_each(struct forward *forward, const struct matmul_args *list, int n);
 // Rotates heads by their positions and rounds them into `out`. Queries and keys that attention
 // reads in bf16 pass a Hadamard transform first: it keeps every product q . k and spreads the few
 // large elements of a head, which rounding would hurt most.

@@ -59,6 +59,7 @@ static const struct kernel_ops cpu_ops = {
     .embed = cpu_embed,
     .norm = cpu_norm,
     .matmul = cpu_matmul,
+    .matmul_each = reference_matmul_each,
     .rope = cpu_rope,
     .gate = cpu_gate,
     .add = cpu_add,

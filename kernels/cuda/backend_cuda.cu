@@ -74,6 +74,7 @@ static const struct kernel_ops cuda_ops = {
     .embed = cuda_embed,
     .norm = cuda_norm,
     .matmul = cuda_matmul,
+    .matmul_each = cuda_matmul_each,
     .rope = cuda_rope,
     .gate = cuda_gate,
     .add = cuda_add,

@@ -80,6 +80,7 @@ enum status cuda_sample(struct backend *backend, const struct sample_args *args)
 enum status cuda_quantize(struct backend *backend, const struct quantize_args *args);
 // matmul.cu, logprob.cu
 enum status cuda_matmul(struct backend *backend, const struct matmul_args *args);
+enum status cuda_matmul_each(struct backend *backend, const struct matmul_each_args *args);
 enum status cuda_logprob(struct backend *backend, const struct logprob_args *args);
 int64_t cuda_matmul_scratch_bytes(const struct cuda_state *state, const struct scratch_shape *s);
 int64_t cuda_logprob_scratch_bytes(const struct cuda_state *state, const struct scratch_shape *s);

@@ -4,6 +4,7 @@
 #include "kernels/cuda/matmul.cuh"
 
 #include <algorithm>
+#include <vector>
 
 #include "kernels/cuda/dequantise.cuh"
 #include "kernels/cuda/lanes.cuh"
@@ -186,6 +187,24 @@ enum status cuda_matmul(struct backend *backend, const struct matmul_args *args)
     void *room = NULL;
     TRY(cuda_scratch(backend, matmul_room_bytes(args), &room));
     return matmul_run(backend, args, room);
+}
+
+enum status cuda_matmul_each(struct backend *backend, const struct matmul_each_args *args) {
+    std::vector<bool> done(args->n_product);
+    for (int first = 0; first < args->n_product; first++) {
+        struct matmul_args joint[MOST_JOINT];
+        int n = 0;
+        for (int i = first; i < args->n_product && n < MOST_JOINT; i++) {
+            if (done[i] || !matmul_joins(&args->product[i], &args->product[first])) continue;
+            joint[n++] = args->product[i];
+            done[i] = true;
+        }
+        if (n > 1)
+            TRY(matmul_run_joint_short(backend, joint, n));
+        else if (n == 1 || !done[first])
+            TRY(cuda_matmul(backend, &args->product[first]));
+    }
+    return OK;
 }
 
 // The largest panel, and the tile of results on their way to bf16; or the panels of lanes.

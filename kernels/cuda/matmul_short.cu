@@ -2,7 +2,8 @@
 // in their own format. A group of 1, 2 or 4 warps takes kRows rows; a thread takes chunks of 16
 // elements of them in turn, expands them in registers and multiplies them with every token's x.
 // Weights are not rounded to bf16: the products have fp32 inputs whatever x is. Groups of products
-// of one shape share a launch, as do the products of a token with the experts chosen for it.
+// of one shape share a launch, as do those of a token with matrices that read the same columns, or
+// with the experts chosen for it.
 #include <algorithm>
 
 #include "kernels/cuda/dequantise.cuh"
@@ -99,10 +100,11 @@ __device__ void put(const struct matmul_args &a, int64_t row, int64_t token, flo
 
 // A block takes kRows * kWarps / n_split rows. kAny: one token, whatever its layout.
 template <enum dtype kDtype, typename X, int kTokens, bool kAny = false>
-__device__ void multiply_block(const struct matmul_args &a, int n_split) {
+__device__ void multiply_block(const struct matmul_args &a, int n_split,
+                               unsigned block = blockIdx.x) {
     __shared__ float part[kWarps][kRows][kTokens];
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, group = warp / n_split;
-    int64_t row = ((int64_t)blockIdx.x * (kWarps / n_split) + group) * kRows;
+    int64_t row = ((int64_t)block * (kWarps / n_split) + group) * kRows;
     float sum[kRows][kTokens] = {};
     int64_t begin = warp % n_split * WARP + lane, step = n_split * WARP;
     if (row < a.weight.n_row) {
@@ -138,6 +140,23 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
     multiply_each(const struct matmul_args *product, int n_split) {
     const struct matmul_args own = product[blockIdx.y];
     multiply_block<kDtype, X, kTokens>(own, n_split);
+}
+
+// Products of a token with matrices of one format and as many columns. Block row x: the blocks of
+// one after those of another.
+struct joint_products {
+    struct matmul_args product[MOST_JOINT];
+    unsigned end[MOST_JOINT]; // the block behind its last
+    int n_split;
+};
+
+template <enum dtype kDtype, typename X>
+__global__ void __launch_bounds__(kThreads, kBlocks)
+    multiply_joint(const __grid_constant__ struct joint_products p) {
+    int i = 0;
+    while (blockIdx.x >= p.end[i]) i++;
+    const struct matmul_args own = p.product[i];
+    multiply_block<kDtype, X, 1>(own, p.n_split, blockIdx.x - (i ? p.end[i - 1] : 0));
 }
 
 // Products with chosen experts: the matrices of one launch travel as parameters of the kernel, so
@@ -185,9 +204,9 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
 }
 
 // Splits rows where there are too few to fill the device, as long as each warp has work.
-int choose_split(const struct cuda_state *state, const struct weight *weight) {
-    int64_t n_warp = divide_up(weight->n_row, kRows), enough = state->n_multiprocessor;
-    int64_t n_chunk = weight->n_col / CHUNK;
+int choose_split(const struct cuda_state *state, int64_t n_row, int64_t n_col) {
+    int64_t n_warp = divide_up(n_row, kRows), enough = state->n_multiprocessor;
+    int64_t n_chunk = n_col / CHUNK;
     enough *= kWarpsToFill;
     int split = 1;
     while (split < kWarps && n_warp * split < enough && n_chunk >= 2 * WARP * split) split *= 2;
@@ -204,7 +223,7 @@ struct short_products {
 template <enum dtype kDtype, typename X, int kTokens>
 enum status launch_tokens(struct backend *backend, const struct short_products *all) {
     const struct weight *weight = &all->first->weight;
-    int n_split = choose_split(cuda_state(backend), weight);
+    int n_split = choose_split(cuda_state(backend), weight->n_row, weight->n_col);
     unsigned n_block = (unsigned)divide_up(weight->n_row, kRows * kWarps / n_split);
     if (all->table) {
         dim3 grid(n_block, (unsigned)all->n_product);
@@ -229,6 +248,16 @@ enum status launch_short(struct backend *backend, const struct short_products *a
                                              : launch_typed<kDtype, float>(backend, all);
 }
 
+template <enum dtype kDtype>
+enum status launch_joint(struct backend *backend, const struct joint_products *p,
+                         unsigned n_block) {
+    if (p->product[0].x_dtype == DTYPE_BF16)
+        LAUNCH(backend, (multiply_joint<kDtype, __nv_bfloat16>), n_block, kThreads, 0, *p);
+    else
+        LAUNCH(backend, (multiply_joint<kDtype, float>), n_block, kThreads, 0, *p);
+    return OK;
+}
+
 template <enum dtype kDtype, typename X>
 enum status launch_chosen_typed(struct backend *backend, const struct chosen_products *p,
                                 bool any) {
@@ -250,10 +279,11 @@ enum status launch_chosen(struct backend *backend, const struct chosen_products 
 
 struct format_launchers {
     enum status (*each)(struct backend *, const struct short_products *);
+    enum status (*joint)(struct backend *, const struct joint_products *, unsigned n_block);
     enum status (*chosen)(struct backend *, const struct chosen_products *, bool any);
 };
 template <enum dtype kDtype> constexpr struct format_launchers entry() {
-    return {launch_short<kDtype>, launch_chosen<kDtype>};
+    return {launch_short<kDtype>, launch_joint<kDtype>, launch_chosen<kDtype>};
 }
 // In the order of enum dtype.
 const struct format_launchers launchers[] = {
@@ -277,7 +307,7 @@ struct chosen_products choose_from(const struct cuda_state *state,
     p.args = *args;
     p.shape = *first;
     p.begin = begin;
-    p.n_split = choose_split(state, first);
+    p.n_split = choose_split(state, first->n_row, first->n_col);
     for (int e = begin; e < args->n_expert && p.n < MOST_CHOICES; e++) {
         if (!is_alike(&args->weight[e], first)) break;
         p.data[p.n] = args->weight[e].data;
@@ -299,6 +329,27 @@ bool matmul_is_short(const struct matmul_args *args) {
 enum status matmul_run_short(struct backend *backend, const struct matmul_args *args) {
     const struct short_products one = {args, NULL, 1, args->n_token == 1};
     return launchers[args->weight.dtype].each(backend, &one);
+}
+
+bool matmul_joins(const struct matmul_args *args, const struct matmul_args *first) {
+    return args->n_token == 1 && args->weight.n_row > 0 && args->x_dtype == first->x_dtype &&
+           args->weight.dtype == first->weight.dtype && args->weight.n_col == first->weight.n_col &&
+           matmul_is_short(args);
+}
+
+enum status matmul_run_joint_short(struct backend *backend,
+                                   const struct matmul_args product[MOST_JOINT], int n_product) {
+    struct joint_products p = {};
+    int64_t n_row = 0;
+    unsigned n_block = 0;
+    for (int i = 0; i < n_product; i++) n_row += product[i].weight.n_row;
+    p.n_split = choose_split(cuda_state(backend), n_row, product[0].weight.n_col);
+    for (int i = 0; i < n_product; i++) {
+        p.product[i] = product[i];
+        n_block += (unsigned)divide_up(product[i].weight.n_row, kRows * kWarps / p.n_split);
+        p.end[i] = n_block;
+    }
+    return launchers[product[0].weight.dtype].joint(backend, &p, n_block);
 }
 
 enum status matmul_run_each_short(struct backend *backend, const struct matmul_args *args,

@@ -27,6 +27,7 @@ static const struct kernel_ops reference_ops = {
     .embed = reference_embed,
     .norm = reference_norm,
     .matmul = reference_matmul,
+    .matmul_each = reference_matmul_each,
     .rope = reference_rope,
     .gate = reference_gate,
     .add = reference_add,

@@ -50,6 +50,13 @@ enum status reference_matmul(struct backend *backend, const struct matmul_args *
     return OK;
 }
 
+// One after another, as any backend multiplies.
+enum status reference_matmul_each(struct backend *backend, const struct matmul_each_args *args) {
+    for (int i = 0; i < args->n_product; i++)
+        TRY(backend->ops->matmul(backend, &args->product[i]));
+    return OK;
+}
+
 // Two passes over the vocabulary, the obvious way: the largest logit, then the sum of exponentials.
 static float target_logprob(const struct logprob_args *args, int64_t t, float *w) {
     const void *x =

@@ -23,6 +23,7 @@ index_score_mma score_kernel
 index_candidates merge_kernel
 sparse_attention_mma attend_kernel
 matmul_short multiply_rows
+matmul_short multiply_joint
 matmul_short multiply_chosen
 dequantise expand_rows
 logprob take_logits
@@ -30,7 +31,8 @@ elementwise norm_rows
 elementwise rotate_heads
 elementwise gate_values
 elementwise convert_rows
-quantize rotate_rows
+elementwise rotate_and_spread
+copy_blocks copy_each
 quantize quantize_blocks
 "
 

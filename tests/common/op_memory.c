@@ -102,13 +102,25 @@ struct op_memory op_memory_norm(struct norm_args *a) {
     return m;
 }
 
+static void add_matmul(struct op_memory *m, struct matmul_args *a) {
+    ADD(m, a, x, rows_bytes(a->x_dtype, a->n_token, a->weight.n_col, a->x_stride), OP_READ);
+    add_weight(m, &a->weight);
+    ADD(m, a, bias, floats(a->weight.n_row), OP_READ);
+    ADD(m, a, out, rows_bytes(a->out_dtype, a->n_token, a->weight.n_row, a->out_stride),
+        a->accumulate ? OP_UPDATE : OP_WRITE);
+}
+
 struct op_memory op_memory_matmul(struct matmul_args *a) {
     struct op_memory m = open_list(5);
-    ADD(&m, a, x, rows_bytes(a->x_dtype, a->n_token, a->weight.n_col, a->x_stride), OP_READ);
-    add_weight(&m, &a->weight);
-    ADD(&m, a, bias, floats(a->weight.n_row), OP_READ);
-    ADD(&m, a, out, rows_bytes(a->out_dtype, a->n_token, a->weight.n_row, a->out_stride),
-        a->accumulate ? OP_UPDATE : OP_WRITE);
+    add_matmul(&m, a);
+    return m;
+}
+
+struct op_memory op_memory_matmul_each(struct matmul_each_args *a) {
+    struct op_memory m = open_list(5 * a->n_product + 1);
+    struct matmul_args *product = own_table(&m, a->product, (size_t)a->n_product * sizeof *product);
+    a->product = product;
+    for (int i = 0; i < a->n_product; i++) add_matmul(&m, &product[i]);
     return m;
 }
 

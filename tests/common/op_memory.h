@@ -39,6 +39,7 @@ void op_memory_close(struct op_memory *memory);
     X(embed, embed_args)                                                                           \
     X(norm, norm_args)                                                                             \
     X(matmul, matmul_args)                                                                         \
+    X(matmul_each, matmul_each_args)                                                               \
     X(rope, rope_args)                                                                             \
     X(gate, gate_args)                                                                             \
     X(sample, sample_args)                                                                         \

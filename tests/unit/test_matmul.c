@@ -102,6 +102,49 @@ static void matmul_of_views(void **state) {
     }
 }
 
+// Products of one call: some alike but for their rows, some of another format, width or length,
+// more than share a launch.
+static void products_at_once(void **state) {
+    (void)state;
+    enum { N = 23, MOST_TOKEN = 3, MOST_ROW = 70 };
+    const enum dtype formats[] = {DTYPE_BF16, DTYPE_Q8_0, DTYPE_F32};
+    for (int half = 0; half < 2; half++)
+        for (int n = 0; n <= N; n += n < 3 ? 1 : 10) {
+            enum dtype x_dtype = half ? DTYPE_BF16 : DTYPE_F32;
+            struct weight weight[N];
+            struct matmul_args product[N];
+            void *x = random_vector(x_dtype, MOST_TOKEN * 512, 1, 1);
+            float *bias = random_vector(DTYPE_F32, MOST_ROW, 1, 2);
+            struct output out = output_open(DTYPE_F32, N * MOST_TOKEN * MOST_ROW, false);
+            for (int i = 0; i < n; i++) {
+                int64_t n_row = i % 7 == 4 ? 0 : 1 + i * 31 % MOST_ROW,
+                        n_col = i % 5 == 3 ? 67 : 512;
+                enum dtype format = formats[n_col == 67 ? 2 : i / 4 % 3];
+                weight[i] = random_weight(format, n_row, n_col, 0, (uint64_t)i);
+                product[i] = (struct matmul_args){.x = x,
+                                                  .x_dtype = x_dtype,
+                                                  .x_stride = 512,
+                                                  .n_token = i % 11 == 8 ? MOST_TOKEN : i != 6,
+                                                  .weight = weight[i],
+                                                  .bias = i % 3 == 2 ? bias : NULL,
+                                                  .accumulate = i % 4 == 1,
+                                                  .out_dtype = DTYPE_F32,
+                                                  .out_stride = MOST_ROW};
+            }
+            const struct matmul_each_args args = {product, n};
+            for (int b = 0; b < N_BACKEND; b++) {
+                float *to = b ? output_renew(&out) : out.expected;
+                for (int i = 0; i < n; i++) product[i].out = to + i * MOST_TOKEN * MOST_ROW;
+                succeed(backends[b].ops->matmul_each(&backends[b], &args));
+                succeed(backends[b].ops->sync(&backends[b]));
+                if (b) output_check(&out, matmul_tolerance(x_dtype, DTYPE_F32), b, "products");
+            }
+            for (int i = 0; i < n; i++) free((void *)weight[i].data);
+            output_close(&out);
+            free(x), free(bias);
+        }
+}
+
 // fp8 with a factor for each 128 x 128 block: the reference form against the definition, every
 // other against the reference, in views that begin inside a block.
 static void matmul_of_scaled_blocks(void **state) {
@@ -204,6 +247,7 @@ int main(void) {
         cmocka_unit_test(matmul_in_every_format),  cmocka_unit_test(matmul_of_views),
         cmocka_unit_test(matmul_of_scaled_blocks), cmocka_unit_test(matmul_in_tiles),
         cmocka_unit_test(embed_every_format),      cmocka_unit_test(logprob_over_tiles),
+        cmocka_unit_test(products_at_once),
     };
     return cmocka_run_group_tests_name("matmul", tests, open_backends, close_backends);
 }
