@@ -1,6 +1,6 @@
 // Many rectangles in one launch: what decode packs for an exchange or unpacks after it, a piece a
-// rank. Grid: parts of the largest one along x, rectangles along y; a thread takes units of four
-// numbers, or of one where rows do not begin at multiples of 16 bytes.
+// rank. Grid: parts of the longest row along x, rectangles along y, rows along z; a thread takes
+// units of four numbers, or of one where rows do not begin at multiples of 16 bytes.
 #include <algorithm>
 
 #include "kernels/cuda/launch.cuh"
@@ -9,7 +9,7 @@ namespace {
 
 constexpr int kThreads = 256, kVector = 4;
 constexpr int kBlocks = 40; // of a launch: their table is a parameter of the kernel
-constexpr int64_t kMostParts = 1024;
+constexpr int64_t kMostParts = 1024, kMostRows = 1024; // of the grid
 
 struct blocks {
     struct block_copy block[kBlocks];
@@ -18,12 +18,12 @@ static_assert(sizeof(struct blocks) <= 4096, "more than the parameters of a kern
 
 template <typename Unit> __device__ void copy_units(const struct block_copy &b) {
     constexpr int kSize = sizeof(Unit) / sizeof(float);
-    int64_t of_row = b.n_col / kSize, n = b.n_row * of_row;
-    for (int64_t i = (int64_t)blockIdx.x * kThreads + threadIdx.x; i < n;
-         i += (int64_t)gridDim.x * kThreads) {
-        int64_t row = b.n_row == 1 ? 0 : i / of_row, column = (i - row * of_row) * kSize;
-        *(Unit *)(b.to + row * b.to_stride + column) =
-            *(const Unit *)(b.from + row * b.from_stride + column);
+    for (int64_t row = blockIdx.z; row < b.n_row; row += gridDim.z) {
+        const Unit *from = (const Unit *)(b.from + row * b.from_stride);
+        Unit *to = (Unit *)(b.to + row * b.to_stride);
+        for (int64_t i = (int64_t)blockIdx.x * kThreads + threadIdx.x; i < b.n_col / kSize;
+             i += (int64_t)gridDim.x * kThreads)
+            to[i] = from[i];
     }
 }
 
@@ -46,15 +46,17 @@ enum status cuda_copy_blocks(struct backend *backend, const struct copy_blocks_a
     for (int done = 0; done < args->n_block;) {
         struct blocks some = {};
         unsigned n = 0;
-        int64_t largest = 0;
+        int64_t n_col = 0, n_row = 0; // most of any
         for (; done < args->n_block && n < kBlocks; done++) {
             const struct block_copy *block = &args->block[done];
             if (block->n_row < 1 || block->n_col < 1) continue;
             some.block[n++] = *block;
-            largest = std::max(largest, block->n_row * block->n_col);
+            n_col = std::max(n_col, block->n_col);
+            n_row = std::max(n_row, block->n_row);
         }
-        int64_t parts = std::min(divide_up(largest, kVector * kThreads), kMostParts);
-        LAUNCH(backend, copy_each, dim3((unsigned)parts, n), kThreads, 0, some);
+        int64_t n_part = std::min(divide_up(n_col, kVector * kThreads), kMostParts);
+        dim3 grid((unsigned)n_part, n, (unsigned)std::min(n_row, kMostRows));
+        LAUNCH(backend, copy_each, grid, kThreads, 0, some);
     }
     return OK;
 }
