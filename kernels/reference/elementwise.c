@@ -79,7 +79,7 @@ static void spread_head(float *x, int n) {
 enum status reference_rope(struct backend *backend, const struct rope_args *args) {
     (void)backend;
     int dim = args->head_dim;
-    float *head = malloc((size_t)dim * sizeof *head);
+    float *head = calloc((size_t)dim, sizeof *head);
     if (!head) FAIL(ERR_MEMORY, "no memory for a head of %d elements", dim);
     for (int64_t t = 0; t < args->n_token; t++)
         for (int h = 0; h < args->n_head; h++) {

@@ -52,8 +52,7 @@ enum status reference_matmul(struct backend *backend, const struct matmul_args *
 
 // One after another, as any backend multiplies.
 enum status reference_matmul_each(struct backend *backend, const struct matmul_each_args *args) {
-    for (int i = 0; i < args->n_product; i++)
-        TRY(backend->ops->matmul(backend, &args->product[i]));
+    for (int i = 0; i < args->n_product; i++) TRY(backend->ops->matmul(backend, &args->product[i]));
     return OK;
 }
 
