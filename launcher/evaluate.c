@@ -90,7 +90,7 @@ static enum status open_results(struct evaluation *e) {
     TRY(results_open(e->job->options, e->ids, e->n_cell, &e->results));
     int n_finished = 0;
     for (int i = 0; i < e->n_cell; i++) {
-        e->finished[i] = results_has(&e->results, e->ids[i]);
+        e->finished[i] = results_take(&e->results, e->ids[i]);
         n_finished += e->finished[i];
     }
     if (n_finished > 0)

@@ -67,13 +67,44 @@ void result_id(const struct job *job, const char *option_digest, int document, i
     XXH3_freeState(hash);
 }
 
-static int compare_ids(const void *a, const void *b) {
-    return memcmp(a, b, RESULT_ID_BYTES);
+static int compare_lines(const void *a, const void *b) {
+    return strcmp(((const struct result_line *)a)->id, ((const struct result_line *)b)->id);
 }
 
-bool results_has(const struct results *results, const char *id) {
-    return results->n_finished > 0 && bsearch(id, results->finished, (size_t)results->n_finished,
-                                              RESULT_ID_BYTES, compare_ids) != NULL;
+static enum status list_lines(struct results *results, char (*ids)[RESULT_ID_BYTES], int n) {
+    results->lines = calloc((size_t)n + 1, sizeof *results->lines);
+    if (!results->lines) FAIL(ERR_MEMORY, "no memory for %d results", n);
+    results->n = n;
+    for (int i = 0; i < n; i++) memcpy(results->lines[i].id, ids[i], RESULT_ID_BYTES);
+    qsort(results->lines, (size_t)n, sizeof *results->lines, compare_lines);
+    return OK;
+}
+
+// The first line with this id; NULL: there is none.
+static struct result_line *find_line(struct results *results, const char *id) {
+    int low = 0, high = results->n;
+    while (low < high) {
+        int middle = low + (high - low) / 2;
+        if (strcmp(results->lines[middle].id, id) < 0)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    bool found = low < results->n && strcmp(results->lines[low].id, id) == 0;
+    return found ? &results->lines[low] : NULL;
+}
+
+// Sets `there` of one line with this id that has it otherwise; false: none has.
+static bool turn(struct results *results, const char *id, bool there) {
+    struct result_line *line = find_line(results, id), *end = results->lines + results->n;
+    while (line && line < end && strcmp(line->id, id) == 0 && line->there == there) line++;
+    if (!line || line == end || strcmp(line->id, id) != 0) return false;
+    line->there = there;
+    return true;
+}
+
+bool results_take(struct results *results, const char *id) {
+    return turn(results, id, false);
 }
 
 static enum status make_folder(const char *path) {
@@ -96,16 +127,12 @@ static enum status make_folder(const char *path) {
     return OK;
 }
 
-// Checks one line of an earlier run against this job's ids and remembers it.
-static enum status read_line(struct results *results, const char *line, int n_line,
-                             char (*ids)[RESULT_ID_BYTES], int n) {
+// Checks one line of an earlier run against this job's and remembers it.
+static enum status read_line(struct results *results, const char *line, int n_line) {
     json_t *object = json_loads(line, 0, NULL);
     const char *id = json_string_value(json_object_get(object, "id"));
-    bool own = false;
-    if (id && strlen(id) == RESULT_ID_BYTES - 1) {
-        for (int i = 0; i < n && !own; i++) own = strcmp(ids[i], id) == 0;
-    }
-    if (own) memcpy(results->finished[results->n_finished++], id, RESULT_ID_BYTES);
+    bool own = id && find_line(results, id);
+    if (own) turn(results, id, true);
     int64_t n_row = json_integer_value(json_object_get(object, "first_row")) +
                     json_integer_value(json_object_get(object, "n_row"));
     if (own && n_row > results->n_row) results->n_row = n_row;
@@ -117,8 +144,7 @@ static enum status read_line(struct results *results, const char *line, int n_li
          results->path, n_line);
 }
 
-static enum status read_lines(struct results *results, FILE *file, char (*ids)[RESULT_ID_BYTES],
-                              int n, int64_t *whole) {
+static enum status read_lines(struct results *results, FILE *file, int64_t *whole) {
     char *line = NULL;
     size_t capacity = 0;
     ssize_t length;
@@ -127,29 +153,22 @@ static enum status read_lines(struct results *results, FILE *file, char (*ids)[R
     *whole = 0;
     while (status == OK && (length = getline(&line, &capacity, file)) > 0) {
         if (line[length - 1] != '\n') break; // an earlier run ended while writing it
-        void *larger = realloc(results->finished, (size_t)++n_line * RESULT_ID_BYTES);
-        if (!larger) FAIL_OR(done, ERR_MEMORY, "no memory for %d results", n_line);
-        results->finished = larger;
-        status = read_line(results, line, n_line, ids, n);
+        status = read_line(results, line, ++n_line);
         *whole += length;
     }
-done:
     free(line);
     return status;
 }
 
-static enum status continue_file(struct results *results, char (*ids)[RESULT_ID_BYTES], int n) {
+static enum status continue_file(struct results *results) {
     struct stat info;
     if (stat(results->path, &info) != 0 || !S_ISREG(info.st_mode)) return OK;
     FILE *file = fopen(results->path, "r");
     if (!file) FAIL(ERR_CREATE, "cannot read %s: %s", results->path, strerror(errno));
     int64_t whole;
-    enum status status = read_lines(results, file, ids, n, &whole);
+    enum status status = read_lines(results, file, &whole);
     fclose(file);
     TRY(status);
-    if (results->n_finished > 0) {
-        qsort(results->finished, (size_t)results->n_finished, RESULT_ID_BYTES, compare_ids);
-    }
     if (whole < info.st_size && truncate(results->path, whole) != 0) {
         FAIL(ERR_CREATE, "cannot cut the unfinished last line of %s: %s", results->path,
              strerror(errno));
@@ -178,7 +197,8 @@ enum status results_open(const struct options *options, char (*ids)[RESULT_ID_BY
         FAIL(ERR_MEMORY, "no memory for a path");
     }
     TRY(open_file(out));
-    if (!options->overwrite) return continue_file(out, ids, n);
+    TRY(list_lines(out, ids, n));
+    if (!options->overwrite) return continue_file(out);
     if (ftruncate(out->file, 0) != 0 && errno != EINVAL)
         FAIL(ERR_CREATE, "cannot empty %s: %s", out->path, strerror(errno));
     return OK;
@@ -187,7 +207,7 @@ enum status results_open(const struct options *options, char (*ids)[RESULT_ID_BY
 void results_close(struct results *results) {
     if (results->path && results->file >= 0) close(results->file);
     free(results->path);
-    free(results->finished);
+    free(results->lines);
     *results = (struct results){0};
 }
 

@@ -11,12 +11,17 @@
 
 enum { RESULT_ID_BYTES = DIGEST_BYTES };
 
+struct result_line {
+    char id[RESULT_ID_BYTES]; // of equal questions, or of a document that is named twice, the same
+    bool there;               // an earlier run wrote it, and nobody took it yet
+};
+
 struct results {
     int file;   // descriptor, valid while path is set
     char *path; // OUTPUT/results.jsonl
-    int n_finished;
-    char (*finished)[RESULT_ID_BYTES]; // sorted, lines of earlier runs
-    int64_t n_row;                     // rows of vectors.npy up to the last that they name
+    int n;
+    struct result_line *lines; // [n] this job's, sorted
+    int64_t n_row;             // rows of vectors.npy up to the last that earlier lines name
 };
 
 // Digest of all options that change results, those that name a file by what it holds.
@@ -30,7 +35,8 @@ void result_id(const struct job *job, const char *option_digest, int document, i
 enum status results_open(const struct options *options, char (*ids)[RESULT_ID_BYTES], int n,
                          struct results *out);
 void results_close(struct results *results); // accepts a zeroed struct
-bool results_has(const struct results *results, const char *id);
+// Whether an earlier run wrote a line with this id; each such line is taken once.
+bool results_take(struct results *results, const char *id);
 // Takes the reference. ERR_IO when it cannot be written.
 enum status results_write(struct results *results, const char *id, json_t *object);
 // The two halves of it: a line is durable after the second.

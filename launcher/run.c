@@ -36,7 +36,7 @@ static enum status open_results(struct job *job, struct work *work) {
     TRY(results_open(job->options, work->ids, work->n_line, &work->results));
     int n_finished = 0;
     for (int line = 0; line < work->n_line; line++) {
-        work->finished[line] = results_has(&work->results, work->ids[line]);
+        work->finished[line] = results_take(&work->results, work->ids[line]);
         n_finished += work->finished[line];
     }
     if (n_finished > 0) {

@@ -68,6 +68,12 @@ holds "after an interrupted line: one finished" "$work/log" "holds 1 of 2 result
 same "after an interrupted line: whole" "$(sed 's/"seconds.*"id"/"id"/' "$work/jobs/results.jsonl" |
     sed 's/\("perplexity": [0-9.]\{6\}\)[0-9]*/\1/')" "$(sed 's/"seconds.*"id"/"id"/' \
     "$work/complete" | sed 's/\("perplexity": [0-9.]\{6\}\)[0-9]*/\1/')"
+tiny "one document twice" twice --tokens "$work/ids" --tokens "$work/ids"
+cp "$work/twice/results.jsonl" "$work/complete"
+head -1 "$work/complete" >"$work/twice/results.jsonl"
+tiny "one of two that are the same" twice --tokens "$work/ids" --tokens "$work/ids"
+holds "one of two that are the same: finished" "$work/log" "holds 1 of 2 results"
+same "one of two that are the same: both" "$(wc -l <"$work/twice/results.jsonl")" 2
 expect "another job" 73 "belongs to another job" run --model "$tiny" --tokens "$work/three" \
     --output "$work/jobs"
 expect "overwritten" 0 "" run --model "$tiny" --tokens "$work/three" --output "$work/jobs" --overwrite
