@@ -88,7 +88,7 @@ static struct room carve(struct ring_room *space, const struct index_shape *inde
     }
     if (call->route == ROUTE_KEYS || call->size == 1) return r;
     r.other = ring_take(space, call->size * n * candidate_bytes(index));
-    r.n_other = ring_take(space, n * (int64_t)sizeof(int32_t));
+    r.n_other = ring_take(space, call->size * n * (int64_t)sizeof(int32_t));
     if (call->route == ROUTE_DECODE) {
         r.all = ring_take(space, n * candidate_bytes(index));
         r.n_all = ring_take(space, n * (int64_t)sizeof(int32_t));
@@ -284,19 +284,20 @@ static enum status score_all_queries(struct ring_attention *ring,
     return OK;
 }
 
-// How many candidates a rank found for n queries at the given positions: its keys up to each, k at
-// most. Host arithmetic, so that no count travels.
+// How many candidates each rank found for n queries at the given positions: its keys up to each, k
+// at most. Host arithmetic, so that no count travels.
 static enum status count_candidates(struct ring_attention *ring,
-                                    const struct sparse_ring_args *args, int rank, int64_t n,
-                                    int32_t *out) {
+                                    const struct sparse_ring_args *args, int64_t n, int32_t *out) {
     const struct ring_attention_args *a = &args->attention;
-    TRY(ring_reserve_positions(&ring->key_position, n));
+    int64_t n_count = ring->comm->size * n;
+    TRY(ring_reserve_positions(&ring->key_position, n_count));
     int32_t *count = (int32_t *)(void *)ring->key_position.at;
-    for (int64_t i = 0; i < n; i++) {
-        int64_t visible = sequence_count(a->sequence, rank, 0, ring->query_position.at[i] + 1);
+    for (int64_t i = 0; i < n_count; i++) {
+        int64_t end = ring->query_position.at[i % n] + 1;
+        int64_t visible = sequence_count(a->sequence, (int)(i / n), 0, end);
         count[i] = (int32_t)(visible < args->index.k ? visible : args->index.k);
     }
-    return upload_counts(ring, out, count, n);
+    return upload_counts(ring, out, count, n_count);
 }
 
 // Merges the candidates that every rank found for n queries (room->other, by rank) into the
@@ -304,22 +305,18 @@ static enum status count_candidates(struct ring_attention *ring,
 static enum status merge_candidates(struct ring_attention *ring,
                                     const struct sparse_ring_args *args, const struct room *room,
                                     int64_t n, uint64_t *threshold) {
-    TRY(clear_counts(ring, args->n_candidate, n));
-    for (int rank = 0; rank < ring->comm->size; rank++) {
-        bool last = rank == ring->comm->size - 1;
-        TRY(count_candidates(ring, args, rank, n, room->n_other));
-        double begun = profile_begin(ring->profile, PHASE_INDEX);
-        TRY(ring->backend->ops->index_merge(
-            ring->backend,
-            &(struct index_merge_args){.n_query = n,
-                                       .k = args->index.k,
-                                       .candidate = args->candidate,
-                                       .n_candidate = args->n_candidate,
-                                       .other = room->other + rank * n * args->index.k,
-                                       .n_other = room->n_other,
-                                       .threshold = last ? threshold : NULL}));
-        profile_end(ring->profile, PHASE_INDEX, begun);
-    }
+    TRY(count_candidates(ring, args, n, room->n_other));
+    double begun = profile_begin(ring->profile, PHASE_INDEX);
+    TRY(ring->backend->ops->index_merge(ring->backend,
+                                        &(struct index_merge_args){.n_query = n,
+                                                                   .k = args->index.k,
+                                                                   .candidate = args->candidate,
+                                                                   .n_candidate = args->n_candidate,
+                                                                   .n_list = ring->comm->size,
+                                                                   .other = room->other,
+                                                                   .n_other = room->n_other,
+                                                                   .threshold = threshold}));
+    profile_end(ring->profile, PHASE_INDEX, begun);
     return OK;
 }
 

@@ -47,10 +47,12 @@ struct index_args {
 struct index_merge_args {
     int64_t n_query;
     int k;
-    uint64_t *candidate;    // [n_query, k] in and out, unordered
-    int32_t *n_candidate;   // [n_query] in and out
-    const uint64_t *other;  // [n_query, k]; NULL: only the thresholds are wanted
-    const int32_t *n_other; // [n_query]
+    bool merge;             // candidate holds a list, which the others join; false: only written
+    uint64_t *candidate;    // [n_query, k] unordered
+    int32_t *n_candidate;   // [n_query]
+    int n_list;             // 0: only the thresholds are wanted
+    const uint64_t *other;  // [n_list, n_query, k]
+    const int32_t *n_other; // [n_list, n_query]
     uint64_t *threshold;    // [n_query] or NULL
 };
 

@@ -11,24 +11,27 @@ static int count_threads(const struct cpu_state *state, int64_t n_query, int64_t
     return (int)max64(1, min64(min64(n_query, state->n_thread), n_query * k / THREAD_CANDIDATES));
 }
 
-// `all` has room for both lists.
+// `all` has room for two lists.
 static void merge_query(const struct index_merge_args *args, int64_t t, uint64_t *all) {
     uint64_t *kept = args->candidate + t * args->k;
-    int32_t n = args->n_candidate[t], n_other = args->other ? args->n_other[t] : 0;
-    uint64_t threshold = 0;
-    if (args->other && n + n_other > args->k) {
+    int32_t n = args->merge ? args->n_candidate[t] : 0;
+    for (int list = 0; list < args->n_list; list++) {
+        int64_t row = list * args->n_query + t;
+        const uint64_t *other = args->other + row * args->k;
+        int32_t n_other = args->n_other[row];
+        if (n + n_other <= args->k) {
+            memcpy(kept + n, other, (size_t)n_other * sizeof *all);
+            n += n_other;
+            continue;
+        }
         memcpy(all, kept, (size_t)n * sizeof *all);
-        memcpy(all + n, args->other + t * args->k, (size_t)n_other * sizeof *all);
-        threshold = index_select(all, n + n_other, args->k);
+        memcpy(all + n, other, (size_t)n_other * sizeof *all);
+        index_select(all, n + n_other, args->k);
         memcpy(kept, all, (size_t)args->k * sizeof *all);
         n = args->k;
-    } else {
-        if (n_other > 0) memcpy(kept + n, args->other + t * args->k, (size_t)n_other * sizeof *all);
-        n += n_other;
-        if (n == args->k && args->threshold) threshold = index_smallest(kept, n);
     }
     args->n_candidate[t] = n;
-    if (args->threshold) args->threshold[t] = threshold;
+    if (args->threshold) args->threshold[t] = n == args->k ? index_smallest(kept, n) : 0;
 }
 
 enum status cpu_index_merge(struct backend *backend, const struct index_merge_args *args) {

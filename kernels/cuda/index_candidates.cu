@@ -13,21 +13,24 @@ __global__ void merge_kernel(struct index_merge_args a, int64_t first_query, uin
     int64_t t = first_query + blockIdx.x;
     uint64_t *all = room ? room + (int64_t)blockIdx.x * 2 * a.k : (uint64_t *)shared;
     uint64_t *kept = a.candidate + t * a.k, threshold = 0;
-    int n = a.n_candidate[t], n_other = a.other ? a.n_other[t] : 0;
-    const uint64_t *other = a.other + t * a.k;
-    if (n + n_other <= a.k) {
-        for (int i = threadIdx.x; i < n_other; i += THREADS) kept[n + i] = other[i];
-        n += n_other;
+    int n = a.merge ? a.n_candidate[t] : 0;
+    for (int list = 0; list < a.n_list; list++) {
+        int64_t row = list * a.n_query + t;
+        const uint64_t *other = a.other + row * a.k;
+        int n_other = a.n_other[row];
+        if (n + n_other <= a.k) {
+            for (int i = threadIdx.x; i < n_other; i += THREADS) kept[n + i] = other[i];
+            n += n_other;
+        } else {
+            for (int i = threadIdx.x; i < n; i += THREADS) all[i] = kept[i];
+            for (int i = threadIdx.x; i < n_other; i += THREADS) all[n + i] = other[i];
+            __syncthreads();
+            uint64_t bound = select_bound(all, n + n_other, a.k, &select);
+            n = select_keep(all, n + n_other, bound, a.k, kept, &select);
+        }
         __syncthreads();
-        if (n == a.k && a.threshold) threshold = select_smallest(kept, n, &select);
-    } else {
-        for (int i = threadIdx.x; i < n; i += THREADS) all[i] = kept[i];
-        for (int i = threadIdx.x; i < n_other; i += THREADS) all[n + i] = other[i];
-        __syncthreads();
-        uint64_t bound = select_bound(all, n + n_other, a.k, &select);
-        n = select_keep(all, n + n_other, bound, a.k, kept, &select);
-        if (a.threshold) threshold = select_smallest(kept, n, &select);
     }
+    if (a.threshold && n == a.k) threshold = select_smallest(kept, n, &select);
     if (threadIdx.x > 0) return;
     a.n_candidate[t] = n;
     if (a.threshold) a.threshold[t] = threshold;

@@ -84,15 +84,21 @@ enum status reference_index_merge(struct backend *backend, const struct index_me
     if (!all) FAIL(ERR_MEMORY, "no memory for %d candidates", 2 * args->k);
     for (int64_t t = 0; t < args->n_query; t++) {
         uint64_t *kept = args->candidate + t * args->k;
-        int32_t n = args->n_candidate[t], n_other = args->other ? args->n_other[t] : 0;
-        memcpy(all, kept, (size_t)n * sizeof *all);
-        if (n_other > 0) memcpy(all + n, args->other + t * args->k, (size_t)n_other * sizeof *all);
-        n += n_other;
-        qsort(all, (size_t)n, sizeof *all, best_first);
-        if (n > args->k) n = args->k;
-        memcpy(kept, all, (size_t)n * sizeof *all);
+        int32_t n = args->merge ? args->n_candidate[t] : 0;
+        for (int list = 0; list < args->n_list; list++) {
+            int64_t row = list * args->n_query + t;
+            memcpy(all, kept, (size_t)n * sizeof *all);
+            memcpy(all + n, args->other + row * args->k, (size_t)args->n_other[row] * sizeof *all);
+            n += args->n_other[row];
+            qsort(all, (size_t)n, sizeof *all, best_first);
+            if (n > args->k) n = args->k;
+            memcpy(kept, all, (size_t)n * sizeof *all);
+        }
         args->n_candidate[t] = n;
-        if (args->threshold) args->threshold[t] = n == args->k ? all[n - 1] : 0;
+        if (!args->threshold) continue;
+        args->threshold[t] = n < args->k ? 0 : UINT64_MAX;
+        for (int32_t i = 0; i < n; i++)
+            if (kept[i] < args->threshold[t]) args->threshold[t] = kept[i];
     }
     free(all);
     return OK;

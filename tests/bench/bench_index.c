@@ -145,8 +145,8 @@ static void bench_lists(int n_thread) {
         other[i] = candidate_make(random_normal(2, (uint64_t)i), 2 * at + 1);
     }
     for (int t = 0; t < N_QUERY; t++) n_candidate[t] = K;
-    const struct index_merge_args merge = {N_QUERY, K,           candidate, n_candidate,
-                                           other,   n_candidate, threshold};
+    const struct index_merge_args merge = {N_QUERY, K,     true,        candidate, n_candidate,
+                                           1,       other, n_candidate, threshold};
     const struct key_run run = {0, 1, N_ROW, 0};
     const struct select_rows_args rows = {N_QUERY, K,     candidate, n_candidate, &run,
                                           1,       N_ROW, row,       n_selected};

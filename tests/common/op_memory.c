@@ -285,9 +285,10 @@ struct op_memory op_memory_index_top_k(struct index_args *a) {
 
 struct op_memory op_memory_index_merge(struct index_merge_args *a) {
     struct op_memory m = open_list(5);
+    int64_t n_row = a->n_list * a->n_query;
     ADD_CANDIDATES(&m, a);
-    ADD(&m, a, other, a->n_query * a->k * 8, OP_READ);
-    ADD(&m, a, n_other, a->n_query * 4, OP_READ);
+    ADD(&m, a, other, n_row * a->k * 8, OP_READ);
+    ADD(&m, a, n_other, n_row * 4, OP_READ);
     ADD(&m, a, threshold, a->n_query * 8, OP_WRITE);
     return m;
 }

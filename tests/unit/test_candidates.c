@@ -95,8 +95,10 @@ static void check_merge(struct backend *backend, const struct list_case *c, bool
     struct lists l = lists_open(c), before = lists_open(c);
     struct index_merge_args args = {.n_query = c->n_query,
                                     .k = c->k,
+                                    .merge = true,
                                     .candidate = l.own,
                                     .n_candidate = l.n_own,
+                                    .n_list = with_other,
                                     .other = with_other ? l.other : NULL,
                                     .n_other = with_other ? l.n_other : NULL,
                                     .threshold = with_threshold ? l.threshold : NULL};
@@ -122,6 +124,58 @@ static void test_merge(void **state) {
                 check_merge(&backends[b], &list_cases[i], form & 1, form & 2);
 }
 
+// Several lists at once, written or joined to another: the best of all. The first are the own list
+// and the other, the rest are drawn alike.
+static void check_many(struct backend *backend, const struct list_case *c, bool merge) {
+    enum { N_LIST = 5 };
+    struct lists l = lists_open(c);
+    int64_t n = c->n_query * c->k;
+    uint64_t *list = test_alloc(N_LIST * n * 8), *all = test_alloc(N_LIST * (int64_t)c->k * 8);
+    uint64_t *got = test_alloc(n * 8);
+    int32_t *n_list = test_alloc(N_LIST * c->n_query * 4), *n_got = test_alloc(c->n_query * 4);
+    poison(list, N_LIST * n * 8);
+    poison(got, n * 8);
+    poison(n_got, c->n_query * 4);
+    for (int i = 0; i < N_LIST; i++)
+        for (int64_t t = 0; t < c->n_query; t++) {
+            int32_t length = n_list[i * c->n_query + t] = list_length(c->n_own, t + i);
+            for (int32_t j = 0; j < length; j++)
+                list[i * n + t * c->k + j] = list_candidate(c, t, j + i * c->k);
+        }
+    if (merge) memcpy(got, list, (size_t)n * 8);
+    if (merge) memcpy(n_got, n_list, (size_t)c->n_query * 4);
+    struct index_merge_args args = {.n_query = c->n_query,
+                                    .k = c->k,
+                                    .merge = merge,
+                                    .candidate = got,
+                                    .n_candidate = n_got,
+                                    .n_list = N_LIST - merge,
+                                    .other = list + merge * n,
+                                    .n_other = n_list + merge * c->n_query,
+                                    .threshold = l.threshold};
+    assert_int_equal(backend->ops->index_merge(backend, &args), OK);
+    for (int64_t t = 0; t < c->n_query; t++) {
+        int32_t n_all = 0;
+        for (int i = 0; i < N_LIST; i++)
+            for (int32_t j = 0; j < n_list[i * c->n_query + t]; j++)
+                all[n_all++] = list[i * n + t * c->k + j];
+        qsort(all, (size_t)n_all, sizeof *all, best_first);
+        if (n_all > c->k) n_all = c->k;
+        assert_int_equal(n_got[t], n_all);
+        assert_same_set(got + t * c->k, all, n_all);
+        assert_true(l.threshold[t] == (n_all == c->k ? all[n_all - 1] : 0));
+    }
+    free(list), free(all), free(got), free(n_list), free(n_got);
+    lists_close(&l);
+}
+
+static void test_merge_many(void **state) {
+    (void)state;
+    for (int b = 0; b < N_BACKEND; b++)
+        for (int i = 0; i < 2 * N_LIST_CASE; i++)
+            check_many(&backends[b], &list_cases[i / 2], i % 2);
+}
+
 // Two ranks' lists, merged and filtered by the merge's threshold, hold the merged set between them.
 static void test_filter(void **state) {
     (void)state;
@@ -129,8 +183,17 @@ static void test_filter(void **state) {
         for (int i = 0; i < N_LIST_CASE; i++) {
             const struct list_case *c = &list_cases[i];
             struct lists l = lists_open(c), all = lists_open(c);
-            struct index_merge_args merge = {c->n_query, c->k,        all.own,      all.n_own,
-                                             all.other,  all.n_other, all.threshold};
+            struct index_merge_args merge = {
+                .n_query = c->n_query,
+                .k = c->k,
+                .merge = true,
+                .candidate = all.own,
+                .n_candidate = all.n_own,
+                .n_list = 1,
+                .other = all.other,
+                .n_other = all.n_other,
+                .threshold = all.threshold,
+            };
             assert_int_equal(backends[b].ops->index_merge(&backends[b], &merge), OK);
             struct index_filter_args own = {c->n_query, c->k, l.own, l.n_own, all.threshold};
             struct index_filter_args other = {c->n_query, c->k, l.other, l.n_other, all.threshold};
@@ -233,9 +296,8 @@ static void test_select_rows(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_merge),
-        cmocka_unit_test(test_filter),
-        cmocka_unit_test(test_filter_threshold),
+        cmocka_unit_test(test_merge),       cmocka_unit_test(test_merge_many),
+        cmocka_unit_test(test_filter),      cmocka_unit_test(test_filter_threshold),
         cmocka_unit_test(test_select_rows),
     };
     return cmocka_run_group_tests_name("candidates", tests, open_backends, close_backends);
