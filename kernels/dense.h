@@ -69,6 +69,12 @@ struct rope_args {
     int64_t out_stride;
 };
 
+// Several at once, in no order: none reads or writes what another writes.
+struct rope_each_args {
+    const struct rope_args *rope; // [n_rope] host
+    int n_rope;
+};
+
 enum activation { ACTIVATION_SILU, ACTIVATION_GELU_TANH, ACTIVATION_GELU_ERF };
 struct gate_args { // out = activation(gate) * up; with up NULL, activation(gate)
     enum activation activation;

@@ -121,6 +121,7 @@ struct kernel_ops {
     enum status (*matmul)(struct backend *, const struct matmul_args *);
     enum status (*matmul_each)(struct backend *, const struct matmul_each_args *);
     enum status (*rope)(struct backend *, const struct rope_args *);
+    enum status (*rope_each)(struct backend *, const struct rope_each_args *);
     enum status (*gate)(struct backend *, const struct gate_args *);
     enum status (*add)(struct backend *, const struct add_args *);
     enum status (*multiply)(struct backend *, const struct multiply_args *);

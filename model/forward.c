@@ -63,26 +63,32 @@ static bool is_power_of_two(int n) {
     return (n & (n - 1)) == 0;
 }
 
-enum status forward_rope(struct forward *f, int layer, int rope_index, const float *x, int64_t row,
-                         int64_t n, int n_head, void *out, enum dtype out_dtype) {
+struct rope_args forward_rope(const struct forward *f, int layer, struct rotation to,
+                              const float *x, int64_t row, int64_t n, int n_head,
+                              enum dtype dtype) {
     const struct layer_spec *l = &f->spec->layers[layer];
-    const struct rope_spec *rope = &f->spec->ropes[rope_index];
+    const struct rope_spec *rope = &f->spec->ropes[to.rope];
     int64_t width = (int64_t)n_head * l->head_dim, angles = row * (rope->dim / 2);
+    return (struct rope_args){
+        .x = x,
+        .x_stride = width,
+        .n_token = n,
+        .n_head = n_head,
+        .head_dim = l->head_dim,
+        .rope_dim = rope->dim,
+        .interleaved = rope->interleaved,
+        .cos = f->buffers.cos[to.rope] + angles,
+        .sin = f->buffers.sin[to.rope] + angles,
+        .spread = f->kv.shape.dtype == DTYPE_BF16 && is_power_of_two(l->head_dim),
+        .out = to.out,
+        .out_dtype = dtype,
+        .out_stride = width,
+    };
+}
+
+enum status forward_rope_each(struct forward *f, const struct rope_args *list, int n) {
     double begun = profile_begin(f->profile, PHASE_OTHER);
-    TRY(OPS(f)->rope(f->backend, &(struct rope_args){.x = x,
-                                                     .x_stride = width,
-                                                     .n_token = n,
-                                                     .n_head = n_head,
-                                                     .head_dim = l->head_dim,
-                                                     .rope_dim = rope->dim,
-                                                     .interleaved = rope->interleaved,
-                                                     .cos = f->buffers.cos[rope_index] + angles,
-                                                     .sin = f->buffers.sin[rope_index] + angles,
-                                                     .spread = f->kv.shape.dtype == DTYPE_BF16 &&
-                                                               is_power_of_two(l->head_dim),
-                                                     .out = out,
-                                                     .out_dtype = out_dtype,
-                                                     .out_stride = width}));
+    TRY(OPS(f)->rope_each(f->backend, &(struct rope_each_args){list, n}));
     profile_end(f->profile, PHASE_OTHER, begun);
     return OK;
 }
@@ -169,8 +175,11 @@ static enum status project_heads(struct forward *f, int layer, int64_t row, int6
         TRY(forward_norm(f, b->projected, n * p->n_head, l->head_dim, p->head_norm, b->projected,
                          DTYPE_F32));
     }
-    return forward_rotate(f, layer, p->rotations, p->n_rotation, b->projected, row, n, p->n_head,
-                          p->dtype);
+    struct rope_args ropes[MODEL_MAX_PART];
+    for (int i = 0; i < p->n_rotation; i++)
+        ropes[i] =
+            forward_rope(f, layer, p->rotations[i], b->projected, row, n, p->n_head, p->dtype);
+    return forward_rope_each(f, ropes, p->n_rotation);
 }
 
 // Queries of the normed tokens [row, row + n) into buffers.query, which begins with token `first`.

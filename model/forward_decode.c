@@ -176,27 +176,42 @@ static enum status project_latent(struct forward *f, int layer, bool selects) {
     return gather_shares(f, shares, 2);
 }
 
+// Values pass with the heads that are rotated, by no angle.
+static struct rope_args value_of(const struct forward *f, int layer) {
+    const struct layer_spec *l = &f->spec->layers[layer];
+    int64_t width = (int64_t)l->n_kv_head * l->head_dim;
+    return (struct rope_args){.x = f->buffers.value,
+                              .x_stride = width,
+                              .n_token = 1,
+                              .n_head = l->n_kv_head,
+                              .head_dim = l->head_dim,
+                              .out = kv_store_value(&f->kv, layer, 0),
+                              .out_dtype = f->kv.shape.dtype,
+                              .out_stride = width};
+}
+
 static enum status store_full(struct forward *f, int layer, const struct forward_chunk *chunk) {
     struct forward_buffers *b = &f->buffers;
     const struct layer_spec *l = &f->spec->layers[layer];
     const struct layer_weights *w = &f->weights.layers[layer];
-    enum dtype dtype = f->kv.shape.dtype;
-    if (w->query_norm) {
+    struct rotation rotations[MODEL_MAX_PART];
+    struct rope_args ropes[2 * MODEL_MAX_PART + 1];
+    int n_rotation = forward_query_rotations(f, layer, 0, rotations), n = 0;
+    if (w->query_norm)
         TRY(forward_norm(f, b->projected, l->n_head, l->head_dim, w->query_norm, b->projected,
                          DTYPE_F32));
-    }
-    struct rotation rotations[MODEL_MAX_PART];
-    int n_rotation = forward_query_rotations(f, layer, 0, rotations);
-    TRY(forward_rotate(f, layer, rotations, n_rotation, b->projected, 0, 1, l->n_head,
-                       f->query_dtype));
-    if (chunk->n_token == 0) return OK; // another rank stores this token
-    if (w->key_norm) {
+    for (int i = 0; i < n_rotation; i++)
+        ropes[n++] =
+            forward_rope(f, layer, rotations[i], b->projected, 0, 1, l->n_head, f->query_dtype);
+    if (chunk->n_token == 0) return forward_rope_each(f, ropes, n); // another rank stores the token
+    if (w->key_norm)
         TRY(forward_norm(f, b->key, l->n_kv_head, l->head_dim, w->key_norm, b->key, DTYPE_F32));
-    }
     n_rotation = forward_key_rotations(f, layer, 0, rotations);
-    TRY(forward_rotate(f, layer, rotations, n_rotation, b->key, 0, 1, l->n_kv_head, dtype));
-    return convert_rows(f, b->value, DTYPE_F32, kv_store_value(&f->kv, layer, 0), dtype,
-                        (int64_t)l->n_kv_head * l->head_dim);
+    for (int i = 0; i < n_rotation; i++)
+        ropes[n++] =
+            forward_rope(f, layer, rotations[i], b->key, 0, 1, l->n_kv_head, f->kv.shape.dtype);
+    ropes[n++] = value_of(f, layer);
+    return forward_rope_each(f, ropes, n);
 }
 
 static enum status store_latent(struct forward *f, int layer, const struct forward_chunk *chunk) {
@@ -217,78 +232,10 @@ static enum status project_token(struct forward *f, int layer, const struct forw
     return selects ? forward_index_queries(f, layer, 0, 1) : OK;
 }
 
-// Attention mass is that of the upper half of the layers; of those that see every token where there
-// are some, because the others tell nothing of tokens beyond their window.
-static bool adds_mass(const struct forward *f, int layer) {
-    int n_layer = f->spec->n_layer;
-    if (layer < n_layer / 2) return false;
-    if (f->spec->layers[layer].window == 0) return true;
-    for (int i = n_layer / 2; i < n_layer; i++)
-        if (f->spec->layers[i].window == 0) return false;
-    return true;
-}
-
-static int count_mass_layers(const struct forward *f) {
-    int n = 0;
-    for (int i = 0; i < f->spec->n_layer; i++) n += adds_mass(f, i);
-    return n;
-}
-
-// The token sees every key of the run: no mask. Where the layer selects, lse is that of the
-// selected tokens: the others count as what they would add.
-static enum status add_attention_mass(struct forward *f, int layer, const void *query,
-                                      const char *key, const struct kv_run *run) {
-    const struct layer_spec *l = &f->spec->layers[layer];
-    int64_t width = (int64_t)l->n_kv_head * l->head_dim;
-    const struct kv_block *block = &f->kv.layers[layer].block;
-    int64_t skipped = dtype_bytes(f->kv.shape.dtype, run->block_row * width);
-    if (run->n == 0) return OK;
-    double begun = profile_begin(f->profile, PHASE_OTHER);
-    struct attention_args attention = {.n_query = 1,
-                                       .n_key = run->n,
-                                       .n_head = l->n_head,
-                                       .n_kv_head = l->n_kv_head,
-                                       .head_dim = l->head_dim,
-                                       .value_dim = l->value_dim,
-                                       .scale = l->attention_scale,
-                                       .query = query,
-                                       .query_dtype = f->query_dtype,
-                                       .query_stride = (int64_t)l->n_head * l->head_dim,
-                                       .key = key + skipped,
-                                       .value = (block->value ? block->value : key) + skipped,
-                                       .kv_dtype = f->kv.shape.dtype,
-                                       .key_stride = width,
-                                       .value_stride = width,
-                                       .lse = f->buffers.lse};
-    float factor = 1.0f / (float)(l->n_head * count_mass_layers(f));
-    TRY(OPS(f)->attention_mass(f->backend, &(struct attention_mass_args){
-                                               .attention = attention,
-                                               .factor = factor,
-                                               .mass = f->buffers.mass + run->position_row,
-                                           }));
-    profile_end(f->profile, PHASE_OTHER, begun);
-    return OK;
-}
-
-// From what this rank holds of what the token sees; buffers.lse is of all ranks.
-static enum status add_masses(struct forward *f, int layer, const struct forward_chunk *chunk) {
-    struct kv_run runs[2];
-    for (int part = 0; part < f->spec->n_part; part++) {
-        struct part_seen seen = forward_part_seen(f, layer, chunk, part);
-        TRY(add_attention_mass(f, layer, seen.query, seen.key, &seen.run));
-    }
-    if (f->spec->n_part) return OK;
-    int n_run = kv_store_seen(&f->kv, layer, runs);
-    for (int i = 0; i < n_run; i++)
-        TRY(add_attention_mass(f, layer, f->buffers.query, f->kv.layers[layer].block.key,
-                               &runs[i]));
-    return OK;
-}
-
 static enum status attend_token(struct forward *f, int layer, const struct forward_chunk *chunk,
                                 bool add_mass) {
     struct ring_attention_args args = forward_attention_args(f, layer, chunk);
-    bool adds = add_mass && adds_mass(f, layer);
+    bool adds = add_mass && forward_adds_mass(f, layer);
     args.out = f->buffers.attended;
     args.lse = adds ? f->buffers.lse : NULL;
     if (f->spec->n_part) {
@@ -300,7 +247,7 @@ static enum status attend_token(struct forward *f, int layer, const struct forwa
     } else {
         TRY(decode_attention_run(&f->ring, &args, 1));
     }
-    return adds ? add_masses(f, layer, chunk) : OK;
+    return adds ? forward_add_mass(f, layer, chunk) : OK;
 }
 
 // Columns [start, start + length) of the weight times `input`, which holds the columns from `start`

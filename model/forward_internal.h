@@ -24,11 +24,17 @@ enum status forward_norm(struct forward *forward, const float *x, int64_t n, int
                          const float *weight, void *out, enum dtype out_dtype);
 enum status forward_matmul(struct forward *forward, const struct matmul_args *args);
 enum status forward_matmul_each(struct forward *forward, const struct matmul_args *list, int n);
-// Rotates heads by their positions and rounds them into `out`. Queries and keys that attention
-// reads in bf16 pass a Hadamard transform first: it keeps every product q . k and spreads the few
-// large elements of a head, which rounding would hurt most.
-enum status forward_rope(struct forward *forward, int layer, int rope, const float *x, int64_t row,
-                         int64_t n, int n_head, void *out, enum dtype out_dtype);
+// As what heads are kept.
+struct rotation {
+    int rope;  // of the spec
+    void *out; // of the first token
+};
+// The rotation of heads x [n, n_head, head_dim] by the positions of tokens [row, row + n), rounded.
+// Queries and keys that attention reads in bf16 are spread: that keeps every product q . k, and the
+// few large elements of a head are what rounding would hurt most.
+struct rope_args forward_rope(const struct forward *forward, int layer, struct rotation to,
+                              const float *x, int64_t row, int64_t n, int n_head, enum dtype dtype);
+enum status forward_rope_each(struct forward *forward, const struct rope_args *list, int n);
 
 // down(activation(gate(normed)) * up(normed)), or down(activation(up(normed))), to where the branch
 // writes, for tokens [row, row + n), whose normed states are in buffers.normed: the dense
@@ -53,21 +59,13 @@ enum status forward_hidden_norm(struct forward *forward, int layer, const float 
                                 enum dtype out_dtype);
 enum status forward_add(struct forward *forward, float *x, const float *by, int64_t n);
 
-// forward_parts.c: attention in parts (model_spec.parts), and the one part of networks without.
-struct rotation {
-    int rope;
-    void *out; // of the first token
-};
-// As which queries from row `row` of buffers.query on, and keys from row `row` of the chunk's in
+// forward_parts.c: attention in parts (model_spec.parts), and the one part of networks without. As
+// which queries from row `row` of buffers.query on, and keys from row `row` of the chunk's in
 // the store on, are kept; returns how many.
 int forward_query_rotations(const struct forward *forward, int layer, int64_t row,
                             struct rotation out[MODEL_MAX_PART]);
 int forward_key_rotations(const struct forward *forward, int layer, int64_t row,
                           struct rotation out[MODEL_MAX_PART]);
-// forward_rope into each of them.
-enum status forward_rotate(struct forward *forward, int layer, const struct rotation *list,
-                           int n_list, const float *x, int64_t row, int64_t n, int n_head,
-                           enum dtype dtype);
 // In place of ring_attention_run and decode_attention_run: `whole` is the layer's attention, if it
 // were one.
 enum status forward_attend_parts(struct forward *forward, int layer,
@@ -84,6 +82,11 @@ struct part_seen {
 };
 struct part_seen forward_part_seen(const struct forward *forward, int layer,
                                    const struct forward_chunk *chunk, int part);
+
+// forward_mass.c. Adds to buffers.mass what the decoded token reads in a layer of the tokens that
+// this rank holds; buffers.lse is of all ranks. Some layers do not count.
+bool forward_adds_mass(const struct forward *forward, int layer);
+enum status forward_add_mass(struct forward *forward, int layer, const struct forward_chunk *chunk);
 
 // forward_latent.c. Absorbed queries into buffers.query and latents into the store for tokens [row,
 // row + n) of buffers.normed.

@@ -33,13 +33,6 @@ int forward_key_rotations(const struct forward *f, int layer, int64_t row,
     return 2;
 }
 
-enum status forward_rotate(struct forward *f, int layer, const struct rotation *list, int n_list,
-                           const float *x, int64_t row, int64_t n, int n_head, enum dtype dtype) {
-    for (int i = 0; i < n_list; i++)
-        TRY(forward_rope(f, layer, list[i].rope, x, row, n, n_head, list[i].out, dtype));
-    return OK;
-}
-
 // What the ranks hold for the layer, and all that it sees.
 static struct visible_range layer_range(const struct forward *f, int layer,
                                         const struct forward_chunk *chunk) {

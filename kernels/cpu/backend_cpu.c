@@ -61,6 +61,7 @@ static const struct kernel_ops cpu_ops = {
     .matmul = cpu_matmul,
     .matmul_each = reference_matmul_each,
     .rope = cpu_rope,
+    .rope_each = reference_rope_each,
     .gate = cpu_gate,
     .add = cpu_add,
     .multiply = reference_multiply,

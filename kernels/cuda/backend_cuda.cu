@@ -76,6 +76,7 @@ static const struct kernel_ops cuda_ops = {
     .matmul = cuda_matmul,
     .matmul_each = cuda_matmul_each,
     .rope = cuda_rope,
+    .rope_each = cuda_rope_each,
     .gate = cuda_gate,
     .add = cuda_add,
     .multiply = cuda_multiply,

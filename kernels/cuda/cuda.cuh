@@ -68,6 +68,7 @@ enum status cuda_embed(struct backend *backend, const struct embed_args *args);
 // elementwise.cu
 enum status cuda_norm(struct backend *backend, const struct norm_args *args);
 enum status cuda_rope(struct backend *backend, const struct rope_args *args);
+enum status cuda_rope_each(struct backend *backend, const struct rope_each_args *args);
 enum status cuda_gate(struct backend *backend, const struct gate_args *args);
 enum status cuda_add(struct backend *backend, const struct add_args *args);
 enum status cuda_multiply(struct backend *backend, const struct multiply_args *args);

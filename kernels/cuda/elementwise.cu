@@ -10,6 +10,7 @@ namespace {
 constexpr int kThreads = 256, kWarps = kThreads / WARP;
 constexpr int kWarpColumns = 1024;  // up to here a warp takes a row by itself
 constexpr int kSpreadColumns = 256; // of a head that is transformed
+constexpr int kMostRopes = 8;       // of a launch
 constexpr int kMostBlocks = 1 << 20;
 
 // The sum over the threads that share a row: a warp's or the block's.
@@ -69,36 +70,12 @@ __device__ void rotate_part(const struct rope_args &a, const float *x, const flo
     store_float(out + second, v * cosine[i] + u * sine[i]);
 }
 
-// Grid: tokens along x, parts of their heads along y.
-template <typename Out>
-__global__ void __launch_bounds__(kThreads) rotate_heads(struct rope_args a) {
-    int64_t token = blockIdx.x;
-    int n_pair = a.rope_dim / 2, n_part = a.head_dim - n_pair; // of a head
-    const float *cosine = a.cos + token * n_pair, *sine = a.sin + token * n_pair;
-    for (int i = blockIdx.y * kThreads + threadIdx.x; i < a.n_head * n_part;
-         i += gridDim.y * kThreads) {
-        int64_t head = (int64_t)(i / n_part) * a.head_dim;
-        rotate_part(a, a.x + token * a.x_stride + head, cosine, sine, i % n_part,
-                    (Out *)a.out + token * a.out_stride + head);
-    }
-}
-
-// A warp takes a head. The butterflies are in the order of kernels/reference: sums round the same
-// way.
-template <typename Out>
-__global__ void __launch_bounds__(kThreads) rotate_and_spread(struct rope_args a, float scale) {
-    __shared__ float heads[kWarps][kSpreadColumns];
-    int lane = threadIdx.x % WARP, n_pair = a.rope_dim / 2;
-    int64_t row = (int64_t)blockIdx.x * kWarps + threadIdx.x / WARP, token = row / a.n_head;
-    if (token >= a.n_token) return;
-    int64_t head = row % a.n_head * a.head_dim;
-    float *y = heads[threadIdx.x / WARP];
-    for (int i = lane; i < a.head_dim - n_pair; i += WARP)
-        rotate_part(a, a.x + token * a.x_stride + head, a.cos + token * n_pair,
-                    a.sin + token * n_pair, i, y);
-    for (int half = 1; half < a.head_dim; half *= 2) {
+// The butterflies are in the order of kernels/reference: sums round the same way. A warp calls it.
+__device__ void spread_head(float *y, int n) {
+    int lane = threadIdx.x % WARP;
+    for (int half = 1; half < n; half *= 2) {
         __syncwarp();
-        for (int pair = lane; pair < a.head_dim / 2; pair += WARP) {
+        for (int pair = lane; pair < n / 2; pair += WARP) {
             int i = pair / half * 2 * half + pair % half;
             float u = y[i], v = y[i + half];
             y[i] = u + v;
@@ -106,8 +83,41 @@ __global__ void __launch_bounds__(kThreads) rotate_and_spread(struct rope_args a
         }
     }
     __syncwarp();
-    Out *out = (Out *)a.out + token * a.out_stride + head;
-    for (int i = lane; i < a.head_dim; i += WARP) store_float(out + i, y[i] * scale);
+}
+
+// A warp's head of a token; `room` holds one that is transformed.
+template <typename Out>
+__device__ void rotate_head(const struct rope_args &a, int64_t token, int head, float *room) {
+    int lane = threadIdx.x % WARP, n_pair = a.rope_dim / 2, n_part = a.head_dim - n_pair;
+    const float *x = a.x + token * a.x_stride + (int64_t)head * a.head_dim;
+    const float *cosine = a.cos + token * n_pair, *sine = a.sin + token * n_pair;
+    Out *out = (Out *)a.out + token * a.out_stride + (int64_t)head * a.head_dim;
+    if (!a.spread) {
+        for (int i = lane; i < n_part; i += WARP) rotate_part(a, x, cosine, sine, i, out);
+        return;
+    }
+    for (int i = lane; i < n_part; i += WARP) rotate_part(a, x, cosine, sine, i, room);
+    spread_head(room, a.head_dim);
+    float scale = 1.0f / sqrtf((float)a.head_dim);
+    for (int i = lane; i < a.head_dim; i += WARP) store_float(out + i, room[i] * scale);
+}
+
+struct ropes {
+    struct rope_args rope[kMostRopes];
+};
+
+// Grid: heads of all tokens along x, a warp each; rotations along y.
+__global__ void __launch_bounds__(kThreads) rotate_heads(const __grid_constant__ struct ropes all) {
+    __shared__ float rooms[kWarps][kSpreadColumns];
+    const struct rope_args &a = all.rope[blockIdx.y];
+    unsigned row = blockIdx.x * kWarps + threadIdx.x / WARP, token = row / a.n_head;
+    float *room = rooms[threadIdx.x / WARP];
+    if (token >= a.n_token) return;
+    int head = (int)(row % a.n_head);
+    if (a.out_dtype == DTYPE_BF16)
+        rotate_head<__nv_bfloat16>(a, token, head, room);
+    else
+        rotate_head<float>(a, token, head, room);
 }
 
 template <enum activation kActivation> __device__ float activate(float x) {
@@ -177,19 +187,6 @@ __global__ void __launch_bounds__(kThreads) convert_rows(struct convert_args a) 
         store_float(out + i, load_float(x + i));
 }
 
-template <typename Out>
-enum status launch_rope(struct backend *backend, const struct rope_args *args) {
-    if (args->spread) {
-        int64_t n_block = divide_up(args->n_token * args->n_head, kWarps);
-        LAUNCH(backend, rotate_and_spread<Out>, (unsigned)n_block, kThreads, 0, *args,
-               1.0f / sqrtf((float)args->head_dim));
-        return OK;
-    }
-    dim3 grid((unsigned)args->n_token, blocks_of_row((int64_t)args->n_head * args->head_dim));
-    LAUNCH(backend, rotate_heads<Out>, grid, kThreads, 0, *args);
-    return OK;
-}
-
 template <typename X, typename Out>
 enum status launch_convert(struct backend *backend, const struct convert_args *args) {
     dim3 grid((unsigned)args->n_row, blocks_of_row(args->n_col));
@@ -204,12 +201,28 @@ enum status cuda_norm(struct backend *backend, const struct norm_args *args) {
                                          : launch_norm<float>(backend, args);
 }
 
+enum status cuda_rope_each(struct backend *backend, const struct rope_each_args *args) {
+    for (int done = 0; done < args->n_rope;) {
+        struct ropes some = {};
+        unsigned n = 0;
+        int64_t n_row = 0;
+        for (; done < args->n_rope && n < kMostRopes; done++) {
+            const struct rope_args *rope = &args->rope[done];
+            if (rope->spread && rope->head_dim > kSpreadColumns)
+                FAIL(ERR_INTERNAL, "a Hadamard transform of %d elements; at most %d",
+                     rope->head_dim, kSpreadColumns);
+            some.rope[n++] = *rope;
+            n_row = std::max(n_row, rope->n_token * rope->n_head);
+        }
+        dim3 grid((unsigned)divide_up(n_row, kWarps), n);
+        LAUNCH(backend, rotate_heads, grid, kThreads, 0, some);
+    }
+    return OK;
+}
+
 enum status cuda_rope(struct backend *backend, const struct rope_args *args) {
-    if (args->spread && args->head_dim > kSpreadColumns)
-        FAIL(ERR_INTERNAL, "a Hadamard transform of %d elements; at most %d", args->head_dim,
-             kSpreadColumns);
-    return args->out_dtype == DTYPE_BF16 ? launch_rope<__nv_bfloat16>(backend, args)
-                                         : launch_rope<float>(backend, args);
+    const struct rope_each_args one = {args, 1};
+    return cuda_rope_each(backend, &one);
 }
 
 enum status cuda_gate(struct backend *backend, const struct gate_args *args) {

@@ -29,6 +29,7 @@ static const struct kernel_ops reference_ops = {
     .matmul = reference_matmul,
     .matmul_each = reference_matmul_each,
     .rope = reference_rope,
+    .rope_each = reference_rope_each,
     .gate = reference_gate,
     .add = reference_add,
     .multiply = reference_multiply,

@@ -92,6 +92,12 @@ enum status reference_rope(struct backend *backend, const struct rope_args *args
     return OK;
 }
 
+// One after another, as any backend rotates.
+enum status reference_rope_each(struct backend *backend, const struct rope_each_args *args) {
+    for (int i = 0; i < args->n_rope; i++) TRY(backend->ops->rope(backend, &args->rope[i]));
+    return OK;
+}
+
 static double activate(enum activation activation, double x) {
     switch (activation) {
     case ACTIVATION_SILU:

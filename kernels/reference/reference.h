@@ -12,6 +12,7 @@ enum status reference_norm(struct backend *backend, const struct norm_args *args
 enum status reference_matmul(struct backend *backend, const struct matmul_args *args);
 enum status reference_matmul_each(struct backend *backend, const struct matmul_each_args *args);
 enum status reference_rope(struct backend *backend, const struct rope_args *args);
+enum status reference_rope_each(struct backend *backend, const struct rope_each_args *args);
 enum status reference_gate(struct backend *backend, const struct gate_args *args);
 enum status reference_sample(struct backend *backend, const struct sample_args *args);
 enum status reference_add(struct backend *backend, const struct add_args *args);

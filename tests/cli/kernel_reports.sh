@@ -31,7 +31,6 @@ elementwise norm_rows
 elementwise rotate_heads
 elementwise gate_values
 elementwise convert_rows
-elementwise rotate_and_spread
 copy_blocks copy_each
 quantize quantize_blocks
 "

@@ -124,13 +124,25 @@ struct op_memory op_memory_matmul_each(struct matmul_each_args *a) {
     return m;
 }
 
+static void add_rope(struct op_memory *m, struct rope_args *a) {
+    int64_t n_col = (int64_t)a->n_head * a->head_dim, n_angle = a->n_token * (a->rope_dim / 2);
+    ADD(m, a, x, rows_bytes(DTYPE_F32, a->n_token, n_col, a->x_stride), OP_READ);
+    ADD(m, a, cos, floats(n_angle), OP_READ);
+    ADD(m, a, sin, floats(n_angle), OP_READ);
+    ADD(m, a, out, rows_bytes(a->out_dtype, a->n_token, n_col, a->out_stride), OP_WRITE);
+}
+
 struct op_memory op_memory_rope(struct rope_args *a) {
     struct op_memory m = open_list(4);
-    int64_t n_col = (int64_t)a->n_head * a->head_dim;
-    ADD(&m, a, x, rows_bytes(DTYPE_F32, a->n_token, n_col, a->x_stride), OP_READ);
-    ADD(&m, a, cos, floats(a->n_token * (a->rope_dim / 2)), OP_READ);
-    ADD(&m, a, sin, floats(a->n_token * (a->rope_dim / 2)), OP_READ);
-    ADD(&m, a, out, rows_bytes(a->out_dtype, a->n_token, n_col, a->out_stride), OP_WRITE);
+    add_rope(&m, a);
+    return m;
+}
+
+struct op_memory op_memory_rope_each(struct rope_each_args *a) {
+    struct op_memory m = open_list(4 * a->n_rope + 1);
+    struct rope_args *rope = own_table(&m, a->rope, (size_t)a->n_rope * sizeof *rope);
+    a->rope = rope;
+    for (int i = 0; i < a->n_rope; i++) add_rope(&m, &rope[i]);
     return m;
 }
 

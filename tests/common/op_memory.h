@@ -41,6 +41,7 @@ void op_memory_close(struct op_memory *memory);
     X(matmul, matmul_args)                                                                         \
     X(matmul_each, matmul_each_args)                                                               \
     X(rope, rope_args)                                                                             \
+    X(rope_each, rope_each_args)                                                                   \
     X(gate, gate_args)                                                                             \
     X(sample, sample_args)                                                                         \
     X(add, add_args)                                                                               \

@@ -99,6 +99,41 @@ static void rotates_heads(void **state) {
         }
 }
 
+// Rotations of one call, more than share a launch: lengths, widths, formats, some only rounded.
+static void rotates_each(void **state) {
+    (void)state;
+    enum { N = 19, MOST = 3 * 5 * 256 };
+    float *x = random_vector(DTYPE_F32, MOST, 1, 1), *angle = random_vector(DTYPE_F32, MOST, 1, 2);
+    for (int n = 0; n <= N; n += n < 3 ? 1 : 8)
+        for (int half = 0; half < 2; half++) {
+            struct rope_args rope[N];
+            struct output out = output_open(half ? DTYPE_BF16 : DTYPE_F32, N * MOST, true);
+            for (int i = 0; i < n; i++) {
+                int dim = (const int[]){64, 80, 256, 128}[i % 4];
+                rope[i] = (struct rope_args){.x = x,
+                                             .x_stride = 5 * dim,
+                                             .n_token = i % 7 == 5 ? 0 : 1 + i % 3,
+                                             .n_head = 1 + i % 5,
+                                             .head_dim = dim,
+                                             .rope_dim = i % 5 == 2 ? 0 : dim / 2,
+                                             .cos = angle,
+                                             .sin = angle + MOST / 2,
+                                             .spread = i % 4 != 1 && i % 3 != 1,
+                                             .out_dtype = out.dtype,
+                                             .out_stride = 5 * dim};
+            }
+            const struct rope_each_args args = {rope, n};
+            for (int b = 0; b < N_BACKEND; b++) {
+                char *to = b ? output_renew(&out) : out.expected;
+                for (int i = 0; i < n; i++) rope[i].out = to + dtype_bytes(out.dtype, i * MOST);
+                succeed(backends[b].ops->rope_each(&backends[b], &args));
+                if (b) output_check(&out, rounding_tolerance(out.dtype), b, "rotations");
+            }
+            output_close(&out);
+        }
+    free(x), free(angle);
+}
+
 // Without angles, against the definition.
 static void spreads_heads(void **state) {
     (void)state;
@@ -362,15 +397,11 @@ static void samples_tokens(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(norms_rows),
-        cmocka_unit_test(rotates_heads),
-        cmocka_unit_test(spreads_heads),
-        cmocka_unit_test(gates_values),
-        cmocka_unit_test(adds_values),
-        cmocka_unit_test(converts_and_gathers),
-        cmocka_unit_test(copies_blocks),
-        cmocka_unit_test(samples_tokens),
-        cmocka_unit_test(memory_is_aligned_and_refused),
+        cmocka_unit_test(norms_rows),           cmocka_unit_test(rotates_heads),
+        cmocka_unit_test(rotates_each),         cmocka_unit_test(spreads_heads),
+        cmocka_unit_test(gates_values),         cmocka_unit_test(adds_values),
+        cmocka_unit_test(converts_and_gathers), cmocka_unit_test(copies_blocks),
+        cmocka_unit_test(samples_tokens),       cmocka_unit_test(memory_is_aligned_and_refused),
         cmocka_unit_test(opens_what_exists),
     };
     return cmocka_run_group_tests_name("kernels", tests, open_backends, close_backends);
