@@ -408,7 +408,7 @@ refuse "prefix of score" 78 "task.prefix is for" --task score --document $text -
 refuse "too long" 65 "document.window" --task embed --document $text --set model.context=20
 refuse "too long alone" 65 "a passage has" --task embed --document $text --set model.context=20 \
     --set task.passages=paragraphs --set task.late_chunking=false
-refuse "window of specials" 78 "document.window = 2 holds 0 tokens" --task embed --document $text \
+refuse "window of specials" 78 "document.window = 2 has no room" --task embed --document $text \
     --set document.window=2
 refuse "sinks alone" 78 "needs attention.window" --task embed --document $text --set attention.sinks=4
 refuse "window and dsa" 78 "exclude each other" --task embed --document $text \
