@@ -410,6 +410,8 @@ refuse "too long alone" 65 "a passage has" --task embed --document $text --set m
     --set task.passages=paragraphs --set task.late_chunking=false
 refuse "window of specials" 78 "document.window = 2 has no room" --task embed --document $text \
     --set document.window=2
+refuse "stride of more than is read" 78 "would leave some out" --task embed --document $text \
+    --set document.window=6 --set document.stride=5
 refuse "sinks alone" 78 "needs attention.window" --task embed --document $text --set attention.sinks=4
 refuse "window and dsa" 78 "exclude each other" --task embed --document $text \
     --set attention.window=8 --set attention.kind=dsa
