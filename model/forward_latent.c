@@ -86,16 +86,17 @@ enum status forward_latent_queries(struct forward *f, int layer, struct span hea
                                          .out_dtype = DTYPE_F32,
                                          .out_stride = width}));
     profile_end(f->profile, PHASE_OTHER, begun);
-    for (int h = 0; h < n_head; h++) {
-        TRY(forward_matmul(f, &(struct matmul_args){.x = b->heads + (int64_t)h * head_dim,
-                                                    .x_dtype = DTYPE_F32,
-                                                    .x_stride = width,
-                                                    .n_token = n,
-                                                    .weight = w->absorb_key[heads.start + h],
-                                                    .out = out + h * row_dim,
-                                                    .out_dtype = DTYPE_F32,
-                                                    .out_stride = n_head * row_dim}));
-    }
+    struct matmul_args product[n_head];
+    for (int h = 0; h < n_head; h++)
+        product[h] = (struct matmul_args){.x = b->heads + (int64_t)h * head_dim,
+                                          .x_dtype = DTYPE_F32,
+                                          .x_stride = width,
+                                          .n_token = n,
+                                          .weight = w->absorb_key[heads.start + h],
+                                          .out = out + h * row_dim,
+                                          .out_dtype = DTYPE_F32,
+                                          .out_stride = n_head * row_dim};
+    TRY(forward_matmul_each(f, product, n_head));
     return copy_columns(f, b->heads + latent->nope_dim, head_dim, n * n_head, latent->rope_dim,
                         out + latent->rank, DTYPE_F32, row_dim);
 }
@@ -154,16 +155,17 @@ enum status forward_latent_values(struct forward *f, int layer, struct span head
                                   const float *attended, float *out) {
     const struct latent_spec *latent = &f->spec->layers[layer].latent;
     const struct layer_weights *w = forward_weights(f, layer);
-    for (int64_t h = 0; h < heads.length; h++) {
-        TRY(forward_matmul(f,
-                           &(struct matmul_args){.x = attended + h * latent->rank,
-                                                 .x_dtype = DTYPE_F32,
-                                                 .x_stride = heads.length * latent->rank,
-                                                 .n_token = n,
-                                                 .weight = w->absorb_value[heads.start + h],
-                                                 .out = out + h * latent->value_dim,
-                                                 .out_dtype = DTYPE_F32,
-                                                 .out_stride = heads.length * latent->value_dim}));
-    }
-    return OK;
+    int n_head = (int)heads.length;
+    if (n_head == 0) return OK;
+    struct matmul_args product[n_head];
+    for (int h = 0; h < n_head; h++)
+        product[h] = (struct matmul_args){.x = attended + (int64_t)h * latent->rank,
+                                          .x_dtype = DTYPE_F32,
+                                          .x_stride = heads.length * latent->rank,
+                                          .n_token = n,
+                                          .weight = w->absorb_value[heads.start + h],
+                                          .out = out + (int64_t)h * latent->value_dim,
+                                          .out_dtype = DTYPE_F32,
+                                          .out_stride = heads.length * latent->value_dim};
+    return forward_matmul_each(f, product, n_head);
 }

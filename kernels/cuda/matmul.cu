@@ -118,6 +118,19 @@ enum status multiply_and_round(struct backend *backend, const struct matmul_args
     return OK;
 }
 
+// Products that share a launch: their arguments travel as parameters of the kernel; those of many
+// of one shape in a table.
+enum status run_joint(struct backend *backend, const std::vector<struct matmul_args> &all) {
+    bool one_shape = true;
+    for (const struct matmul_args &product : all)
+        one_shape = one_shape && product.weight.n_row == all[0].weight.n_row;
+    int n_all = (int)all.size();
+    if (n_all > MOST_JOINT && one_shape) return matmul_run_each_short(backend, all.data(), n_all);
+    for (int done = 0; done < n_all; done += MOST_JOINT)
+        TRY(matmul_run_joint_short(backend, &all[done], std::min<int>(n_all - done, MOST_JOINT)));
+    return OK;
+}
+
 } // namespace
 
 bool matmul_takes_weight(const struct weight *weight, enum dtype x_dtype) {
@@ -192,17 +205,15 @@ enum status cuda_matmul(struct backend *backend, const struct matmul_args *args)
 enum status cuda_matmul_each(struct backend *backend, const struct matmul_each_args *args) {
     std::vector<bool> done(args->n_product);
     for (int first = 0; first < args->n_product; first++) {
-        struct matmul_args joint[MOST_JOINT];
-        int n = 0;
-        for (int i = first; i < args->n_product && n < MOST_JOINT; i++) {
-            if (done[i] || !matmul_joins(&args->product[i], &args->product[first])) continue;
-            joint[n++] = args->product[i];
+        const struct matmul_args *product = &args->product[first];
+        std::vector<struct matmul_args> joint;
+        if (done[first]) continue;
+        for (int i = first; i < args->n_product && matmul_joins(product, product); i++) {
+            if (done[i] || !matmul_joins(&args->product[i], product)) continue;
+            joint.push_back(args->product[i]);
             done[i] = true;
         }
-        if (n > 1)
-            TRY(matmul_run_joint_short(backend, joint, n));
-        else if (n == 1 || !done[first])
-            TRY(cuda_matmul(backend, &args->product[first]));
+        TRY(joint.size() > 1 ? run_joint(backend, joint) : cuda_matmul(backend, product));
     }
     return OK;
 }

@@ -25,11 +25,11 @@ enum status matmul_expand(struct backend *backend, const struct weight *rows, en
 enum { SHORT_TOKENS = 8 };
 bool matmul_is_short(const struct matmul_args *args);
 enum status matmul_run_short(struct backend *backend, const struct matmul_args *args);
-// As many of them as one launch takes, for one token each: `joins` says which.
-enum { MOST_JOINT = 8 };
+// Up to so many of them in one launch, for one token each: `joins` says which go together.
+enum { MOST_JOINT = 24 };
 bool matmul_joins(const struct matmul_args *args, const struct matmul_args *first);
-enum status matmul_run_joint_short(struct backend *backend,
-                                   const struct matmul_args product[MOST_JOINT], int n_product);
+enum status matmul_run_joint_short(struct backend *backend, const struct matmul_args *product,
+                                   int n_product);
 // Several, at least one, whose weights have one shape and format and whose x has one type: one
 // launch. Each is as matmul_run_short's.
 enum status matmul_run_each_short(struct backend *backend, const struct matmul_args *args,

@@ -12,8 +12,9 @@
 namespace {
 
 constexpr int kRows = 2, kWarps = 4, kThreads = kWarps * WARP;
-constexpr int kBlocks = 4;       // resident: up to 128 registers a thread
-constexpr int kWarpsToFill = 24; // of a multiprocessor: below it rows are split over warps
+constexpr int kBlocks = 4;            // resident: up to 128 registers a thread
+constexpr int kParameterBytes = 4096; // of a kernel, that every driver takes
+constexpr int kWarpsToFill = 24;      // of a multiprocessor: below it rows are split over warps
 
 struct short_product {
     struct matmul_args args;
@@ -149,6 +150,7 @@ struct joint_products {
     unsigned end[MOST_JOINT]; // the block behind its last
     int n_split;
 };
+static_assert(sizeof(struct joint_products) <= kParameterBytes, "kernels take no more");
 
 template <enum dtype kDtype, typename X>
 __global__ void __launch_bounds__(kThreads, kBlocks)
@@ -161,7 +163,6 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
 
 // Products with chosen experts: the matrices of one launch travel as parameters of the kernel, so
 // that nothing is copied to the device first.
-constexpr int kParameterBytes = 4096; // that every driver takes
 enum { MOST_CHOICES = 240 };
 struct chosen_products {
     struct chosen_matmul_args args;
@@ -337,8 +338,8 @@ bool matmul_joins(const struct matmul_args *args, const struct matmul_args *firs
            matmul_is_short(args);
 }
 
-enum status matmul_run_joint_short(struct backend *backend,
-                                   const struct matmul_args product[MOST_JOINT], int n_product) {
+enum status matmul_run_joint_short(struct backend *backend, const struct matmul_args *product,
+                                   int n_product) {
     struct joint_products p = {};
     int64_t n_row = 0;
     unsigned n_block = 0;

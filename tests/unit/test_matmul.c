@@ -102,46 +102,59 @@ static void matmul_of_views(void **state) {
     }
 }
 
-// Products of one call: some alike but for their rows, some of another format, width or length,
-// more than share a launch.
+// Products of one call: alike, or some alike but for their rows and some of another format, width
+// or length; more than share a launch.
+struct product_list {
+    int n;
+    bool alike;
+    enum dtype x_dtype;
+};
+enum { MOST_PRODUCT = 53, MOST_TOKEN = 3, MOST_ROW = 70 };
+
+static struct matmul_args list_product(const struct product_list *list, int i, const void *x,
+                                       const float *bias) {
+    const enum dtype formats[] = {DTYPE_BF16, DTYPE_Q8_0, DTYPE_F32};
+    int64_t n_row = i % 7 == 4 ? 0 : 1 + i * 31 % MOST_ROW, n_col = i % 5 == 3 ? 67 : 512;
+    enum dtype format = formats[n_col == 67 ? 2 : i / 4 % 3];
+    int64_t n_token = i % 11 == 0 ? MOST_TOKEN : i != 6;
+    if (list->alike) n_row = 40, n_col = 512, format = DTYPE_BF16, n_token = 1;
+    return (struct matmul_args){.x = x,
+                                .x_dtype = list->x_dtype,
+                                .x_stride = 512,
+                                .n_token = n_token,
+                                .weight = random_weight(format, n_row, n_col, 0, (uint64_t)i),
+                                .bias = i % 3 == 2 ? bias : NULL,
+                                .accumulate = i % 4 == 1,
+                                .out_dtype = DTYPE_F32,
+                                .out_stride = MOST_ROW};
+}
+
+static void check_products(const struct product_list *list) {
+    struct matmul_args product[MOST_PRODUCT];
+    void *x = random_vector(list->x_dtype, MOST_TOKEN * 512, 1, 1);
+    float *bias = random_vector(DTYPE_F32, MOST_ROW, 1, 2);
+    struct output out = output_open(DTYPE_F32, MOST_PRODUCT * MOST_TOKEN * MOST_ROW, false);
+    for (int i = 0; i < list->n; i++) product[i] = list_product(list, i, x, bias);
+    const struct matmul_each_args args = {product, list->n};
+    for (int b = 0; b < N_BACKEND; b++) {
+        float *to = b ? output_renew(&out) : out.expected;
+        for (int i = 0; i < list->n; i++) product[i].out = to + i * MOST_TOKEN * MOST_ROW;
+        succeed(backends[b].ops->matmul_each(&backends[b], &args));
+        succeed(backends[b].ops->sync(&backends[b]));
+        if (b) output_check(&out, matmul_tolerance(list->x_dtype, DTYPE_F32), b, "products");
+    }
+    for (int i = 0; i < list->n; i++) free((void *)product[i].weight.data);
+    output_close(&out);
+    free(x), free(bias);
+}
+
 static void products_at_once(void **state) {
     (void)state;
-    enum { N = 23, MOST_TOKEN = 3, MOST_ROW = 70 };
-    const enum dtype formats[] = {DTYPE_BF16, DTYPE_Q8_0, DTYPE_F32};
-    for (int half = 0; half < 2; half++)
-        for (int n = 0; n <= N; n += n < 3 ? 1 : 10) {
-            enum dtype x_dtype = half ? DTYPE_BF16 : DTYPE_F32;
-            struct weight weight[N];
-            struct matmul_args product[N];
-            void *x = random_vector(x_dtype, MOST_TOKEN * 512, 1, 1);
-            float *bias = random_vector(DTYPE_F32, MOST_ROW, 1, 2);
-            struct output out = output_open(DTYPE_F32, N * MOST_TOKEN * MOST_ROW, false);
-            for (int i = 0; i < n; i++) {
-                int64_t n_row = i % 7 == 4 ? 0 : 1 + i * 31 % MOST_ROW,
-                        n_col = i % 5 == 3 ? 67 : 512;
-                enum dtype format = formats[n_col == 67 ? 2 : i / 4 % 3];
-                weight[i] = random_weight(format, n_row, n_col, 0, (uint64_t)i);
-                product[i] = (struct matmul_args){.x = x,
-                                                  .x_dtype = x_dtype,
-                                                  .x_stride = 512,
-                                                  .n_token = i % 11 == 8 ? MOST_TOKEN : i != 6,
-                                                  .weight = weight[i],
-                                                  .bias = i % 3 == 2 ? bias : NULL,
-                                                  .accumulate = i % 4 == 1,
-                                                  .out_dtype = DTYPE_F32,
-                                                  .out_stride = MOST_ROW};
-            }
-            const struct matmul_each_args args = {product, n};
-            for (int b = 0; b < N_BACKEND; b++) {
-                float *to = b ? output_renew(&out) : out.expected;
-                for (int i = 0; i < n; i++) product[i].out = to + i * MOST_TOKEN * MOST_ROW;
-                succeed(backends[b].ops->matmul_each(&backends[b], &args));
-                succeed(backends[b].ops->sync(&backends[b]));
-                if (b) output_check(&out, matmul_tolerance(x_dtype, DTYPE_F32), b, "products");
-            }
-            for (int i = 0; i < n; i++) free((void *)weight[i].data);
-            output_close(&out);
-            free(x), free(bias);
+    const int n[] = {0, 1, 2, 3, 24, 25, MOST_PRODUCT};
+    for (size_t i = 0; i < sizeof n / sizeof *n; i++)
+        for (int alike = 0; alike < 2; alike++) {
+            check_products(&(struct product_list){n[i], alike, DTYPE_F32});
+            check_products(&(struct product_list){n[i], alike, DTYPE_BF16});
         }
 }
 
