@@ -299,16 +299,16 @@ static enum status project_heads_back(struct forward *f, int layer) {
     int64_t begin = heads.start * head_dim, n = heads.length * head_dim;
     if (latent) TRY(forward_latent_values(f, layer, heads, 1, b->attended, b->heads));
     struct span columns = shard_whole_blocks((struct span){begin, n}, output.dtype);
-    if (columns.length != n) {
+    bool widened = columns.length != n, as_it_is = !widened && f->activation == DTYPE_F32;
+    if (widened)
         TRY(OPS(f)->upload(f->backend, b->product_input, f->zeros,
                            dtype_bytes(f->activation, columns.length)));
-    }
-    if (n) {
+    if (n && !as_it_is) {
         void *input = (char *)b->product_input + dtype_bytes(f->activation, begin - columns.start);
         TRY(convert_rows(f, attended, DTYPE_F32, input, f->activation, n));
     }
     TRY(add_columns(f, layer, output, f->weights.layers[layer].output_bias, columns,
-                    b->product_input));
+                    as_it_is ? attended : b->product_input));
     return end_branch(f, layer, BRANCH_ATTENTION);
 }
 

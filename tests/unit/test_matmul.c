@@ -102,12 +102,13 @@ static void matmul_of_views(void **state) {
     }
 }
 
-// Products of one call: alike, or some alike but for their rows and some of another format, width
-// or length; more than share a launch.
+// Products of one call: alike and of one format, or some alike but for their rows and some of
+// another format, width or length; more than share a launch.
 struct product_list {
     int n;
-    bool alike;
     enum dtype x_dtype;
+    bool alike;
+    enum dtype format; // of those alike
 };
 enum { MOST_PRODUCT = 53, MOST_TOKEN = 3, MOST_ROW = 70 };
 
@@ -117,7 +118,7 @@ static struct matmul_args list_product(const struct product_list *list, int i, c
     int64_t n_row = i % 7 == 4 ? 0 : 1 + i * 31 % MOST_ROW, n_col = i % 5 == 3 ? 67 : 512;
     enum dtype format = formats[n_col == 67 ? 2 : i / 4 % 3];
     int64_t n_token = i % 11 == 0 ? MOST_TOKEN : i != 6;
-    if (list->alike) n_row = 40, n_col = 512, format = DTYPE_BF16, n_token = 1;
+    if (list->alike) n_row = 40, n_col = 512, format = list->format, n_token = 1;
     return (struct matmul_args){.x = x,
                                 .x_dtype = list->x_dtype,
                                 .x_stride = 512,
@@ -151,11 +152,15 @@ static void check_products(const struct product_list *list) {
 static void products_at_once(void **state) {
     (void)state;
     const int n[] = {0, 1, 2, 3, 24, 25, MOST_PRODUCT};
-    for (size_t i = 0; i < sizeof n / sizeof *n; i++)
-        for (int alike = 0; alike < 2; alike++) {
-            check_products(&(struct product_list){n[i], alike, DTYPE_F32});
-            check_products(&(struct product_list){n[i], alike, DTYPE_BF16});
+    for (int half = 0; half < 2; half++) {
+        enum dtype x_dtype = half ? DTYPE_BF16 : DTYPE_F32;
+        for (size_t i = 0; i < sizeof n / sizeof *n; i++) {
+            check_products(&(struct product_list){n[i], x_dtype, false, N_DTYPE});
+            check_products(&(struct product_list){n[i], x_dtype, true, DTYPE_BF16});
         }
+        for (int d = 0; d < N_DTYPE; d++)
+            check_products(&(struct product_list){3, x_dtype, true, d});
+    }
 }
 
 // fp8 with a factor for each 128 x 128 block: the reference form against the definition, every
