@@ -105,7 +105,7 @@ static enum status set_rope(struct forward *f, int rope, const int64_t *position
     float *table = malloc(2 * (size_t)bytes + 1);
     if (!table) FAIL(ERR_MEMORY, "no memory for the rope angles of %lld tokens", (long long)n);
     float *cosine = table, *sine = table + n * half;
-#pragma omp parallel for
+#pragma omp parallel for if (n > 64) // one token wakes no team of threads
     for (int64_t i = 0; i < n; i++) {
         int64_t place = rope_position(&spec->map, position[i]);
         for (int j = 0; j < half; j++) {
