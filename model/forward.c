@@ -62,10 +62,6 @@ static enum status add_product(struct forward *f, struct matmul_args args,
     return OK;
 }
 
-static bool is_power_of_two(int n) {
-    return (n & (n - 1)) == 0;
-}
-
 struct rope_args forward_rope(const struct forward *f, int layer, struct rotation to,
                               const float *x, int64_t row, int64_t n, int n_head,
                               enum dtype dtype) {
@@ -82,7 +78,7 @@ struct rope_args forward_rope(const struct forward *f, int layer, struct rotatio
         .interleaved = rope->interleaved,
         .cos = f->buffers.cos[to.rope] + angles,
         .sin = f->buffers.sin[to.rope] + angles,
-        .spread = f->kv.shape.dtype == DTYPE_BF16 && is_power_of_two(l->head_dim),
+        .spread = forward_spreads(f->kv.shape.dtype, l->head_dim),
         .out = to.out,
         .out_dtype = dtype,
         .out_stride = width,
@@ -105,7 +101,7 @@ static enum status set_rope(struct forward *f, int rope, const int64_t *position
     float *table = malloc(2 * (size_t)bytes + 1);
     if (!table) FAIL(ERR_MEMORY, "no memory for the rope angles of %lld tokens", (long long)n);
     float *cosine = table, *sine = table + n * half;
-#pragma omp parallel for if (n > 64) // one token wakes no team of threads
+#pragma omp parallel for if (n > FEW_TOKENS)
     for (int64_t i = 0; i < n; i++) {
         int64_t place = rope_position(&spec->map, position[i]);
         for (int j = 0; j < half; j++) {

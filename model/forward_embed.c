@@ -15,7 +15,7 @@ static enum status embed_from_host(struct forward *f, const int32_t *token, int6
     if (!rows) FAIL(ERR_MEMORY, "no memory for %lld embeddings", (long long)tile);
     for (int64_t first = 0; first < n && status == OK; first += tile) {
         int64_t count = n - first < tile ? n - first : tile;
-#pragma omp parallel for if (count > 64) // one token wakes no team of threads
+#pragma omp parallel for if (count > FEW_TOKENS)
         for (int64_t i = 0; i < count; i++) {
             float *row = rows + i * hidden;
             weight_row_to_float(table, token[first + i], row);

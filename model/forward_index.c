@@ -31,21 +31,20 @@ static enum status rotate(struct forward *f, const struct index_spec *index, flo
     int dim = index->head_dim;
     int64_t angles = row * (rope->dim / 2), width = (int64_t)n_head * dim;
     bool scales = f->index_dtype == DTYPE_F8_E4M3;
-    TRY(OPS(f)->rope(
-        f->backend,
-        &(struct rope_args){.x = x,
-                            .x_stride = width,
-                            .n_token = n,
-                            .n_head = n_head,
-                            .head_dim = dim,
-                            .rope_dim = rope->dim,
-                            .interleaved = rope->interleaved,
-                            .cos = f->buffers.cos[index->rope] + angles,
-                            .sin = f->buffers.sin[index->rope] + angles,
-                            .spread = f->index_dtype != DTYPE_F32 && (dim & (dim - 1)) == 0,
-                            .out = scales ? x : out,
-                            .out_dtype = scales ? DTYPE_F32 : f->index_dtype,
-                            .out_stride = width}));
+    TRY(OPS(f)->rope(f->backend,
+                     &(struct rope_args){.x = x,
+                                         .x_stride = width,
+                                         .n_token = n,
+                                         .n_head = n_head,
+                                         .head_dim = dim,
+                                         .rope_dim = rope->dim,
+                                         .interleaved = rope->interleaved,
+                                         .cos = f->buffers.cos[index->rope] + angles,
+                                         .sin = f->buffers.sin[index->rope] + angles,
+                                         .spread = forward_spreads(f->index_dtype, dim),
+                                         .out = scales ? x : out,
+                                         .out_dtype = scales ? DTYPE_F32 : f->index_dtype,
+                                         .out_stride = width}));
     if (!scales) return OK;
     return OPS(f)->quantize(f->backend, &(struct quantize_args){.x = x,
                                                                 .n_row = n * n_head,

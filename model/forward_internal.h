@@ -11,6 +11,15 @@ static inline const struct layer_weights *forward_weights(const struct forward *
     return f->whole ? f->whole : &f->weights.layers[layer];
 }
 
+// What the host does for so few tokens wakes no team of threads: ranks that share cores would wait
+// for each other's.
+enum { FEW_TOKENS = 64 };
+
+// Whether heads are spread (rope_args) before they are rounded to this dtype.
+static inline bool forward_spreads(enum dtype dtype, int head_dim) {
+    return dtype != DTYPE_F32 && (head_dim & (head_dim - 1)) == 0;
+}
+
 // forward.c. Whether this layer selects tokens in this chunk. While every query sees at most k
 // tokens, all are selected: dense attention.
 bool forward_selects(const struct forward *forward, int layer, const struct forward_chunk *chunk);
