@@ -291,7 +291,7 @@ static bool is_slow(int backend, const struct index_case *c) {
 static bool split_is_wanted(const struct index_case *c, struct split split) {
     int64_t n_block = split.key_block ? c->n_key / split.key_block + 1 : 1;
     int64_t n_batch = split.query_batch ? c->n_query / split.query_batch + 1 : 1;
-    return !tests_are_light() || n_block * n_batch <= 24;
+    return !tests_are_light() || n_block * n_batch <= 6;
 }
 
 static void check_exact(const struct index_case *c, int b, const struct index_data *d,
