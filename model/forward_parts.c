@@ -69,7 +69,7 @@ static struct ring_attention_args part_args(const struct forward *f, int layer,
     return args;
 }
 
-static enum pass choose_pass(const struct ring_attention_args *args) {
+static enum pass choose_pass(const struct forward *f, const struct ring_attention_args *args) {
     const struct visible_range range = {.sequence = args->sequence,
                                         .visibility = args->visibility,
                                         .key_begin = args->key_begin,
@@ -82,14 +82,14 @@ static enum pass choose_pass(const struct ring_attention_args *args) {
                                           .value_dim = args->value_dim,
                                           .query_bytes = (int)dtype_bytes(args->query_dtype, 1),
                                           .kv_bytes = (int)dtype_bytes(args->kv_dtype, 1)};
-    return volume_choose_pass(&range, &shape, PASS_Q_MAX_QUERIES);
+    return volume_choose_pass(&range, &shape, session_most_sent(f->indexed));
 }
 
 enum status forward_attend_parts(struct forward *f, int layer, const struct forward_chunk *chunk,
                                  const struct ring_attention_args *whole) {
     for (int part = 0; part < f->spec->n_part; part++) {
         struct ring_attention_args args = part_args(f, layer, chunk, whole, part);
-        args.pass = choose_pass(&args);
+        args.pass = choose_pass(f, &args);
         args.merge = part > 0;
         TRY(ring_attention_run(&f->ring, &args));
     }

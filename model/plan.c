@@ -144,14 +144,19 @@ static int64_t halo_rows(const struct model_spec *spec, const struct session_siz
     return most;
 }
 
+int64_t session_most_sent(bool indexed) {
+    return indexed ? SCORES_MAX_QUERIES : PASS_Q_MAX_QUERIES;
+}
+
 static int64_t measure_ring(const struct model_spec *spec, const struct session_sizes *s,
                             enum memory memory, int size) {
+    const int64_t most_sent = session_most_sent(s->forward.indexed);
     const struct ring_extent extent = {
         .memory = memory,
         .size = size,
         .shard = kv_store_block_rows(spec, &s->kv),
         .query = s->forward.n_token,
-        .all_query = s->chunk < PASS_Q_MAX_QUERIES ? s->chunk : PASS_Q_MAX_QUERIES,
+        .all_query = s->chunk < most_sent ? s->chunk : most_sent,
         .decode_query = 1,
         .halo = halo_rows(spec, s),
     };
@@ -192,8 +197,8 @@ enum status session_measure(const struct checkpoint *checkpoint, const struct ba
     // An encoder's tokens see those behind them: all come at once, and none is dearer than others.
     s.layout.layout = spec->causal ? options->layout : LAYOUT_CONTIGUOUS;
     s.chunk = spec->causal && options->chunk > 0 && options->chunk < n ? options->chunk : n;
-    if (indexed && options->exchange == EXCHANGE_SCORES && size > 1 && s.chunk > PASS_Q_MAX_QUERIES)
-        s.chunk = PASS_Q_MAX_QUERIES;
+    if (indexed && options->exchange == EXCHANGE_SCORES && size > 1 && s.chunk > SCORES_MAX_QUERIES)
+        s.chunk = SCORES_MAX_QUERIES;
     s.forward.indexed = s.kv.indexed = indexed;
     s.forward.index = s.kv.index_dtype = index;
     s.kv.max_forget = options->max_forget;

@@ -23,8 +23,10 @@ struct session_sizes {
     int64_t buffer_bytes, kv_bytes, room_bytes, ring_bytes, expert_bytes, study_bytes; // 0: none
 };
 
-// Most queries that travel in pass-Q: its partials are not O(T/N), so only short chunks use it.
-enum { PASS_Q_MAX_QUERIES = 512 };
+// Most queries of all ranks that travel, in pass-Q and in exchange SCORES: partials and candidates
+// of theirs are not O(T/N), so only short chunks do that. docs/performance.md compares the times.
+enum { PASS_Q_MAX_QUERIES = 2048, SCORES_MAX_QUERIES = 512 };
+int64_t session_most_sent(bool indexed);
 
 enum status session_measure(const struct checkpoint *checkpoint, const struct backend *backend,
                             int size, const struct session_options *options,

@@ -247,7 +247,7 @@ static int first_alike(const struct model_spec *spec, int layer) {
 static void choose_exchange(struct session *s, const struct forward_chunk *chunk) {
     struct forward *f = &s->forward;
     const struct session_sizes *sizes = &s->sizes;
-    bool is_short = chunk->end - chunk->begin <= PASS_Q_MAX_QUERIES;
+    const int64_t most_sent = session_most_sent(f->indexed);
     for (int i = 0; i < f->spec->n_layer; i++) {
         const struct visible_range range = {.sequence = &s->sequence,
                                             .visibility = forward_visibility(f->spec, i, chunk),
@@ -255,11 +255,11 @@ static void choose_exchange(struct session *s, const struct forward_chunk *chunk
                                             .query_begin = chunk->begin,
                                             .query_end = chunk->end};
         int alike = first_alike(f->spec, i);
-        f->passes[i] = alike < i
-                           ? f->passes[alike]
-                           : volume_choose_pass(&range, &sizes->attention, PASS_Q_MAX_QUERIES);
+        f->passes[i] =
+            alike < i ? f->passes[alike] : volume_choose_pass(&range, &sizes->attention, most_sent);
     }
     if (!f->indexed || chunk->end <= sizes->index.k) return;
+    bool is_short = chunk->end - chunk->begin <= most_sent;
     f->exchange = is_short ? s->options.exchange : EXCHANGE_KEYS;
     if (f->exchange == EXCHANGE_AUTO)
         f->exchange = volume_choose_exchange(&s->sequence, &sizes->attention, &sizes->index,
