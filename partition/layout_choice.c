@@ -3,7 +3,7 @@
 // Ring attention in bf16 and shifts of 4 MiB between two cores (Zen 4, bench_ring); 32:8 heads of
 // d128, 128K tokens on two H100s, and NCCL's shifts there (bench_ring_gpu, docs/performance.md).
 const struct attention_rates rates_of_thread = {125e9, 4.3e9};
-const struct attention_rates rates_of_gpu = {580e12, 348e9};
+const struct attention_rates rates_of_gpu = {611e12, 354e9};
 
 static double rank_seconds(const struct visible_range *range, const struct layer_kind *kind,
                            const struct attention_rates *rates, enum pass pass, int rank) {
