@@ -181,3 +181,19 @@ float *kv_store_index_scale(const struct kv_store *store, int layer, int64_t row
     const struct kv_layer *l = &store->layers[layer];
     return l->index_scale ? l->index_scale + l->block.n_held + row : NULL;
 }
+
+int kv_store_parts(const struct kv_store *store, int layer, struct kv_part out[KV_MAX_PARTS]) {
+    const struct kv_layer *l = &store->layers[layer];
+    struct row_bytes row = row_bytes(store->spec, layer, &store->shape);
+    const struct kv_part parts[KV_MAX_PARTS] = {
+        {"key", l->key, row.key},
+        {"other_key", l->other_key, row.other_key},
+        {"value", l->value, row.value},
+        {"index_key", l->index_key, row.index_key},
+        {"index_scale", (char *)l->index_scale, row.index_scale},
+    };
+    int n = 0;
+    for (int i = 0; i < KV_MAX_PARTS; i++)
+        if (parts[i].bytes) out[n++] = parts[i];
+    return n;
+}

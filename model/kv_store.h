@@ -40,6 +40,8 @@ struct kv_layer {
     void *index_key;    // [capacity, index.head_dim] of the index dtype; NULL unless INDEX_FULL
     float *index_scale; // [capacity] with fp8 index keys, else NULL
     int64_t begin;      // positions held: from here on and, before, the sinks; 0: all
+    int64_t lost;       // of a layer that keeps all: rows before here, but the sinks, are zeroes,
+                        // since who saved them kept a window; else 0
     struct kv_block block;
 };
 
@@ -106,5 +108,26 @@ int kv_store_seen(const struct kv_store *store, int layer, struct kv_run out[2])
 
 // kv_window.c. Positions that a layer of a window has room for.
 int64_t kv_window_positions(const struct layer_spec *layer, int64_t max_forget);
+
+// Rows as they are saved and restored, between chunks. The parts of a layer's rows, in this order.
+struct kv_part {
+    const char *name;
+    char *rows;    // [capacity of the layer, bytes], backend memory
+    int64_t bytes; // of one row
+};
+enum { KV_MAX_PARTS = 5 };
+int kv_store_parts(const struct kv_store *store, int layer, struct kv_part out[KV_MAX_PARTS]);
+// The position from which on all are held; before it, only the sinks are.
+int64_t kv_store_held_from(const struct kv_store *store, int layer);
+// An empty layer takes positions [0, length) of which those before `held`, but the sinks, are lost.
+void kv_store_adopt(struct kv_store *store, int layer, int64_t held, int64_t length);
+// Of the positions of `slab`, the sinks and those from `held` on, in at most two runs: this rank's
+// n rows from `row` on, where `held` is no less than what the layer holds.
+struct kv_rows {
+    int64_t begin, end; // positions
+    int64_t row, n;
+};
+int kv_store_rows(const struct kv_store *store, int layer, const struct kv_chunk *slab,
+                  int64_t held, struct kv_rows out[2]);
 
 #endif

@@ -165,12 +165,45 @@ int kv_store_seen(const struct kv_store *store, int layer, struct kv_run out[2])
 
 bool kv_store_holds(const struct kv_store *store, int64_t length) {
     for (int i = 0; length > 0 && i < store->n_layer; i++) {
-        int64_t begin = store->layers[i].begin;
+        int64_t begin = kv_store_held_from(store, i);
         if (begin > 0 && length - store->spec->layers[i].window + 1 < begin) return false;
     }
     return true;
 }
 
 void kv_store_truncate(struct kv_store *store, int64_t length) {
-    for (int i = 0; length == 0 && i < store->n_layer; i++) store->layers[i].begin = 0;
+    for (int i = 0; length == 0 && i < store->n_layer; i++)
+        store->layers[i].begin = store->layers[i].lost = 0;
+}
+
+int64_t kv_store_held_from(const struct kv_store *store, int layer) {
+    const struct kv_layer *l = &store->layers[layer];
+    return l->begin > l->lost ? l->begin : l->lost;
+}
+
+void kv_store_adopt(struct kv_store *store, int layer, int64_t held, int64_t length) {
+    const struct layer_spec *spec = &store->spec->layers[layer];
+    struct kv_layer *l = &store->layers[layer];
+    int64_t forget = store->shape.max_forget;
+    bool window = l->keep == KEEP_WINDOW;
+    l->lost = window ? 0 : held;
+    l->begin = window ? held : 0;
+    if (window && length - held > kv_window_positions(spec, forget))
+        l->begin = drop_before(length - spec->window + 1 - forget, spec, held);
+}
+
+int kv_store_rows(const struct kv_store *store, int layer, const struct kv_chunk *slab,
+                  int64_t held, struct kv_rows out[2]) {
+    int64_t sinks = store->spec->layers[layer].sinks, begin = store->layers[layer].begin;
+    int64_t end = slab->end, first = held ? sinks : end;
+    struct kv_rows front = {.begin = slab->begin, .end = first < end ? first : end};
+    struct kv_rows back = {.begin = held > slab->begin ? held : slab->begin, .end = end};
+    int n = 0;
+    front.row = count(slab, 0, front.begin);
+    front.n = count(slab, front.begin, front.end);
+    back.row = rows_before(slab, sinks, begin, back.begin);
+    back.n = held ? count(slab, back.begin, back.end) : 0;
+    if (front.n) out[n++] = front;
+    if (back.n) out[n++] = back;
+    return n;
 }

@@ -117,7 +117,7 @@ on_ranks() {
 ranks() {
     export HALKA_TEST_BACKEND=cuda
     on_ranks "1 2 3 4" comm_staged ring_attention sparse_attention expert_exchange session weights \
-        window extension encode program
+        window extension context_store encode program
 }
 parity() {
     export HALKA_TEST_BACKEND=cuda
@@ -135,7 +135,7 @@ nccl() {
         counts=$(seq -s ' ' 2 "$n_gpu")
     fi
     on_ranks "$counts" comm_nccl ring_attention sparse_attention expert_exchange session weights \
-        parity parity_windows parity_dsa program
+        context_store parity parity_windows parity_dsa program
     [ "$n_gpu" -eq 1 ] || run "halka verify on $n_gpu, nccl" verify "$n_gpu" --set run.transport=nccl
 }
 

@@ -1,0 +1,194 @@
+// Files of saved contexts: whole reads and writes, what is on the disk before it is relied on, and
+// generations. A state is written to files of a new generation beside those of the one before,
+// which stays valid until the manifest that names the new ones takes its place.
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "model/context_internal.h"
+
+char *context_path(const struct context *context, const char *name) {
+    char key[DIGEST_BYTES], *path = NULL;
+    context_key(context, key);
+    int n = name ? asprintf(&path, "%s/%s/%s", context->dir, key, name)
+                 : asprintf(&path, "%s/%s", context->dir, key);
+    return n < 0 ? NULL : path;
+}
+
+static enum status make_folder(const char *path) {
+    char *copy = strdup(path);
+    if (!copy) FAIL(ERR_MEMORY, "no memory for a path");
+    for (char *slash = copy + 1; *slash; slash++) {
+        if (*slash != '/') continue;
+        *slash = '\0';
+        mkdir(copy, 0777);
+        *slash = '/';
+    }
+    free(copy);
+    struct stat info;
+    if (mkdir(path, 0777) != 0 && errno != EEXIST)
+        FAIL(ERR_CREATE, "cannot make the folder %s of saved contexts: %s", path, strerror(errno));
+    if (stat(path, &info) != 0 || !S_ISDIR(info.st_mode))
+        FAIL(ERR_CREATE, "%s is not a folder: choose another store.dir", path);
+    return OK;
+}
+
+enum status context_file_sync(int file, const char *path) {
+    if (fsync(file) != 0 && errno != EINVAL && errno != ENOTSUP)
+        FAIL(ERR_IO, "cannot write %s: %s", path, strerror(errno));
+    return OK;
+}
+
+// So that the folder's new entry is on the disk.
+static enum status sync_folder(const char *path) {
+    int folder = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (folder < 0) FAIL(ERR_IO, "cannot open %s: %s", path, strerror(errno));
+    enum status status = context_file_sync(folder, path);
+    close(folder);
+    return status;
+}
+
+enum status context_folder_open(const char *dir, const char *folder, bool write, int *out) {
+    *out = -1;
+    if (write) {
+        TRY(make_folder(folder));
+        TRY(sync_folder(dir));
+    }
+    int file = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (file < 0 && errno == ENOENT && !write) return OK;
+    if (file < 0) FAIL(ERR_IO, "cannot open %s: %s", folder, strerror(errno));
+    // Where the file system has no locks, nothing is locked.
+    if (flock(file, (write ? LOCK_EX : LOCK_SH) | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
+        close(file);
+        FAIL(write ? ERR_CREATE : ERR_IO,
+             "%s is being %s by another job: wait for it, or choose another store.dir", folder,
+             write ? "used" : "written");
+    }
+    *out = file;
+    return OK;
+}
+
+// Of a file named KIND-G; -1: it is none.
+static int64_t generation_of(const char *name) {
+    char expected[CONTEXT_NAME_BYTES];
+    const char *dash = strchr(name, '-');
+    if (!dash || strlen(dash) > 18) return -1;
+    int64_t generation = strtoll(dash + 1, NULL, 10);
+    context_pages_name(generation, expected);
+    if (strcmp(name, expected) == 0) return generation;
+    context_logprobs_name(generation, expected);
+    return strcmp(name, expected) == 0 ? generation : -1;
+}
+
+static int has_generation(const struct dirent *entry) {
+    return generation_of(entry->d_name) >= 0;
+}
+
+// The latest generation of which there is a file, 0: none; unlinks those of all but `keep`, -1:
+// none.
+static enum status walk_generations(const char *folder, int64_t keep, int64_t *latest) {
+    struct dirent **entries;
+    int n = scandir(folder, &entries, has_generation, alphasort);
+    if (n < 0) FAIL(ERR_IO, "cannot read %s: %s", folder, strerror(errno));
+    *latest = 0;
+    for (int i = 0; i < n; i++) {
+        int64_t generation = generation_of(entries[i]->d_name);
+        char *path = NULL;
+        if (generation > *latest) *latest = generation;
+        if (keep >= 0 && generation != keep &&
+            asprintf(&path, "%s/%s", folder, entries[i]->d_name) > 0) {
+            unlink(path); // or it only takes room
+            free(path);
+        }
+        free(entries[i]);
+    }
+    free(entries);
+    return OK;
+}
+
+enum status context_generation_make(const char *folder, int64_t bytes, int64_t *generation) {
+    int64_t latest;
+    TRY(walk_generations(folder, -1, &latest));
+    *generation = latest + 1;
+    char name[CONTEXT_NAME_BYTES], *path = NULL;
+    context_pages_name(*generation, name);
+    if (asprintf(&path, "%s/%s", folder, name) < 0) FAIL(ERR_MEMORY, "no memory for a path");
+    enum status status = OK;
+    int file = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    if (file < 0) FAIL_OR(done, ERR_CREATE, "cannot write %s: %s", path, strerror(errno));
+    if (ftruncate(file, bytes) != 0)
+        FAIL_OR(done, ERR_IO, "cannot make %s %lld bytes long: %s", path, (long long)bytes,
+                strerror(errno));
+done:
+    if (file >= 0) close(file);
+    free(path);
+    return status;
+}
+
+void context_generation_keep(const char *folder, int64_t generation) {
+    int64_t latest;
+    (void)walk_generations(folder, generation, &latest);
+}
+
+enum status context_write_at(int file, const char *path, const void *data, int64_t bytes,
+                             int64_t offset) {
+    for (int64_t done = 0; done < bytes;) {
+        ssize_t n = pwrite(file, (const char *)data + done, (size_t)(bytes - done), offset + done);
+        if (n < 0 && errno == EINTR) continue;
+        if (n <= 0) FAIL(ERR_IO, "cannot write %s: %s", path, strerror(n ? errno : ENOSPC));
+        done += n;
+    }
+    return OK;
+}
+
+enum status context_read_at(int file, const char *path, void *data, int64_t bytes, int64_t offset) {
+    for (int64_t done = 0; done < bytes;) {
+        ssize_t n = pread(file, (char *)data + done, (size_t)(bytes - done), offset + done);
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) FAIL(ERR_IO, "cannot read %s: %s", path, strerror(errno));
+        if (n == 0) FAIL(ERR_INPUT, "%s is cut off", path);
+        done += n;
+    }
+    return OK;
+}
+
+enum status context_file_write(const char *path, const void *data, size_t bytes) {
+    int file = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    if (file < 0) FAIL(ERR_CREATE, "cannot write %s: %s", path, strerror(errno));
+    enum status status = context_write_at(file, path, data, (int64_t)bytes, 0);
+    if (status == OK) status = context_file_sync(file, path);
+    close(file);
+    return status;
+}
+
+enum status context_file_read(const char *path, int64_t most, void **out, int64_t *bytes) {
+    enum status status = OK;
+    struct stat info;
+    *out = NULL;
+    *bytes = 0;
+    int file = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+    if (file < 0 && errno == ENOENT) return OK;
+    if (file < 0 || fstat(file, &info) != 0)
+        FAIL_OR(done, ERR_IO, "cannot read %s: %s", path, strerror(errno));
+    if (!S_ISREG(info.st_mode)) FAIL_OR(done, ERR_INPUT, "%s is no file", path);
+    if (info.st_size > most)
+        FAIL_OR(done, ERR_INPUT, "%s is of %lld bytes, more than %lld", path,
+                (long long)info.st_size, (long long)most);
+    *out = malloc((size_t)info.st_size + 1);
+    if (!*out) FAIL_OR(done, ERR_MEMORY, "no memory for %s", path);
+    *bytes = info.st_size;
+    TRY_OR(done, context_read_at(file, path, *out, info.st_size, 0));
+done:
+    if (file >= 0) close(file);
+    if (status != OK) {
+        free(*out);
+        *out = NULL;
+    }
+    return status;
+}

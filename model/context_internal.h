@@ -1,0 +1,73 @@
+// A saved context's insides: its folder's files (context_files.c), what the manifest says
+// (context_manifest.c) and the rows (context_pages.c). context_store.c puts them together.
+#ifndef HALKA_MODEL_CONTEXT_INTERNAL_H
+#define HALKA_MODEL_CONTEXT_INTERNAL_H
+
+#include "model/context_store.h"
+#include "model/session_internal.h"
+
+#define CONTEXT_MANIFEST "manifest.json"
+
+// Names the folder, or a file in it (NULL: itself); the caller frees it. NULL: no memory.
+char *context_path(const struct context *context, const char *name);
+
+// DIR and DIR/KEY, and a descriptor of the latter with a lock on it, which goes with it: for
+// writing, no other job may have it open; for reading, none that writes. *out is -1 where the
+// folder is to be read and is not there.
+enum status context_folder_open(const char *dir, const char *folder, bool write, int *out);
+// Makes the files of the next generation: pages-G, of that many bytes.
+enum status context_generation_make(const char *folder, int64_t bytes, int64_t *generation);
+// Removes pages and log-probabilities of all other generations.
+void context_generation_keep(const char *folder, int64_t generation);
+
+enum status context_file_sync(int file, const char *path);
+// A new file, on the disk when this returns.
+enum status context_file_write(const char *path, const void *data, size_t bytes);
+// All of a file of at most `most` bytes, which the caller frees. *out NULL: there is none.
+enum status context_file_read(const char *path, int64_t most, void **out, int64_t *bytes);
+enum status context_write_at(int file, const char *path, const void *data, int64_t bytes,
+                             int64_t offset);
+enum status context_read_at(int file, const char *path, void *data, int64_t bytes, int64_t offset);
+
+struct context_manifest {
+    int64_t n_token, done; // of the document, and of those the ones that are saved
+    int64_t n_page, page_bytes;
+    int64_t generation; // in the names of its files
+    int64_t *digest;    // [n_page] owned
+    int64_t *begin;     // [n_layer] owned: positions held, as struct kv_layer says
+    bool scored;        // there are log-probabilities, of this digest
+    char logprobs_digest[DIGEST_BYTES];
+    char *last_state; // [n_hidden] of the activation's dtype, owned; NULL: not known
+};
+
+// Sized for the first `done` tokens, and the session's geometry; digests are zeroes. To be closed
+// after a failure, too.
+enum status context_manifest_open(const struct session *session, const struct context *context,
+                                  int64_t done, struct context_manifest *out);
+void context_manifest_close(struct context_manifest *manifest); // accepts a zeroed struct
+// Largest file of a manifest of this context.
+int64_t context_manifest_most(const struct session *session, const struct context *context);
+// As text, which the caller frees; NULL: no memory.
+char *context_manifest_print(const struct context_manifest *manifest, const struct session *session,
+                             const struct context *context);
+// ERR_INPUT unless it is a manifest of this context, with rows such as the session keeps.
+enum status context_manifest_parse(const char *text, size_t bytes, const char *path,
+                                   const struct session *session, const struct context *context,
+                                   struct context_manifest *out);
+
+// "pages-3", "logprobs-3"
+enum { CONTEXT_NAME_BYTES = 40 };
+void context_pages_name(int64_t generation, char out[CONTEXT_NAME_BYTES]);
+void context_logprobs_name(int64_t generation, char out[CONTEXT_NAME_BYTES]);
+
+int64_t context_page_bytes(const struct kv_store *store);
+int64_t context_last_bytes(const struct session *session); // of last_state
+
+// The rows of positions [0, done), slab by slab. write fills in the digests, complete on every
+// rank, and read, into a session that has the positions but no rows, compares them.
+enum status context_pages_write(struct session *session, int file, const char *path,
+                                struct context_manifest *manifest);
+enum status context_pages_read(struct session *session, int file, const char *path,
+                               const struct context_manifest *manifest);
+
+#endif

@@ -1,0 +1,276 @@
+#include "model/context_internal.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+// Of one save or restore.
+struct access {
+    struct session *session;
+    const struct context *context;
+    struct comm *comm;             // the host's
+    char *folder, *manifest_path;  // owned
+    char *pages_path, *score_path; // owned, of the manifest's generation
+    int lock, file;                // of the folder on rank 0, and of the pages; -1: not open
+    struct context_manifest manifest;
+    float *logprob; // [done] in the file, owned
+    bool committed; // the manifest has its name
+};
+
+void context_key(const struct context *context, char out[DIGEST_BYTES]) {
+    char token_digest[DIGEST_BYTES];
+    digest_bytes(context->token, (size_t)context->n * sizeof *context->token, token_digest);
+    XXH3_state_t *hash = XXH3_createState();
+    XXH3_128bits_reset(hash);
+    digest_add_text(hash, context->identity);
+    digest_add_text(hash, token_digest);
+    digest_print(XXH3_128bits_digest(hash), out);
+    XXH3_freeState(hash);
+}
+
+static enum status access_open(struct session *s, const struct context *context,
+                               struct access *out) {
+    *out = (struct access){.session = s,
+                           .context = context,
+                           .comm = comm_host(s->forward.comm),
+                           .lock = -1,
+                           .file = -1};
+    if (s->sizes.encode_only) FAIL(ERR_INTERNAL, "a session that encodes keeps nothing to save");
+    out->folder = context_path(context, NULL);
+    out->manifest_path = context_path(context, CONTEXT_MANIFEST);
+    if (!out->folder || !out->manifest_path) FAIL(ERR_MEMORY, "no memory for a path");
+    return OK;
+}
+
+// The manifest's generation is known.
+static enum status name_files(struct access *a) {
+    char name[CONTEXT_NAME_BYTES];
+    context_pages_name(a->manifest.generation, name);
+    a->pages_path = context_path(a->context, name);
+    context_logprobs_name(a->manifest.generation, name);
+    a->score_path = context_path(a->context, name);
+    if (!a->pages_path || !a->score_path) FAIL(ERR_MEMORY, "no memory for a path");
+    return OK;
+}
+
+static void access_close(struct access *a) {
+    if (a->file >= 0) close(a->file);
+    if (a->lock >= 0) close(a->lock);
+    context_manifest_close(&a->manifest);
+    free(a->logprob);
+    free(a->score_path);
+    free(a->pages_path);
+    free(a->manifest_path);
+    free(a->folder);
+}
+
+static bool is_root(const struct access *a) {
+    return a->comm->rank == 0;
+}
+
+static enum status begin_generation(struct access *a) {
+    struct context_manifest *m = &a->manifest;
+    TRY(context_folder_open(a->context->dir, a->folder, true, &a->lock));
+    return context_generation_make(a->folder, m->n_page * m->page_bytes, &m->generation);
+}
+
+// Every rank may be the first to see the file, where folders are cached.
+static enum status open_pages(struct access *a, bool write) {
+    int flags = write ? O_WRONLY | O_CREAT : O_RDONLY | O_NONBLOCK;
+    struct stat info;
+    int64_t bytes = a->manifest.n_page * a->manifest.page_bytes;
+    a->file = open(a->pages_path, flags | O_CLOEXEC, 0666);
+    if (a->file < 0 && !write && errno == ENOENT) FAIL(ERR_INPUT, "%s is missing", a->pages_path);
+    if (a->file < 0 || fstat(a->file, &info) != 0)
+        FAIL(ERR_IO, "cannot open %s: %s", a->pages_path, strerror(errno));
+    if (!write && (!S_ISREG(info.st_mode) || info.st_size != bytes))
+        FAIL(ERR_INPUT, "%s is of %lld bytes, not %lld", a->pages_path, (long long)info.st_size,
+             (long long)bytes);
+    return OK;
+}
+
+static enum status save_last_state(struct access *a) {
+    struct session *s = a->session;
+    int64_t bytes = context_last_bytes(s);
+    if (s->last_position != s->sequence.length - 1) return OK;
+    a->manifest.last_state = malloc((size_t)bytes);
+    if (!a->manifest.last_state) FAIL(ERR_MEMORY, "no memory for a state");
+    TRY(BACKEND(s)->ops->download(BACKEND(s), a->manifest.last_state,
+                                  s->forward.buffers.last_hidden, bytes));
+    return BACKEND(s)->ops->sync(BACKEND(s));
+}
+
+// All pages are on the disk: the new state takes the old one's place.
+static enum status commit(struct access *a, const float *logprob) {
+    struct context_manifest *m = &a->manifest;
+    enum status status = OK;
+    char *temporary = context_path(a->context, CONTEXT_MANIFEST ".part"), *text = NULL;
+    if (!temporary) FAIL_OR(done, ERR_MEMORY, "no memory for a path");
+    m->scored = logprob != NULL;
+    if (logprob) {
+        size_t bytes = (size_t)m->done * sizeof *logprob;
+        digest_bytes(logprob, bytes, m->logprobs_digest);
+        TRY_OR(done, context_file_write(a->score_path, logprob, bytes));
+    }
+    text = context_manifest_print(m, a->session, a->context);
+    if (!text) FAIL_OR(done, ERR_MEMORY, "no memory for %s", a->manifest_path);
+    TRY_OR(done, context_file_write(temporary, text, strlen(text)));
+    if (rename(temporary, a->manifest_path) != 0)
+        FAIL_OR(done, ERR_IO, "cannot write %s: %s", a->manifest_path, strerror(errno));
+    a->committed = true;
+    TRY_OR(done, context_file_sync(a->lock, a->folder));
+    context_generation_keep(a->folder, m->generation);
+done:
+    free(text);
+    free(temporary);
+    return status;
+}
+
+static enum status save(struct access *a, const float *logprob) {
+    struct session *s = a->session;
+    struct context_manifest *m = &a->manifest;
+    if (s->sequence.length < 1 || s->sequence.length > a->context->n)
+        FAIL(ERR_INTERNAL, "the session holds %lld tokens of a context of %lld",
+             (long long)s->sequence.length, (long long)a->context->n);
+    TRY(context_manifest_open(s, a->context, s->sequence.length, m));
+    for (int i = 0; i < s->forward.kv.n_layer; i++)
+        m->begin[i] = kv_store_held_from(&s->forward.kv, i);
+    TRY(comm_agree(a->comm, is_root(a) ? begin_generation(a) : OK));
+    TRY(a->comm->ops->broadcast(a->comm, &m->generation, sizeof m->generation, 0));
+    TRY(name_files(a));
+    TRY(comm_agree(a->comm, open_pages(a, true)));
+    TRY(context_pages_write(s, a->file, a->pages_path, m));
+    TRY(save_last_state(a));
+    return comm_agree(a->comm, is_root(a) ? commit(a, logprob) : OK);
+}
+
+enum status context_save(struct session *session, const struct context *context,
+                         const float *logprob) {
+    struct access a;
+    enum status status = access_open(session, context, &a);
+    if (status == OK) status = save(&a, logprob);
+    if (status != OK && is_root(&a) && a.pages_path && !a.committed) {
+        unlink(a.pages_path);
+        unlink(a.score_path);
+    }
+    access_close(&a);
+    return status;
+}
+
+// On rank 0; *text NULL: there is no such context.
+static enum status read_manifest(struct access *a, void **text, int64_t *bytes) {
+    *text = NULL;
+    TRY(context_folder_open(a->context->dir, a->folder, false, &a->lock));
+    if (a->lock < 0) return OK;
+    int64_t most = context_manifest_most(a->session, a->context);
+    return context_file_read(a->manifest_path, most, text, bytes);
+}
+
+// On every rank. manifest.done 0: there is no such context.
+static enum status share_manifest(struct access *a) {
+    void *text = NULL;
+    int64_t bytes = -1;
+    enum status status = OK;
+    TRY_OR(done, comm_agree(a->comm, is_root(a) ? read_manifest(a, &text, &bytes) : OK));
+    if (!text) bytes = -1;
+    TRY_OR(done, a->comm->ops->broadcast(a->comm, &bytes, sizeof bytes, 0));
+    if (bytes < 0) goto done;
+    if (!text) text = malloc((size_t)bytes + 1);
+    if (!text) FAIL_OR(done, ERR_MEMORY, "no memory for %s", a->manifest_path);
+    TRY_OR(done, a->comm->ops->broadcast(a->comm, text, bytes, 0));
+    TRY_OR(done, context_manifest_parse(text, (size_t)bytes, a->manifest_path, a->session,
+                                        a->context, &a->manifest));
+done:
+    free(text);
+    return status;
+}
+
+static enum status read_logprobs(struct access *a) {
+    const struct context_manifest *m = &a->manifest;
+    int64_t expected = m->done * (int64_t)sizeof *a->logprob, bytes;
+    char digest[DIGEST_BYTES];
+    void *data;
+    TRY(context_file_read(a->score_path, expected, &data, &bytes));
+    a->logprob = data;
+    if (!data || bytes != expected) FAIL(ERR_INPUT, "%s is missing or cut off", a->score_path);
+    digest_bytes(data, (size_t)bytes, digest);
+    if (strcmp(digest, m->logprobs_digest) != 0) FAIL(ERR_INPUT, "%s is damaged", a->score_path);
+    return OK;
+}
+
+static enum status share_logprobs(struct access *a) {
+    int64_t bytes = a->manifest.done * (int64_t)sizeof *a->logprob;
+    TRY(comm_agree(a->comm, is_root(a) ? read_logprobs(a) : OK));
+    if (!is_root(a)) a->logprob = malloc((size_t)bytes);
+    if (!a->logprob) FAIL(ERR_MEMORY, "no memory for log-probabilities");
+    return a->comm->ops->broadcast(a->comm, a->logprob, bytes, 0);
+}
+
+// As if one chunk had all of them: who owns a position is this job's choice.
+static enum status place_tokens(struct session *s, const struct context_manifest *m) {
+    if (m->done > s->sizes.forward.n_all)
+        FAIL(ERR_CONFIG, "%lld saved tokens do not fit the session, which has room for %lld",
+             (long long)m->done, (long long)s->sizes.forward.n_all);
+    if (!sequence_append(&s->sequence, s->sizes.layout.layout, m->done))
+        FAIL(ERR_MEMORY, "no memory for the sequence");
+    int64_t n_row = sequence_count(&s->sequence, s->forward.comm->rank, 0, m->done);
+    if (n_row > s->sizes.forward.n_row)
+        FAIL(ERR_MEMORY, "the K/V shard has room for %lld tokens, not %lld",
+             (long long)s->sizes.forward.n_row, (long long)n_row);
+    for (int i = 0; i < s->forward.kv.n_layer; i++)
+        kv_store_adopt(&s->forward.kv, i, m->begin[i], m->done);
+    return OK;
+}
+
+static enum status take_state(struct session *s, const struct context_manifest *m) {
+    s->forward.step.kept = false;
+    s->last_position = m->last_state ? m->done - 1 : -1;
+    if (!m->last_state) return OK;
+    TRY(BACKEND(s)->ops->upload(BACKEND(s), s->forward.buffers.last_hidden, m->last_state,
+                                context_last_bytes(s)));
+    return BACKEND(s)->ops->sync(BACKEND(s));
+}
+
+static enum status restore(struct access *a, float *logprob, int64_t *n_restored) {
+    struct session *s = a->session;
+    const struct context_manifest *m = &a->manifest;
+    if (s->sequence.length > 0)
+        FAIL(ERR_INTERNAL, "a context is restored into an empty session, not behind %lld tokens",
+             (long long)s->sequence.length);
+    TRY(share_manifest(a));
+    if (m->done == 0 || (logprob && !m->scored)) return OK;
+    TRY(name_files(a));
+    if (logprob) TRY(share_logprobs(a));
+    TRY(comm_agree(a->comm, open_pages(a, false)));
+    TRY(place_tokens(s, m));
+    TRY(context_pages_read(s, a->file, a->pages_path, m));
+    TRY(take_state(s, m));
+    if (logprob) memcpy(logprob, a->logprob, (size_t)m->done * sizeof *logprob);
+    *n_restored = m->done;
+    return OK;
+}
+
+enum status context_restore(struct session *session, const struct context *context, float *logprob,
+                            int64_t *n_restored) {
+    struct access a;
+    enum status status = access_open(session, context, &a);
+    bool empty = session->sequence.length == 0;
+    *n_restored = 0;
+    if (status == OK) status = restore(&a, logprob, n_restored);
+    if (status != OK && empty) {
+        kv_store_truncate(&session->forward.kv, 0);
+        sequence_truncate(&session->sequence, 0);
+        session->last_position = -1;
+    }
+    if (status == ERR_INPUT)
+        (void)status_context(status,
+                             "the saved context %s cannot be used; remove the folder to "
+                             "read the document again",
+                             a.folder);
+    access_close(&a);
+    return status;
+}
