@@ -1,6 +1,7 @@
 // Files of saved contexts: whole reads and writes, what is on the disk before it is relied on, and
 // generations. A state is written to files of a new generation beside those of the one before,
-// which stays valid until the manifest that names the new ones takes its place.
+// which stays valid until the manifest that names the new ones takes its place. Who reads or writes
+// holds a shared lock on the folder, so that nobody waits; who is alone removes what is left over.
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -63,15 +64,14 @@ enum status context_folder_open(const char *dir, const char *folder, bool write,
     int file = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (file < 0 && errno == ENOENT && !write) return OK;
     if (file < 0) FAIL(ERR_IO, "cannot open %s: %s", folder, strerror(errno));
-    // Where the file system has no locks, nothing is locked.
-    if (flock(file, (write ? LOCK_EX : LOCK_SH) | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
-        close(file);
-        FAIL(write ? ERR_CREATE : ERR_IO,
-             "%s is being %s by another job: wait for it, or choose another store.dir", folder,
-             write ? "used" : "written");
+    while (flock(file, LOCK_SH) != 0 && errno == EINTR) {
     }
     *out = file;
     return OK;
+}
+
+bool context_folder_alone(int lock) {
+    return flock(lock, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK; // or it has no locks
 }
 
 // Of a file named KIND-G; -1: it is none.
@@ -80,10 +80,11 @@ static int64_t generation_of(const char *name) {
     const char *dash = strchr(name, '-');
     if (!dash || strlen(dash) > 18) return -1;
     int64_t generation = strtoll(dash + 1, NULL, 10);
-    context_pages_name(generation, expected);
-    if (strcmp(name, expected) == 0) return generation;
-    context_logprobs_name(generation, expected);
-    return strcmp(name, expected) == 0 ? generation : -1;
+    for (int kind = 0; kind < N_CONTEXT_FILE; kind++) {
+        context_name(kind, generation, expected);
+        if (strcmp(name, expected) == 0) return generation;
+    }
+    return -1;
 }
 
 static int has_generation(const struct dirent *entry) {
@@ -113,19 +114,22 @@ static enum status walk_generations(const char *folder, int64_t keep, int64_t *l
 }
 
 enum status context_generation_make(const char *folder, int64_t bytes, int64_t *generation) {
-    int64_t latest;
-    TRY(walk_generations(folder, -1, &latest));
-    *generation = latest + 1;
+    TRY(walk_generations(folder, -1, generation));
     char name[CONTEXT_NAME_BYTES], *path = NULL;
-    context_pages_name(*generation, name);
-    if (asprintf(&path, "%s/%s", folder, name) < 0) FAIL(ERR_MEMORY, "no memory for a path");
+    int file;
+    do { // other jobs may save, too
+        free(path);
+        context_name(CONTEXT_PAGES, ++*generation, name);
+        if (asprintf(&path, "%s/%s", folder, name) < 0) FAIL(ERR_MEMORY, "no memory for a path");
+        file = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    } while (file < 0 && errno == EEXIST);
     enum status status = OK;
-    int file = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
     if (file < 0) FAIL_OR(done, ERR_CREATE, "cannot write %s: %s", path, strerror(errno));
     if (ftruncate(file, bytes) != 0)
         FAIL_OR(done, ERR_IO, "cannot make %s %lld bytes long: %s", path, (long long)bytes,
                 strerror(errno));
 done:
+    if (file >= 0 && status != OK) unlink(path);
     if (file >= 0) close(file);
     free(path);
     return status;

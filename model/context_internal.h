@@ -6,18 +6,22 @@
 #include "model/context_store.h"
 #include "model/session_internal.h"
 
-#define CONTEXT_MANIFEST "manifest.json"
-
 // Names the folder, or a file in it (NULL: itself); the caller frees it. NULL: no memory.
 char *context_path(const struct context *context, const char *name);
 
-// DIR and DIR/KEY, and a descriptor of the latter with a lock on it, which goes with it: for
-// writing, no other job may have it open; for reading, none that writes. *out is -1 where the
-// folder is to be read and is not there.
+// The files of a generation: "pages-3", "logprobs-3", and "manifest-3" until it takes its name.
+enum context_file { CONTEXT_PAGES, CONTEXT_LOGPROBS, CONTEXT_PART, N_CONTEXT_FILE };
+enum { CONTEXT_NAME_BYTES = 40 };
+void context_name(enum context_file kind, int64_t generation, char out[CONTEXT_NAME_BYTES]);
+
+// A descriptor of DIR/KEY, which is made for writing, with a shared lock that goes with it: no
+// file of any generation is removed meanwhile. *out -1: the folder is to be read and is not there.
 enum status context_folder_open(const char *dir, const char *folder, bool write, int *out);
-// Makes the files of the next generation: pages-G, of that many bytes.
+// Whether nobody else has it open. The lock is then exclusive, otherwise gone.
+bool context_folder_alone(int lock);
+// Makes the pages of the next generation, of that many bytes.
 enum status context_generation_make(const char *folder, int64_t bytes, int64_t *generation);
-// Removes pages and log-probabilities of all other generations.
+// Removes the files of all other generations.
 void context_generation_keep(const char *folder, int64_t generation);
 
 enum status context_file_sync(int file, const char *path);
@@ -54,11 +58,6 @@ char *context_manifest_print(const struct context_manifest *manifest, const stru
 enum status context_manifest_parse(const char *text, size_t bytes, const char *path,
                                    const struct session *session, const struct context *context,
                                    struct context_manifest *out);
-
-// "pages-3", "logprobs-3"
-enum { CONTEXT_NAME_BYTES = 40 };
-void context_pages_name(int64_t generation, char out[CONTEXT_NAME_BYTES]);
-void context_logprobs_name(int64_t generation, char out[CONTEXT_NAME_BYTES]);
 
 int64_t context_page_bytes(const struct kv_store *store);
 int64_t context_last_bytes(const struct session *session); // of last_state

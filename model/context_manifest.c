@@ -11,12 +11,9 @@
 enum { CONTEXT_VERSION = 1, PAGE_HEX = 16 };
 static const char format_name[] = "halka context";
 
-void context_pages_name(int64_t generation, char out[CONTEXT_NAME_BYTES]) {
-    snprintf(out, CONTEXT_NAME_BYTES, "pages-%" PRId64, generation);
-}
-
-void context_logprobs_name(int64_t generation, char out[CONTEXT_NAME_BYTES]) {
-    snprintf(out, CONTEXT_NAME_BYTES, "logprobs-%" PRId64, generation);
+void context_name(enum context_file kind, int64_t generation, char out[CONTEXT_NAME_BYTES]) {
+    static const char *const names[N_CONTEXT_FILE] = {"pages", "logprobs", "manifest"};
+    snprintf(out, CONTEXT_NAME_BYTES, "%s-%" PRId64, names[kind], generation);
 }
 
 int64_t context_last_bytes(const struct session *s) {
@@ -89,8 +86,8 @@ char *context_manifest_print(const struct context_manifest *m, const struct sess
                              const struct context *context) {
     const struct kv_store *kv = &s->forward.kv;
     char pages[CONTEXT_NAME_BYTES], logprobs[CONTEXT_NAME_BYTES], token_digest[DIGEST_BYTES];
-    context_pages_name(m->generation, pages);
-    context_logprobs_name(m->generation, logprobs);
+    context_name(CONTEXT_PAGES, m->generation, pages);
+    context_name(CONTEXT_LOGPROBS, m->generation, logprobs);
     digest_bytes(context->token, (size_t)context->n * sizeof *context->token, token_digest);
     json_t *last = m->last_state ? print_hex(m->last_state, context_last_bytes(s)) : json_null();
     json_t *object = json_pack(
@@ -225,12 +222,12 @@ static enum status parse_files(struct json_object in, struct context_manifest *m
     TRY(json_read_string(in, "logprobs", &logprobs));
     TRY(json_read_string(in, "logprobs_digest", &digest));
     m->generation = pages && strncmp(pages, "pages-", 6) == 0 ? strtoll(pages + 6, NULL, 10) : 0;
-    context_pages_name(m->generation, expected);
+    context_name(CONTEXT_PAGES, m->generation, expected);
     if (m->generation < 1 || strcmp(pages, expected) != 0)
         FAIL(ERR_INPUT, "%s: pages does not name a file", in.path);
     m->scored = logprobs != NULL;
     if (!m->scored) return OK;
-    context_logprobs_name(m->generation, expected);
+    context_name(CONTEXT_LOGPROBS, m->generation, expected);
     if (strcmp(logprobs, expected) != 0 || !is_hex(digest, DIGEST_BYTES - 1))
         FAIL(ERR_INPUT, "%s: logprobs or its digest is none", in.path);
     memcpy(m->logprobs_digest, digest, DIGEST_BYTES);

@@ -12,10 +12,10 @@
 struct access {
     struct session *session;
     const struct context *context;
-    struct comm *comm;             // the host's
-    char *folder, *manifest_path;  // owned
-    char *pages_path, *score_path; // owned, of the manifest's generation
-    int lock, file;                // of the folder on rank 0, and of the pages; -1: not open
+    struct comm *comm;            // the host's
+    char *folder, *manifest_path; // owned
+    char *path[N_CONTEXT_FILE];   // owned, of the manifest's generation
+    int lock, file;               // of the folder on rank 0, and of the pages; -1: not open
     struct context_manifest manifest;
     float *logprob; // [done] in the file, owned
     bool committed; // the manifest has its name
@@ -48,12 +48,12 @@ static enum status access_open(struct session *s, const struct context *context,
 
 // The manifest's generation is known.
 static enum status name_files(struct access *a) {
-    char name[CONTEXT_NAME_BYTES];
-    context_pages_name(a->manifest.generation, name);
-    a->pages_path = context_path(a->context, name);
-    context_logprobs_name(a->manifest.generation, name);
-    a->score_path = context_path(a->context, name);
-    if (!a->pages_path || !a->score_path) FAIL(ERR_MEMORY, "no memory for a path");
+    for (int kind = 0; kind < N_CONTEXT_FILE; kind++) {
+        char name[CONTEXT_NAME_BYTES];
+        context_name(kind, a->manifest.generation, name);
+        a->path[kind] = context_path(a->context, name);
+        if (!a->path[kind]) FAIL(ERR_MEMORY, "no memory for a path");
+    }
     return OK;
 }
 
@@ -62,8 +62,7 @@ static void access_close(struct access *a) {
     if (a->lock >= 0) close(a->lock);
     context_manifest_close(&a->manifest);
     free(a->logprob);
-    free(a->score_path);
-    free(a->pages_path);
+    for (int kind = 0; kind < N_CONTEXT_FILE; kind++) free(a->path[kind]);
     free(a->manifest_path);
     free(a->folder);
 }
@@ -83,13 +82,14 @@ static enum status open_pages(struct access *a, bool write) {
     int flags = write ? O_WRONLY | O_CREAT : O_RDONLY | O_NONBLOCK;
     struct stat info;
     int64_t bytes = a->manifest.n_page * a->manifest.page_bytes;
-    a->file = open(a->pages_path, flags | O_CLOEXEC, 0666);
-    if (a->file < 0 && !write && errno == ENOENT) FAIL(ERR_INPUT, "%s is missing", a->pages_path);
+    a->file = open(a->path[CONTEXT_PAGES], flags | O_CLOEXEC, 0666);
+    if (a->file < 0 && !write && errno == ENOENT)
+        FAIL(ERR_INPUT, "%s is missing", a->path[CONTEXT_PAGES]);
     if (a->file < 0 || fstat(a->file, &info) != 0)
-        FAIL(ERR_IO, "cannot open %s: %s", a->pages_path, strerror(errno));
+        FAIL(ERR_IO, "cannot open %s: %s", a->path[CONTEXT_PAGES], strerror(errno));
     if (!write && (!S_ISREG(info.st_mode) || info.st_size != bytes))
-        FAIL(ERR_INPUT, "%s is of %lld bytes, not %lld", a->pages_path, (long long)info.st_size,
-             (long long)bytes);
+        FAIL(ERR_INPUT, "%s is of %lld bytes, not %lld", a->path[CONTEXT_PAGES],
+             (long long)info.st_size, (long long)bytes);
     return OK;
 }
 
@@ -104,29 +104,37 @@ static enum status save_last_state(struct access *a) {
     return BACKEND(s)->ops->sync(BACKEND(s));
 }
 
+// Another job may have saved the same context since.
+static bool manifest_is(const char *path, const char *text) {
+    void *found = NULL;
+    int64_t bytes = (int64_t)strlen(text), n;
+    bool same = context_file_read(path, bytes, &found, &n) == OK && found && n == bytes &&
+                memcmp(found, text, (size_t)n) == 0;
+    free(found);
+    return same;
+}
+
 // All pages are on the disk: the new state takes the old one's place.
 static enum status commit(struct access *a, const float *logprob) {
     struct context_manifest *m = &a->manifest;
     enum status status = OK;
-    char *temporary = context_path(a->context, CONTEXT_MANIFEST ".part"), *text = NULL;
-    if (!temporary) FAIL_OR(done, ERR_MEMORY, "no memory for a path");
     m->scored = logprob != NULL;
     if (logprob) {
         size_t bytes = (size_t)m->done * sizeof *logprob;
         digest_bytes(logprob, bytes, m->logprobs_digest);
-        TRY_OR(done, context_file_write(a->score_path, logprob, bytes));
+        TRY(context_file_write(a->path[CONTEXT_LOGPROBS], logprob, bytes));
     }
-    text = context_manifest_print(m, a->session, a->context);
-    if (!text) FAIL_OR(done, ERR_MEMORY, "no memory for %s", a->manifest_path);
-    TRY_OR(done, context_file_write(temporary, text, strlen(text)));
-    if (rename(temporary, a->manifest_path) != 0)
+    char *text = context_manifest_print(m, a->session, a->context);
+    if (!text) FAIL(ERR_MEMORY, "no memory for %s", a->manifest_path);
+    TRY_OR(done, context_file_write(a->path[CONTEXT_PART], text, strlen(text)));
+    if (rename(a->path[CONTEXT_PART], a->manifest_path) != 0)
         FAIL_OR(done, ERR_IO, "cannot write %s: %s", a->manifest_path, strerror(errno));
     a->committed = true;
     TRY_OR(done, context_file_sync(a->lock, a->folder));
-    context_generation_keep(a->folder, m->generation);
+    if (context_folder_alone(a->lock) && manifest_is(a->manifest_path, text))
+        context_generation_keep(a->folder, m->generation);
 done:
     free(text);
-    free(temporary);
     return status;
 }
 
@@ -143,7 +151,7 @@ static enum status save(struct access *a, const float *logprob) {
     TRY(a->comm->ops->broadcast(a->comm, &m->generation, sizeof m->generation, 0));
     TRY(name_files(a));
     TRY(comm_agree(a->comm, open_pages(a, true)));
-    TRY(context_pages_write(s, a->file, a->pages_path, m));
+    TRY(context_pages_write(s, a->file, a->path[CONTEXT_PAGES], m));
     TRY(save_last_state(a));
     return comm_agree(a->comm, is_root(a) ? commit(a, logprob) : OK);
 }
@@ -153,10 +161,9 @@ enum status context_save(struct session *session, const struct context *context,
     struct access a;
     enum status status = access_open(session, context, &a);
     if (status == OK) status = save(&a, logprob);
-    if (status != OK && is_root(&a) && a.pages_path && !a.committed) {
-        unlink(a.pages_path);
-        unlink(a.score_path);
-    }
+    bool unfinished = status != OK && a.comm->rank == 0 && !a.committed;
+    for (int kind = 0; unfinished && kind < N_CONTEXT_FILE; kind++)
+        if (a.path[kind]) unlink(a.path[kind]);
     access_close(&a);
     return status;
 }
@@ -194,11 +201,13 @@ static enum status read_logprobs(struct access *a) {
     int64_t expected = m->done * (int64_t)sizeof *a->logprob, bytes;
     char digest[DIGEST_BYTES];
     void *data;
-    TRY(context_file_read(a->score_path, expected, &data, &bytes));
+    TRY(context_file_read(a->path[CONTEXT_LOGPROBS], expected, &data, &bytes));
     a->logprob = data;
-    if (!data || bytes != expected) FAIL(ERR_INPUT, "%s is missing or cut off", a->score_path);
+    if (!data || bytes != expected)
+        FAIL(ERR_INPUT, "%s is missing or cut off", a->path[CONTEXT_LOGPROBS]);
     digest_bytes(data, (size_t)bytes, digest);
-    if (strcmp(digest, m->logprobs_digest) != 0) FAIL(ERR_INPUT, "%s is damaged", a->score_path);
+    if (strcmp(digest, m->logprobs_digest) != 0)
+        FAIL(ERR_INPUT, "%s is damaged", a->path[CONTEXT_LOGPROBS]);
     return OK;
 }
 
@@ -247,7 +256,7 @@ static enum status restore(struct access *a, float *logprob, int64_t *n_restored
     if (logprob) TRY(share_logprobs(a));
     TRY(comm_agree(a->comm, open_pages(a, false)));
     TRY(place_tokens(s, m));
-    TRY(context_pages_read(s, a->file, a->pages_path, m));
+    TRY(context_pages_read(s, a->file, a->path[CONTEXT_PAGES], m));
     TRY(take_state(s, m));
     if (logprob) memcpy(logprob, a->logprob, (size_t)m->done * sizeof *logprob);
     *n_restored = m->done;

@@ -13,6 +13,7 @@
 #include "model/session.h"
 
 enum { CONTEXT_PAGE = 256 };
+#define CONTEXT_MANIFEST "manifest.json"
 
 struct context {
     const char *dir;      // store.dir
@@ -21,17 +22,21 @@ struct context {
     int64_t n;
 };
 
-// The folder of a context below dir, and what a manifest is called in it.
+// Name of the context's folder below dir.
 void context_key(const struct context *context, char out[DIGEST_BYTES]);
 
 // Saves all that the session holds, the first session_length(session) of the context's tokens, in
-// place of an earlier state, which stays valid until this one is complete. logprob: [n] or NULL,
-// entries below the session's length. ERR_CREATE, ERR_IO: the folder cannot be made or written.
+// place of an earlier state, which stays valid until this one is complete. Between appends: within
+// one (progress) the state behind the last token is not there yet, and who restores such a context
+// cannot score the next token. logprob: [n] or NULL, entries below the session's length. Jobs may
+// save and restore one context at once: the last save holds. ERR_CREATE, ERR_IO: the folder cannot
+// be made or written.
 enum status context_save(struct session *session, const struct context *context,
                          const float *logprob);
 // Into an empty session: the tokens that were saved, or none where there is no such context (or no
-// log-probabilities, which logprob [n] asks for): *n_restored. ERR_INPUT: a manifest or a page is
-// damaged, or of another geometry; the session is empty then, or must be closed.
+// log-probabilities, which logprob [n] asks for): *n_restored. Nothing of them is computed. The
+// session is empty after a failure: ERR_INPUT, a manifest or a page is damaged, or of another
+// geometry; ERR_CONFIG, the tokens do not fit.
 enum status context_restore(struct session *session, const struct context *context, float *logprob,
                             int64_t *n_restored);
 
