@@ -4,6 +4,8 @@
 #include <string.h>
 
 #include "launcher/progress.h"
+#include "launcher/reading.h"
+#include "launcher/stop.h"
 #include "launcher/task.h"
 #include "model/sampler.h"
 
@@ -20,14 +22,9 @@ struct answer {
     int64_t document_end; // session length after head and document
 };
 
-static enum status append(struct answer *a, const int32_t *token, int64_t n,
-                          struct progress *progress) {
+static enum status append(struct answer *a, const int32_t *token, int64_t n) {
     return session_append(a->task->job->session,
-                          &(struct append_args){.token = token,
-                                                .n = n,
-                                                .logits = true,
-                                                .progress = progress ? progress_update : NULL,
-                                                .user = progress});
+                          &(struct append_args){.token = token, .n = n, .logits = true});
 }
 
 // Rank 0 draws, so that all ranks go on with the same token whatever their processors.
@@ -53,7 +50,7 @@ static enum status generate(struct answer *a, const struct token_list *after,
     struct job *job = a->task->job;
     a->n_token = a->n_appended = 0;
     TRY(session_truncate(job->session, a->document_end));
-    if (after->n > 0) TRY(append(a, after->id, after->n, NULL));
+    if (after->n > 0) TRY(append(a, after->id, after->n));
     job->tokens_read += after->n;
     TRY(session_mass_reset(job->session, job->options->evidence > 0));
     while (a->n_token < max_tokens) {
@@ -63,7 +60,7 @@ static enum status generate(struct answer *a, const struct token_list *after,
         a->token[a->n_token++] = token;
         // The last token is read too where its attention counts.
         if (a->n_token == max_tokens && job->options->evidence == 0) break;
-        TRY(append(a, &token, 1, NULL));
+        TRY(append(a, &token, 1));
         a->n_appended++;
     }
     if (session_length(job->session) > job->longest) job->longest = session_length(job->session);
@@ -79,17 +76,24 @@ static enum status read_document(struct answer *a) {
     memcpy(token + n_head, a->text.tokens.id, (size_t)a->text.tokens.n * sizeof *token);
     struct progress progress = progress_begin(
         job->comm.rank == 0, job->documents.items[a->task->document].name, "reading", n);
-    enum status status = session_truncate(job->session, 0);
-    if (status == OK)
-        status = session_set_length(job->session, job_sequence_length(job, a->task->document));
-    if (status == OK) status = append(a, token, n, &progress);
+    int64_t n_restored;
+    enum status status =
+        reading_run(job,
+                    &(struct reading){.name = progress.name,
+                                      .token = token,
+                                      .n = n,
+                                      .length = job_sequence_length(job, a->task->document),
+                                      .kept = true,
+                                      .logits = true,
+                                      .progress = &progress},
+                    &n_restored);
     free(token);
     TRY(status);
     progress_end(&progress);
     a->document_end = n;
     bool again = false; // an earlier run read this document and ended before its last question
     for (int i = 0; i < a->task->n_line; i++) again |= a->task->finished[i];
-    task_count_read(job, n, again ? n : 0);
+    task_count_read(job, n - n_restored, again ? n - n_restored : 0);
     return OK;
 }
 
@@ -169,7 +173,9 @@ static enum status answer_all(struct answer *a) {
         if (a->prompt->baseline.n > 0) TRY(take_baseline(a));
     }
     for (int question = 0; question < a->task->n_line; question++) {
-        if (!a->task->finished[question]) TRY(answer_question(a, question));
+        if (a->task->finished[question]) continue;
+        TRY(stop_if_wanted(job));
+        TRY(answer_question(a, question));
     }
     return OK;
 }

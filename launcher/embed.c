@@ -5,6 +5,7 @@
 
 #include "launcher/embed_output.h"
 #include "launcher/progress.h"
+#include "launcher/stop.h"
 
 // Units that are read together, one behind the other.
 struct batch {
@@ -180,8 +181,11 @@ static enum status read_all(struct embedder *e, const struct task *tasks) {
     if (!e->batch.token) FAIL(ERR_MEMORY, "no memory for a batch");
     if (job->options->task == TASK_LOCATE) TRY(read_questions(e));
     e->progress = progress_begin(job->comm.rank == 0, name, "reading", n_token);
-    for (int i = 0; i < job->documents.n; i++)
-        if (!task_is_finished(&tasks[i])) TRY(add_document(e, &tasks[i]));
+    for (int i = 0; i < job->documents.n; i++) {
+        if (task_is_finished(&tasks[i])) continue;
+        TRY(stop_if_wanted(job));
+        TRY(add_document(e, &tasks[i]));
+    }
     TRY(flush(e));
     progress_end(&e->progress);
     return OK;

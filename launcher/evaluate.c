@@ -7,6 +7,7 @@
 
 #include "launcher/extension.h"
 #include "launcher/report.h"
+#include "launcher/stop.h"
 
 static void cell_id(const struct evaluation *e, const struct grid_cell *cell,
                     const char *method_digest, char out[RESULT_ID_BYTES]) {
@@ -33,7 +34,7 @@ static enum status find_ids(const struct evaluation *e) {
         const struct grid_cell *cell = &e->cells[i];
         if (cell->method != method) {
             method = cell->method;
-            TRY(result_digest_options(&e->grid.methods[method].options, digest));
+            TRY(options_digest(&e->grid.methods[method].options, CHANGES_RESULT, digest));
         }
         cell_id(e, cell, digest, e->ids[i]);
     }
@@ -191,7 +192,10 @@ static enum status run_method(struct evaluation *e, int method) {
     TRY(job_open_session(job));
     job->working = true;
     for (int i = 0; i < e->n_cell; i++)
-        if (e->cells[i].method == method && !e->finished[i]) TRY(run_cell(e, i));
+        if (e->cells[i].method == method && !e->finished[i]) {
+            TRY(stop_if_wanted(job));
+            TRY(run_cell(e, i));
+        }
     return OK;
 }
 

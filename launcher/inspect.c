@@ -1,9 +1,10 @@
-// `halka inspect PATH`: a checkpoint, or the results of a run.
+// `halka inspect PATH`: a checkpoint, the results of a run, or what store.dir holds.
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
+#include "launcher/inspect_contexts.h"
 #include "launcher/job.h"
 #include "model/inspect.h"
 #include "model/json_util.h"
@@ -99,6 +100,9 @@ static enum status inspect(const struct options *options) {
         fclose(file);
         return status == OK ? inspect_report(path) : status;
     }
+    int n_context;
+    TRY(inspect_contexts(path, &n_context));
+    if (n_context > 0) return OK;
     struct checkpoint checkpoint = {0};
     enum status status = checkpoint_open(path, &checkpoint);
     if (status == OK) status = checkpoint_describe(&checkpoint, options->verbose, stdout);

@@ -35,12 +35,14 @@ struct job {
     struct session_options session_options;
     struct memory_plan plan;
     struct session *session;
-    struct session_sums sums; // of the sessions that are closed
+    char context_identity[DIGEST_BYTES]; // reading.c; "": nothing is kept
+    struct session_sums sums;            // of the sessions that are closed
     struct profile profile;
     int64_t tokens_read; // prompt tokens read by all ranks together ...
     int64_t own_tokens;  // ... and this rank's part of them
     int64_t tokens_generated;
     int64_t tokens_recomputed; // read although they had been read before
+    int64_t tokens_restored;   // from store.dir, besides those read
     int64_t longest;           // tokens of the longest sequence so far
     struct {
         int64_t documents, packed; // written; of these in batches with others

@@ -2,7 +2,7 @@
 // fails. The only place that prints errors and chooses the exit code.
 #include <stdio.h>
 
-#include "launcher/job.h"
+#include "launcher/stop.h"
 
 #define HALKA_VERSION "0.1"
 
@@ -23,9 +23,10 @@ static enum status do_verb(struct job *job) {
     }
 }
 
-static void print_error(const struct options *options) {
-    fprintf(stderr, "halka: error: %s\n", status_message());
-    if (options->verbose) fprintf(stderr, "halka: found at %s\n", status_where());
+static void print_error(const struct options *options, enum status status) {
+    fprintf(stderr, "halka: %s%s\n", status == STOPPED ? "" : "error: ", status_message());
+    if (options->verbose && status != STOPPED)
+        fprintf(stderr, "halka: found at %s\n", status_where());
 }
 
 // What needs no ranks. True when that was all.
@@ -52,16 +53,17 @@ int main(int argc, char **argv) {
         options_close(&options);
         return 0;
     }
+    if (parsed == OK && (options.verb == VERB_RUN || options.verb == VERB_EVALUATE)) stop_watch();
     enum status status = cluster_start(&argc, &argv, (int)options.threads, &cluster);
     if (status == OK) status = job_open_ranks(&job, parsed);
     if (status == OK) status = do_verb(&job);
     // A rank that failed alone, or lost the others, must not wait for them in MPI_Finalize.
     if (status != OK && (job.working || status == ERR_RANK)) {
         status_context(status, "rank %d (%s)", cluster.rank, cluster.host);
-        print_error(&options);
+        print_error(&options, status);
         cluster_abort(&cluster, status);
     }
-    if (status != OK && cluster.rank == 0) print_error(&options);
+    if (status != OK && cluster.rank == 0) print_error(&options, status);
     job_close(&job);
     cluster_stop(&cluster);
     options_close(&options);

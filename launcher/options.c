@@ -257,6 +257,10 @@ enum status options_read_job_file(struct options *options, const char *path) {
     return status;
 }
 
+bool options_process_is_step(void) {
+    return getenv("SLURM_STEP_ID") && !getenv("OMPI_COMM_WORLD_RANK");
+}
+
 bool options_process_prints(void) {
     static const char *const names[] = {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {

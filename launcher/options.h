@@ -71,7 +71,7 @@ struct options {
     int transport;               // enum transport_wish
     int64_t threads;             // 0: this rank's share of the cores
     int64_t seed;
-    double deadline;                           // seconds
+    double deadline, max_seconds;              // seconds; 0: no limit
     int attention_kind;                        // enum attention_wish
     int64_t attention_window, attention_sinks; // tokens; 0: the checkpoint's, none
     int64_t top_k;                             // 0: the checkpoint's
@@ -87,6 +87,9 @@ struct options {
     int layout;              // enum layout_wish
     int weights;             // enum weights_wish
     int64_t chunk;           // tokens; 0: the whole prompt
+
+    char *store;        // NULL: nothing is kept
+    double store_every; // seconds; 0: only what was read to its end
 
     char *evaluate_lengths, *evaluate_depths, *evaluate_families; // words with commas
     struct string_list evaluate_methods;
@@ -116,10 +119,11 @@ struct option {
     const char *choices; // "auto|fp32": words in the order of the enum
     const char *later;   // words that are known but not in this version
     const char *help;
-    size_t offset;       // of the field
-    const char *flag;    // shorthand, or NULL
-    bool changes_result; // part of a result's identity
-    bool is_file;        // a path: what the file holds is that part, wherever it lies
+    size_t offset;        // of the field
+    const char *flag;     // shorthand, or NULL
+    bool changes_result;  // part of a result's identity
+    bool changes_context; // and of that of the keys and values of given tokens
+    bool is_file;         // a path: what the file holds is that part, wherever it lies
 };
 extern const struct option option_table[];
 extern const int n_option;
@@ -151,6 +155,8 @@ const char *verb_name(enum verb verb);
 // Whether this process prints what needs no ranks. Launchers number the processes of a job in the
 // environment, which can be read before MPI starts.
 bool options_process_prints(void);
+// Whether srun started this process, rather than mpirun or a shell.
+bool options_process_is_step(void);
 void options_print_help(FILE *out, enum verb verb);
 void options_print_changed(FILE *out, const struct options *options); // values other than defaults
 

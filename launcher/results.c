@@ -29,12 +29,15 @@ static enum status add_option(XXH3_state_t *hash, const struct options *o,
     return OK;
 }
 
-enum status result_digest_options(const struct options *o, char out[DIGEST_BYTES]) {
+enum status options_digest(const struct options *o, enum digest_scope scope,
+                           char out[DIGEST_BYTES]) {
     XXH3_state_t *hash = XXH3_createState();
     enum status status = OK;
     XXH3_128bits_reset(hash);
     for (int i = 0; status == OK && i < n_option; i++)
-        if (option_table[i].changes_result) status = add_option(hash, o, &option_table[i]);
+        if (scope == CHANGES_CONTEXT ? option_table[i].changes_context
+                                     : option_table[i].changes_result)
+            status = add_option(hash, o, &option_table[i]);
     digest_print(XXH3_128bits_digest(hash), out);
     XXH3_freeState(hash);
     return status;

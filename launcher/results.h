@@ -24,8 +24,11 @@ struct results {
     int64_t n_row;             // rows of vectors.npy up to the last that earlier lines name
 };
 
-// Digest of all options that change results, those that name a file by what it holds.
-enum status result_digest_options(const struct options *options, char out[DIGEST_BYTES]);
+// Digest of all options that change results, or keys and values; those that name a file by what it
+// holds.
+enum digest_scope { CHANGES_RESULT, CHANGES_CONTEXT };
+enum status options_digest(const struct options *options, enum digest_scope scope,
+                           char out[DIGEST_BYTES]);
 // Id of one line, with that digest of the job's options; question -1: the task has none.
 void result_id(const struct job *job, const char *option_digest, int document, int question,
                char out[RESULT_ID_BYTES]);

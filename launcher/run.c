@@ -2,7 +2,9 @@
 #include <stdlib.h>
 
 #include "launcher/embed.h"
+#include "launcher/reading.h"
 #include "launcher/report.h"
+#include "launcher/stop.h"
 #include "launcher/task.h"
 
 void task_count_read(struct job *job, int64_t n_token, int64_t n_recomputed) {
@@ -26,7 +28,7 @@ struct work {
 static enum status open_results(struct job *job, struct work *work) {
     int n_question = job->options->questions.n;
     char option_digest[DIGEST_BYTES];
-    TRY(result_digest_options(job->options, option_digest));
+    TRY(options_digest(job->options, CHANGES_RESULT, option_digest));
     work->ids = calloc((size_t)work->n_line, sizeof *work->ids);
     if (!work->ids) FAIL(ERR_MEMORY, "no memory for %d results", work->n_line);
     for (int line = 0; line < work->n_line; line++) {
@@ -100,6 +102,7 @@ static enum status read_documents(struct job *job, struct work *work) {
     for (int document = 0; document < job->documents.n; document++) {
         struct task task = document_task(job, work, document);
         if (task_is_finished(&task)) continue;
+        TRY(stop_if_wanted(job));
         if (kind == TASK_SCORE) {
             TRY(score_document(&task));
         } else {
@@ -117,6 +120,7 @@ enum status verb_run(struct job *job) {
     TRY(job_plan(job));
     TRY_OR(done, open_work(job, &work));
     TRY_OR(done, job_open_session(job));
+    TRY_OR(done, reading_open(job));
     job->working = true;
     TRY_OR(done, read_documents(job, &work));
     TRY_OR(done, report_write(job));

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "launcher/progress.h"
+#include "launcher/reading.h"
 #include "launcher/task.h"
 
 static int64_t window_of(const struct options *options, int64_t n) {
@@ -22,20 +23,20 @@ static enum status score_tokens(struct job *job, const int32_t *token, int64_t n
     if (!own) FAIL(ERR_MEMORY, "no memory for %lld log-probabilities", (long long)window);
     logprob[0] = NAN;
     int64_t scored = 1; // entries of logprob that are final
-    status = session_truncate(job->session, 0);
-    if (status == OK) status = session_set_length(job->session, window);
     for (int64_t begin = 0; status == OK; begin += stride) {
-        int64_t end = begin + window < n ? begin + window : n;
-        progress->base = begin;
-        status = session_truncate(job->session, 0);
+        int64_t end = begin + window < n ? begin + window : n, n_restored;
+        status = reading_run(job,
+                             &(struct reading){.name = progress->name,
+                                               .token = token + begin,
+                                               .n = end - begin,
+                                               .length = window,
+                                               .kept = window == n,
+                                               .logprob = own,
+                                               .progress = progress,
+                                               .base = begin},
+                             &n_restored);
         if (status != OK) break;
-        status = session_append(job->session, &(struct append_args){.token = token + begin,
-                                                                    .n = end - begin,
-                                                                    .logprob = own,
-                                                                    .progress = progress_update,
-                                                                    .user = progress});
-        if (status != OK) break;
-        task_count_read(job, end - begin, begin > 0 ? scored - begin : 0);
+        task_count_read(job, end - begin - n_restored, begin > 0 ? scored - begin : 0);
         for (; scored < end; scored++) logprob[scored] = own[scored - begin];
         if (end == n) break;
     }

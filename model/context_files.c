@@ -156,7 +156,7 @@ enum status context_read_at(int file, const char *path, void *data, int64_t byte
         ssize_t n = pread(file, (char *)data + done, (size_t)(bytes - done), offset + done);
         if (n < 0 && errno == EINTR) continue;
         if (n < 0) FAIL(ERR_IO, "cannot read %s: %s", path, strerror(errno));
-        if (n == 0) FAIL(ERR_INPUT, "%s is cut off", path);
+        if (n == 0) FAIL(ERR_IO, "%s became shorter while it was read", path);
         done += n;
     }
     return OK;

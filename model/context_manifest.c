@@ -90,11 +90,13 @@ char *context_manifest_print(const struct context_manifest *m, const struct sess
     context_name(CONTEXT_LOGPROBS, m->generation, logprobs);
     digest_bytes(context->token, (size_t)context->n * sizeof *context->token, token_digest);
     json_t *last = m->last_state ? print_hex(m->last_state, context_last_bytes(s)) : json_null();
+    json_t *name = context->name ? json_string(context->name) : NULL; // NULL: not UTF-8
     json_t *object = json_pack(
-        "{s:s, s:i, s:s, s:s, s:I, s:I, s:i, s:s, s:s?, s:s, s:i, s:I, s:s, s:o, s:s?, s:s?, s:o, "
+        "{s:o?, s:s, s:i, s:s, s:s, s:I, s:I, s:i, s:s, s:s?, s:s, s:i, s:I, s:s, s:o, s:s?, s:s?, "
+        "s:o, "
         "s:o}",
-        "format", format_name, "version", CONTEXT_VERSION, "identity", context->identity,
-        "token_digest", token_digest, "n_token", (json_int_t)m->n_token, "done",
+        "name", name, "format", format_name, "version", CONTEXT_VERSION, "identity",
+        context->identity, "token_digest", token_digest, "n_token", (json_int_t)m->n_token, "done",
         (json_int_t)m->done, "ranks", s->forward.comm->size, "dtype",
         dtype_info[kv->shape.dtype].name, "index_dtype", index_name(&kv->shape), "activation",
         dtype_info[s->forward.activation].name, "page", CONTEXT_PAGE, "page_bytes",

@@ -20,6 +20,7 @@ struct context {
     const char *identity; // digest of the model and of all options that change keys and values
     const int32_t *token; // [n] of the whole document, on every rank
     int64_t n;
+    const char *name; // of the document, for people; NULL: it has none
 };
 
 // Name of the context's folder below dir.
@@ -29,14 +30,14 @@ void context_key(const struct context *context, char out[DIGEST_BYTES]);
 // place of an earlier state, which stays valid until this one is complete. Between appends: within
 // one (progress) the state behind the last token is not there yet, and who restores such a context
 // cannot score the next token. logprob: [n] or NULL, entries below the session's length. Jobs may
-// save and restore one context at once: the last save holds. ERR_CREATE, ERR_IO: the folder cannot
-// be made or written.
+// save and restore one context at once: the last save holds. ERR_CREATE, on every rank: the folder
+// cannot be made; ERR_IO: nor written.
 enum status context_save(struct session *session, const struct context *context,
                          const float *logprob);
 // Into an empty session: the tokens that were saved, or none where there is no such context (or no
 // log-probabilities, which logprob [n] asks for): *n_restored. Nothing of them is computed. The
-// session is empty after a failure: ERR_INPUT, a manifest or a page is damaged, or of another
-// geometry; ERR_CONFIG, the tokens do not fit.
+// session is empty after a failure: ERR_INPUT, on every rank, a manifest or a page is damaged, or
+// of another geometry; ERR_CONFIG, the tokens do not fit.
 enum status context_restore(struct session *session, const struct context *context, float *logprob,
                             int64_t *n_restored);
 

@@ -352,6 +352,13 @@ enum status session_append(struct session *s, const struct append_args *args) {
     return args->last_logits ? BACKEND(s)->ops->sync(BACKEND(s)) : OK;
 }
 
+enum status session_recall_logits(struct session *s) {
+    if (s->last_position < 0 || s->last_position != s->sequence.length - 1)
+        FAIL(ERR_INTERNAL, "the state of the last of %lld tokens was not kept",
+             (long long)s->sequence.length);
+    return queue_logits(s, NULL);
+}
+
 enum status session_sample(struct session *s, const struct sample_args *how, int32_t *out) {
     struct sample_args args = *how;
     args.logits = s->forward.buffers.logits;

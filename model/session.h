@@ -74,6 +74,8 @@ struct append_args {
     void *user;
 };
 enum status session_append(struct session *session, const struct append_args *args);
+// After a restore (context_store.h): the logits of the last token, left to session_sample.
+enum status session_recall_logits(struct session *session);
 
 struct encode_args {
     const int32_t *token; // [n] on every rank; ids are checked against the vocabulary

@@ -1,6 +1,7 @@
 #!/bin/bash
 # A real Slurm on this machine (munged, slurmctld, slurmd) runs scripts/halka.sbatch both ways,
-# mpirun and srun --mpi=pmix, on two ranks; results must equal those of one plain process.
+# mpirun and srun --mpi=pmix, on two ranks; results must equal those of one plain process. A job that
+# is told that its time is up is queued again and goes on.
 set -uo pipefail
 halka=${HALKA:-$PWD/build/cpu/halka}
 skip() {
@@ -107,23 +108,54 @@ expected=$(perplexity "$work/plain")
 [ -n "$expected" ] || fail "no perplexity in $work/plain/results.jsonl"
 
 export HALKA=$halka OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+stopped=0
+ended() { # JOB LAUNCH: waits for its end, which is to be COMPLETED
+    for _ in $(seq 480); do
+        state=$(scontrol --oneliner show job "$1" | grep -o 'JobState=[A-Z_]*')
+        [[ $state =~ PENDING|RUNNING|COMPLETING|CONFIGURING|REQUEUED ]] || break
+        # A job that is queued again would begin two minutes later; its first step has to end first.
+        if [ "$state" = JobState=PENDING ] && [ "$SECONDS" -gt $((stopped + 15)) ]; then
+            scontrol update JobId="$1" StartTime=now 2>/dev/null
+        fi
+        sleep 0.5
+    done
+    [ "$state" = JobState=COMPLETED ] && return
+    scontrol show job "$1" | grep -E "Reason|ExitCode"
+    fail "job $1 ($2) ended as $state"
+}
+near() { # NAME PERPLEXITY EXPECTED
+    awk -v a="$2" -v b="$3" 'BEGIN { exit !(a > 0 && (a - b)^2 < (1e-4 * b)^2) }' ||
+        fail "$1: perplexity $2, a plain run gives $3"
+}
 for launch in mpirun srun; do
     job=$(HALKA_LAUNCH=$launch sbatch --parsable --output="$work/halka-$launch.out" \
         scripts/halka.sbatch "${arguments[@]}" --output "$work/$launch") || fail "sbatch"
-    for _ in $(seq 240); do
-        state=$(scontrol --oneliner show job "$job" | grep -o 'JobState=[A-Z_]*')
-        [[ $state =~ PENDING|RUNNING|COMPLETING|CONFIGURING ]] || break
-        sleep 0.5
-    done
-    if [ "$state" != JobState=COMPLETED ]; then
-        scontrol show job "$job" | grep -E "Reason|ExitCode"
-        fail "job $job ($launch) ended as $state"
-    fi
+    ended "$job" "$launch"
     got=$(perplexity "$work/$launch")
     n_rank=$(grep -o '"rank":' "$work/$launch/report.json" | wc -l)
     [ "$n_rank" -eq 2 ] || fail "$launch: $n_rank ranks in report.json, not 2"
-    awk -v a="$got" -v b="$expected" 'BEGIN { exit !(a > 0 && (a - b)^2 < (1e-4 * b)^2) }' ||
-        fail "$launch: perplexity $got, a plain run gives $expected"
+    near "$launch" "$got" "$expected"
     echo "$launch: two ranks, perplexity $got as in a plain run"
+done
+
+for i in $(seq 0 15999); do echo $((i * 37 % 101)); done >"$work/long"
+arguments=(--model tests/fixtures/tiny-llama --tokens "$work/long" --task score
+    --set run.precision=fp32 --set model.context=16384 --set prefill.chunk=500)
+"$halka" run "${arguments[@]}" --output "$work/whole" >"$work/whole.log" 2>&1 || fail "plain run"
+for launch in mpirun srun; do
+    job=$(HALKA_LAUNCH=$launch sbatch --parsable --output="$work/halka-cut-$launch.out" \
+        scripts/halka.sbatch "${arguments[@]}" --output "$work/cut-$launch" \
+        --set store.dir="$work/store-$launch" --set store.every=0.000001) || fail "sbatch"
+    for _ in $(seq 300); do
+        [ ! -e "$(echo "$work/store-$launch"/*/manifest.json)" ] || break
+        sleep 0.1
+    done
+    stopped=$SECONDS
+    scancel --signal=USR1 --batch "$job" || fail "scancel --signal"
+    ended "$job" "$launch, stopped"
+    restored=$(sed -n 's/.*"restored_tokens": *\([0-9]*\).*/\1/p' "$work/cut-$launch/report.json")
+    [ "$restored" -gt 0 ] || fail "$launch: nothing was restored after the job was queued again"
+    near "$launch, stopped" "$(perplexity "$work/cut-$launch")" "$(perplexity "$work/whole")"
+    echo "$launch: stopped after $restored of 16000 tokens, queued again, perplexity as in a plain run"
 done
 job=

@@ -45,7 +45,7 @@ static struct session *open_session(struct comm *comm, const struct session_opti
 }
 
 static struct context context_named(const char *identity) {
-    return (struct context){dir, identity, token, N_TOKEN};
+    return (struct context){dir, identity, token, N_TOKEN, "a text"};
 }
 
 static void append(struct session *session, int64_t from, int64_t n, float *logprob,

@@ -51,7 +51,7 @@ static struct session *open_session(struct comm *comm, const struct session_opti
 }
 
 static struct context context_named(const char *identity) {
-    return (struct context){dir, identity, token, N_TOKEN};
+    return (struct context){dir, identity, token, N_TOKEN, "a text"};
 }
 
 // Positions [from, from + n) of the tokens.

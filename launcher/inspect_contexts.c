@@ -1,0 +1,81 @@
+// What store.dir holds, by the manifests that model/context_store.h writes.
+#include <dirent.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "launcher/inspect_contexts.h"
+#include "model/digest.h"
+#include "model/json_util.h"
+#include "model/mapping.h"
+
+// The manifest of this folder; NULL: it holds no context.
+static enum status read_manifest(const char *folder, json_t **out) {
+    struct mapping file;
+    char *path;
+    *out = NULL;
+    enum status status = mapping_open_optional(folder, "manifest.json", &path, &file);
+    if (status == OK && path) status = json_read_text(file.data, file.bytes, path, out);
+    mapping_close(&file);
+    free(path);
+    const char *format = json_string_value(json_object_get(*out, "format"));
+    if (status == OK && format && strcmp(format, "halka context") == 0) return OK;
+    json_decref(*out);
+    *out = NULL;
+    return status;
+}
+
+static int64_t folder_bytes(const char *folder) {
+    char path[4096];
+    int64_t bytes = 0;
+    struct stat info;
+    DIR *list = opendir(folder);
+    for (struct dirent *entry; list && (entry = readdir(list));) {
+        snprintf(path, sizeof path, "%s/%s", folder, entry->d_name);
+        if (stat(path, &info) == 0 && S_ISREG(info.st_mode)) bytes += (int64_t)info.st_blocks * 512;
+    }
+    if (list) closedir(list);
+    return bytes;
+}
+
+static void print_context(const char *folder, const json_t *manifest) {
+    const char *dtype = json_string_value(json_object_get(manifest, "dtype"));
+    const char *name = json_string_value(json_object_get(manifest, "name"));
+    bool scored = json_is_string(json_object_get(manifest, "logprobs"));
+    printf("%s: %s, %lld of %lld tokens, K/V %s%s, %.1f MiB, written by %lld ranks\n", folder,
+           name ? name : "-", (long long)json_integer_value(json_object_get(manifest, "done")),
+           (long long)json_integer_value(json_object_get(manifest, "n_token")), dtype ? dtype : "-",
+           scored ? ", log-probabilities" : "", (double)folder_bytes(folder) / (1 << 20),
+           (long long)json_integer_value(json_object_get(manifest, "ranks")));
+}
+
+static enum status inspect_folder(const char *folder, int *n) {
+    json_t *manifest;
+    TRY(read_manifest(folder, &manifest));
+    if (!manifest) return OK;
+    print_context(folder, manifest);
+    json_decref(manifest);
+    ++*n;
+    return OK;
+}
+
+static int is_key(const struct dirent *entry) {
+    return strlen(entry->d_name) == DIGEST_BYTES - 1;
+}
+
+enum status inspect_contexts(const char *path, int *n) {
+    char folder[4096];
+    struct dirent **keys = NULL;
+    *n = 0;
+    TRY(inspect_folder(path, n));
+    if (*n > 0) return OK;
+    int n_key = scandir(path, &keys, is_key, alphasort);
+    enum status status = OK;
+    for (int i = 0; i < n_key; i++) {
+        snprintf(folder, sizeof folder, "%s/%s", path, keys[i]->d_name);
+        if (status == OK) status = inspect_folder(folder, n);
+        free(keys[i]);
+    }
+    free(keys);
+    return status;
+}

@@ -1,0 +1,122 @@
+#include "launcher/reading.h"
+
+#include <string.h>
+
+#include "launcher/results.h"
+#include "launcher/stop.h"
+#include "model/context_store.h"
+
+// Of the model, and of the options by which the same tokens become other keys and values.
+static enum status identify(const struct job *job, char out[DIGEST_BYTES]) {
+    char options[DIGEST_BYTES];
+    TRY(options_digest(job->options, CHANGES_CONTEXT, options));
+    XXH3_state_t *hash = XXH3_createState();
+    if (!hash) FAIL(ERR_MEMORY, "no memory for a digest");
+    XXH3_128bits_reset(hash);
+    digest_add_text(hash, job->checkpoint.digest);
+    digest_add_text(hash, options);
+    digest_print(XXH3_128bits_digest(hash), out);
+    XXH3_freeState(hash);
+    return OK;
+}
+
+enum status reading_open(struct job *job) {
+    struct comm *host = comm_host(&job->comm);
+    if (!job->options->store) return OK;
+    TRY(comm_agree(host, host->rank == 0 ? identify(job, job->context_identity) : OK));
+    return host->ops->broadcast(host, job->context_identity, sizeof job->context_identity, 0);
+}
+
+// Networks whose rotations depend on the length of the whole are told apart by it.
+static void identity_of(const struct job *job, const struct reading *reading,
+                        char out[DIGEST_BYTES]) {
+    int64_t length = model_spec_reads_length(&job->checkpoint.spec) ? reading->length : 0;
+    struct {
+        char identity[DIGEST_BYTES + 7]; // zeroed behind its end, so that no padding is digested
+        int64_t length;
+    } all = {.length = length};
+    memcpy(all.identity, job->context_identity, DIGEST_BYTES);
+    digest_bytes(&all, sizeof all, out);
+}
+
+static enum status append(struct job *job, const struct reading *reading, int64_t begin,
+                          int64_t end) {
+    reading->progress->base = reading->base + begin;
+    return session_append(job->session,
+                          &(struct append_args){
+                              .token = reading->token + begin,
+                              .n = end - begin,
+                              .logprob = reading->logprob ? reading->logprob + begin : NULL,
+                              .logits = reading->logits && end == reading->n,
+                              .progress = progress_update,
+                              .user = reading->progress,
+                          });
+}
+
+// In these every rank finds the same fault, and one of them tells of it.
+static enum status agreed(struct job *job, enum status status) {
+    if (status == ERR_INPUT || status == ERR_CREATE) job->working = false;
+    return status;
+}
+
+static enum status save(struct job *job, const struct reading *reading,
+                        const struct context *context) {
+    double begun = profile_begin(&job->profile, PHASE_IO);
+    TRY(agreed(job, context_save(job->session, context, reading->logprob)));
+    profile_end(&job->profile, PHASE_IO, begun);
+    return OK;
+}
+
+// Rank 0 says whether store.every seconds have passed since *last.
+static enum status is_due(struct job *job, double *last, bool *due) {
+    struct comm *host = comm_host(&job->comm);
+    double every = job->options->store_every;
+    *due = every > 0 && cluster_seconds() - *last > every;
+    TRY(host->ops->broadcast(host, due, sizeof *due, 0));
+    if (*due) *last = cluster_seconds();
+    return OK;
+}
+
+// Chunk by chunk, so that a job that ends early has not read in vain. context NULL: nothing is
+// kept.
+static enum status read_rest(struct job *job, const struct reading *reading, int64_t begin,
+                             const struct context *context) {
+    int64_t chunk = job->options->chunk > 0 ? job->options->chunk : reading->n;
+    double last = cluster_seconds();
+    for (int64_t end; begin < reading->n; begin = end) {
+        bool due = true, stops = false; // at the end
+        end = begin + chunk < reading->n ? begin + chunk : reading->n;
+        TRY(append(job, reading, begin, end));
+        if (end < reading->n) {
+            TRY(stop_wanted(job, &stops));
+            TRY(is_due(job, &last, &due));
+        }
+        if (context && (due || stops)) TRY(save(job, reading, context));
+        if (stops) return stop_here(job);
+    }
+    return OK;
+}
+
+enum status reading_run(struct job *job, const struct reading *reading, int64_t *n_restored) {
+    *n_restored = 0;
+    TRY(session_truncate(job->session, 0));
+    TRY(session_set_length(job->session, reading->length));
+    if (!job->options->store || !reading->kept) return read_rest(job, reading, 0, NULL);
+    char identity[DIGEST_BYTES];
+    identity_of(job, reading, identity);
+    const struct context context = {.dir = job->options->store,
+                                    .identity = identity,
+                                    .token = reading->token,
+                                    .n = reading->n,
+                                    .name = reading->name};
+    double begun = profile_begin(&job->profile, PHASE_IO);
+    TRY(agreed(job, context_restore(job->session, &context, reading->logprob, n_restored)));
+    profile_end(&job->profile, PHASE_IO, begun);
+    job->tokens_restored += *n_restored;
+    if (*n_restored > 0 && job->comm.rank == 0)
+        fprintf(stderr, "%lld of %lld tokens restored from %s\n", (long long)*n_restored,
+                (long long)reading->n, job->options->store);
+    if (*n_restored == reading->n)
+        return reading->logits ? session_recall_logits(job->session) : OK;
+    return read_rest(job, reading, *n_restored, &context);
+}
