@@ -7,7 +7,7 @@
 const struct option option_table[] = {
     {ROW("model.path", OPTION_STRING, model_path), .flag = "--model",
      .help = "GGUF file or Hugging Face folder"},
-    {ROW("model.context", OPTION_INT, model_context), .unit = "tokens", .initial = "0", .most = 1e9, .changes_result = true,
+    {ROW("model.context", OPTION_INT, model_context), .unit = "tokens", .initial = "0", .most = 1e9, .changes_result = true, .changes_context = true,
      .help = "longest sequence allowed; 0: what the checkpoint was trained for"},
     {ROW("model.indexer", OPTION_STRING, indexer_path), .is_file = true, .changes_result = true, .changes_context = true,
      .help = "safetensors file of a lightning indexer trained for this dense model"},

@@ -41,7 +41,7 @@ struct context_manifest {
     int64_t *begin;     // [n_layer] owned: positions held, as struct kv_layer says
     bool scored;        // there are log-probabilities, of this digest
     char logprobs_digest[DIGEST_BYTES];
-    char *last_state; // [n_hidden] of the activation's dtype, owned; NULL: not known
+    float *last_state; // [n_hidden] owned; NULL: not known
 };
 
 // Sized for the first `done` tokens, and the session's geometry; digests are zeroes. To be closed

@@ -17,7 +17,7 @@ void context_name(enum context_file kind, int64_t generation, char out[CONTEXT_N
 }
 
 int64_t context_last_bytes(const struct session *s) {
-    return dtype_bytes(s->forward.activation, s->forward.spec->n_hidden);
+    return s->forward.spec->n_hidden * (int64_t)sizeof(float);
 }
 
 int64_t context_manifest_most(const struct session *s, const struct context *context) {
@@ -73,10 +73,11 @@ static json_t *print_digests(const struct context_manifest *m) {
     return digests;
 }
 
-static json_t *print_hex(const char *data, int64_t bytes) {
+static json_t *print_hex(const void *of, int64_t bytes) {
+    const unsigned char *data = of;
     char *text = malloc((size_t)(2 * bytes + 1));
     if (!text) return NULL;
-    for (int64_t i = 0; i < bytes; i++) snprintf(text + 2 * i, 3, "%02x", (unsigned char)data[i]);
+    for (int64_t i = 0; i < bytes; i++) snprintf(text + 2 * i, 3, "%02x", data[i]);
     json_t *value = json_string(text);
     free(text);
     return value;
@@ -92,17 +93,15 @@ char *context_manifest_print(const struct context_manifest *m, const struct sess
     json_t *last = m->last_state ? print_hex(m->last_state, context_last_bytes(s)) : json_null();
     json_t *name = context->name ? json_string(context->name) : NULL; // NULL: not UTF-8
     json_t *object = json_pack(
-        "{s:o?, s:s, s:i, s:s, s:s, s:I, s:I, s:i, s:s, s:s?, s:s, s:i, s:I, s:s, s:o, s:s?, s:s?, "
-        "s:o, "
+        "{s:o?, s:s, s:i, s:s, s:s, s:I, s:I, s:i, s:s, s:s?, s:i, s:I, s:s, s:o, s:s?, s:s?, s:o, "
         "s:o}",
         "name", name, "format", format_name, "version", CONTEXT_VERSION, "identity",
         context->identity, "token_digest", token_digest, "n_token", (json_int_t)m->n_token, "done",
         (json_int_t)m->done, "ranks", s->forward.comm->size, "dtype",
-        dtype_info[kv->shape.dtype].name, "index_dtype", index_name(&kv->shape), "activation",
-        dtype_info[s->forward.activation].name, "page", CONTEXT_PAGE, "page_bytes",
-        (json_int_t)m->page_bytes, "pages", pages, "digests", print_digests(m), "logprobs",
-        m->scored ? logprobs : NULL, "logprobs_digest", m->scored ? m->logprobs_digest : NULL,
-        "layers", print_layers(m, kv), "last_state", last);
+        dtype_info[kv->shape.dtype].name, "index_dtype", index_name(&kv->shape), "page",
+        CONTEXT_PAGE, "page_bytes", (json_int_t)m->page_bytes, "pages", pages, "digests",
+        print_digests(m), "logprobs", m->scored ? logprobs : NULL, "logprobs_digest",
+        m->scored ? m->logprobs_digest : NULL, "layers", print_layers(m, kv), "last_state", last);
     char *text = object ? json_dumps(object, JSON_INDENT(1)) : NULL;
     json_decref(object);
     return text;
@@ -211,7 +210,7 @@ static enum status parse_last_state(struct json_object in, const struct session 
     if (!m->last_state) FAIL(ERR_MEMORY, "no memory for a state");
     for (int64_t i = 0; i < bytes; i++) {
         const char byte[3] = {text[2 * i], text[2 * i + 1], '\0'};
-        m->last_state[i] = (char)strtol(byte, NULL, 16);
+        ((unsigned char *)m->last_state)[i] = (unsigned char)strtol(byte, NULL, 16);
     }
     return OK;
 }
@@ -251,7 +250,6 @@ static enum status parse(struct json_object in, const struct session *s,
     TRY(context_manifest_open(s, context, done, out));
     TRY(need_same_text(in, "dtype", dtype_info[kv->shape.dtype].name));
     TRY(need_same_text(in, "index_dtype", index_name(&kv->shape)));
-    TRY(need_same_text(in, "activation", dtype_info[s->forward.activation].name));
     TRY(parse_layers(in, s, out));
     TRY(need_same_int(in, "page", CONTEXT_PAGE));
     TRY(need_same_int(in, "page_bytes", out->page_bytes));

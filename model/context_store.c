@@ -95,13 +95,19 @@ static enum status open_pages(struct access *a, bool write) {
 
 static enum status save_last_state(struct access *a) {
     struct session *s = a->session;
-    int64_t bytes = context_last_bytes(s);
+    const struct forward *f = &s->forward;
+    int64_t n = f->spec->n_hidden, bytes = dtype_bytes(f->activation, n);
+    enum status status = OK;
     if (s->last_position != s->sequence.length - 1) return OK;
-    a->manifest.last_state = malloc((size_t)bytes);
-    if (!a->manifest.last_state) FAIL(ERR_MEMORY, "no memory for a state");
-    TRY(BACKEND(s)->ops->download(BACKEND(s), a->manifest.last_state,
-                                  s->forward.buffers.last_hidden, bytes));
-    return BACKEND(s)->ops->sync(BACKEND(s));
+    a->manifest.last_state = malloc((size_t)context_last_bytes(s));
+    void *state = malloc((size_t)bytes);
+    if (!a->manifest.last_state || !state) FAIL_OR(done, ERR_MEMORY, "no memory for a state");
+    TRY_OR(done, f->backend->ops->download(f->backend, state, f->buffers.last_hidden, bytes));
+    TRY_OR(done, f->backend->ops->sync(f->backend));
+    dtype_to_float(f->activation, state, n, a->manifest.last_state);
+done:
+    free(state);
+    return status;
 }
 
 // Another job may have saved the same context since.
@@ -236,12 +242,17 @@ static enum status place_tokens(struct session *s, const struct context_manifest
 }
 
 static enum status take_state(struct session *s, const struct context_manifest *m) {
-    s->forward.step.kept = false;
+    struct forward *f = &s->forward;
+    int64_t n = f->spec->n_hidden, bytes = dtype_bytes(f->activation, n);
+    f->step.kept = false;
     s->last_position = m->last_state ? m->done - 1 : -1;
     if (!m->last_state) return OK;
-    TRY(BACKEND(s)->ops->upload(BACKEND(s), s->forward.buffers.last_hidden, m->last_state,
-                                context_last_bytes(s)));
-    return BACKEND(s)->ops->sync(BACKEND(s));
+    void *state = malloc((size_t)bytes);
+    if (!state) FAIL(ERR_MEMORY, "no memory for a state");
+    dtype_from_float(f->activation, m->last_state, n, state);
+    enum status status = f->backend->ops->upload(f->backend, f->buffers.last_hidden, state, bytes);
+    free(state);
+    return status == OK ? f->backend->ops->sync(f->backend) : status;
 }
 
 static enum status restore(struct access *a, float *logprob, int64_t *n_restored) {

@@ -37,6 +37,13 @@ score "bf16 K/V" bf16 --set store.dir="$store" --set kv.precision=bf16
 same "bf16 restores nothing" "$(counted bf16 restored_tokens)" 0
 same "two contexts" "$(find "$store" -name manifest.json | wc -l)" 2
 
+# Whatever the processor that reads it.
+for isa in auto plain; do
+    expect "isa $isa" 0 "" run --model "$tiny" --tokens "$work/ids" --task score --output "$work/isa_$isa" \
+        --set model.context=4096 --set run.isa=$isa --set store.dir="$work/processors"
+done
+same "restored for plain C" "$(counted isa_plain restored_tokens)" 2000
+
 # Windows are not kept.
 score "windows" windows --set store.dir="$work/none" --set document.window=1000
 same "no store of windows" "$(find "$work/none" -name manifest.json 2>/dev/null | wc -l)" 0

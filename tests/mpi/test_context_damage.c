@@ -183,7 +183,6 @@ static const struct {
     {"\"dtype\": \"F32\"", "\"dtype\": \"BF16\"", "dtype is BF16, and F32"},
     {"\"dtype\": \"F32\"", "\"dtype\": {}", "dtype is not a string"},
     {"\"index_dtype\": null", "\"index_dtype\": \"F32\"", "index_dtype is F32, and none"},
-    {"\"activation\": \"F32\"", "\"activation\": null", "activation is none, and F32"},
     {"\"page\": 256", "\"page\": 128", "page is 128"},
     {"\"page_bytes\": ", "\"page_bytes\": 1", "page_bytes is 1"},
     {"\"pages\": \"pages-1\"", "\"pages\": \"../pages-1\"", "pages does not name a file"},
