@@ -25,16 +25,22 @@ static enum status read_manifest(const char *folder, json_t **out) {
     return status;
 }
 
+static int is_visible(const struct dirent *entry) {
+    return entry->d_name[0] != '.';
+}
+
 static int64_t folder_bytes(const char *folder) {
     char path[4096];
     int64_t bytes = 0;
     struct stat info;
-    DIR *list = opendir(folder);
-    for (struct dirent *entry; list && (entry = readdir(list));) {
-        snprintf(path, sizeof path, "%s/%s", folder, entry->d_name);
+    struct dirent **files = NULL;
+    int n = scandir(folder, &files, is_visible, alphasort);
+    for (int i = 0; i < n; i++) {
+        snprintf(path, sizeof path, "%s/%s", folder, files[i]->d_name);
         if (stat(path, &info) == 0 && S_ISREG(info.st_mode)) bytes += (int64_t)info.st_blocks * 512;
+        free(files[i]);
     }
-    if (list) closedir(list);
+    free(files);
     return bytes;
 }
 
