@@ -166,13 +166,15 @@ static enum status check_vectors(const struct options *o) {
 enum status options_check(const struct options *o) {
     if (o->verb == VERB_INSPECT) {
         if (!o->inspect_path)
-            FAIL(ERR_USAGE, "`halka inspect` needs a PATH: a checkpoint or results");
+            FAIL(ERR_USAGE, "`halka inspect` needs a PATH: a checkpoint, results or a store");
         return OK;
     }
     TRY(check_windows(o));
     TRY(check_vectors(o));
     if (o->questions.n > 0 && (o->task == TASK_SCORE || o->task == TASK_EMBED))
         FAIL(ERR_CONFIG, "questions are for task.kind = answer or locate: add --task answer");
+    for (int i = 0; i < o->questions.n; i++)
+        if (!*o->questions.items[i]) FAIL(ERR_CONFIG, "question %d is empty", i + 1);
     TRY(extension_check(o));
     if (o->verb == VERB_VERIFY) return OK;
     if (!o->model_path || !*o->model_path) {

@@ -181,8 +181,11 @@ static enum status continue_file(struct results *results) {
 
 // One job at a time: the lock is this descriptor's, and goes with it however the job ends.
 static enum status open_file(struct results *results) {
-    int flags = O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC;
+    int flags = O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC; // to write alone would wait at a FIFO
+    struct stat info;
     results->file = open(results->path, flags, 0666);
+    if (results->file >= 0 && fstat(results->file, &info) == 0 && S_ISFIFO(info.st_mode))
+        FAIL(ERR_CREATE, "%s is a pipe: choose another --output", results->path);
     if (results->file < 0) FAIL(ERR_CREATE, "cannot write %s: %s", results->path, strerror(errno));
     if (flock(results->file, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
         FAIL(ERR_CREATE,

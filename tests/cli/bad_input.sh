@@ -80,6 +80,11 @@ fi
 
 # Outputs.
 : >"$work/file"
+mkdir "$work/piped" && mkfifo "$work/piped/results.jsonl"
+expect "results.jsonl is a pipe" 73 "is a pipe" run --model "$tiny" --tokens "$work/ids" \
+    --task score --output "$work/piped"
+expect "an empty question" 78 "question 2 is empty" run --model "$tiny" --tokens "$work/ids" \
+    --task answer --question Who --question "" --output "$work/piped"
 expect "output is a file" 73 "is not a folder" run --model "$tiny" --tokens "$work/ids" \
     --output "$work/file"
 expect "no output named" 78 "no output folder" run --model "$tiny" --tokens "$work/ids" --output ""
