@@ -5,7 +5,7 @@
 #include <sys/stat.h>
 
 #include "launcher/inspect_contexts.h"
-#include "model/digest.h"
+#include "model/context_store.h"
 #include "model/json_util.h"
 #include "model/mapping.h"
 
@@ -14,12 +14,12 @@ static enum status read_manifest(const char *folder, json_t **out) {
     struct mapping file;
     char *path;
     *out = NULL;
-    enum status status = mapping_open_optional(folder, "manifest.json", &path, &file);
+    enum status status = mapping_open_optional(folder, CONTEXT_MANIFEST, &path, &file);
     if (status == OK && path) status = json_read_text(file.data, file.bytes, path, out);
     mapping_close(&file);
     free(path);
     const char *format = json_string_value(json_object_get(*out, "format"));
-    if (status == OK && format && strcmp(format, "halka context") == 0) return OK;
+    if (status == OK && format && strcmp(format, CONTEXT_FORMAT) == 0) return OK;
     json_decref(*out);
     *out = NULL;
     return status;

@@ -35,8 +35,8 @@ struct job {
     struct session_options session_options;
     struct memory_plan plan;
     struct session *session;
-    char context_identity[DIGEST_BYTES]; // reading.c; "": nothing is kept
-    struct session_sums sums;            // of the sessions that are closed
+    char context_options[DIGEST_BYTES]; // of reading.c; "": nothing is kept
+    struct session_sums sums;           // of the sessions that are closed
     struct profile profile;
     int64_t tokens_read; // prompt tokens read by all ranks together ...
     int64_t own_tokens;  // ... and this rank's part of them

@@ -8,28 +8,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "model/durable.h"
+
 // Magic, version 1.0, and the length of what follows, little-endian; then the text of a dictionary,
 // padded with spaces to NPY_HEADER_BYTES, a multiple of 64, and ended by a newline.
 static const unsigned char magic[10] = {0x93, 'N', 'U', 'M', 'P', 'Y', 1, 0, NPY_HEADER_BYTES - 10,
                                         0};
 #define DICTIONARY "{'descr': '<f4', 'fortran_order': False, 'shape': (%lld, %lld), }"
-
-static enum status write_at(const struct npy *npy, const void *data, size_t bytes, int64_t offset) {
-    for (size_t done = 0; done < bytes;) {
-        ssize_t n = pwrite(npy->file, (const char *)data + done, bytes - done,
-                           (off_t)(offset + (int64_t)done));
-        if (n < 0 && errno == EINTR) continue;
-        if (n < 0) FAIL(ERR_IO, "cannot write %s: %s", npy->path, strerror(errno));
-        done += (size_t)n;
-    }
-    return OK;
-}
-
-static enum status sync_file(const struct npy *npy) {
-    if (fsync(npy->file) != 0 && errno != EINVAL && errno != ENOTSUP)
-        FAIL(ERR_IO, "cannot write %s: %s", npy->path, strerror(errno));
-    return OK;
-}
 
 static enum status write_header(const struct npy *npy) {
     char header[NPY_HEADER_BYTES + 1];
@@ -39,7 +24,7 @@ static enum status write_header(const struct npy *npy) {
                      (long long)npy->n_row, (long long)npy->n_column);
     header[(int)sizeof magic + n] = ' ';
     header[NPY_HEADER_BYTES - 1] = '\n';
-    return write_at(npy, header, NPY_HEADER_BYTES, 0);
+    return durable_write_at(npy->file, npy->path, header, NPY_HEADER_BYTES, 0);
 }
 
 static enum status open_file(const char *path, int flags, int64_t n_column, struct npy *out) {
@@ -55,7 +40,7 @@ static enum status open_file(const char *path, int flags, int64_t n_column, stru
 enum status npy_create(const char *path, int64_t n_column, struct npy *out) {
     TRY(open_file(path, O_RDWR | O_CREAT | O_TRUNC, n_column, out));
     TRY(write_header(out));
-    return sync_file(out);
+    return durable_sync(out->file, out->path);
 }
 
 static int64_t row_offset(const struct npy *npy, int64_t row) {
@@ -80,7 +65,7 @@ enum status npy_continue(const char *path, int64_t n_column, int64_t n_row, stru
              path, rows, columns, (long long)n_row, (long long)n_column);
     out->n_row = n_row;
     TRY(write_header(out)); // before the rows go, so that it never counts what is not there
-    TRY(sync_file(out));
+    TRY(durable_sync(out->file, out->path));
     if (ftruncate(out->file, (off_t)row_offset(out, n_row)) != 0)
         FAIL(ERR_CREATE, "cannot shorten %s: %s", path, strerror(errno));
     return OK;
@@ -93,14 +78,14 @@ void npy_close(struct npy *npy) {
 }
 
 enum status npy_append(struct npy *npy, const float *rows, int64_t n) {
-    TRY(write_at(npy, rows, (size_t)(n * npy->n_column) * sizeof *rows,
-                 row_offset(npy, npy->n_row)));
+    TRY(durable_write_at(npy->file, npy->path, rows, (size_t)(n * npy->n_column) * sizeof *rows,
+                         row_offset(npy, npy->n_row)));
     npy->n_row += n;
     return OK;
 }
 
 enum status npy_commit(struct npy *npy) {
-    TRY(sync_file(npy));
+    TRY(durable_sync(npy->file, npy->path));
     TRY(write_header(npy));
-    return sync_file(npy);
+    return durable_sync(npy->file, npy->path);
 }

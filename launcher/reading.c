@@ -1,42 +1,32 @@
 #include "launcher/reading.h"
 
-#include <string.h>
-
 #include "launcher/results.h"
 #include "launcher/stop.h"
 #include "model/context_store.h"
 
-// Of the model, and of the options by which the same tokens become other keys and values.
-static enum status identify(const struct job *job, char out[DIGEST_BYTES]) {
-    char options[DIGEST_BYTES];
-    TRY(options_digest(job->options, CHANGES_CONTEXT, options));
+enum status reading_open(struct job *job) {
+    struct comm *host = comm_host(&job->comm);
+    if (!job->options->store) return OK;
+    enum status status = OK; // files among the options are read once
+    if (host->rank == 0)
+        status = options_digest(job->options, CHANGES_CONTEXT, job->context_options);
+    TRY(comm_agree(host, status));
+    return host->ops->broadcast(host, job->context_options, sizeof job->context_options, 0);
+}
+
+// Of the model, of the options by which the same tokens become other keys and values, and of the
+// length where rotations depend on it.
+static enum status identify(const struct job *job, int64_t length, char out[DIGEST_BYTES]) {
     XXH3_state_t *hash = XXH3_createState();
     if (!hash) FAIL(ERR_MEMORY, "no memory for a digest");
     XXH3_128bits_reset(hash);
     digest_add_text(hash, job->checkpoint.digest);
-    digest_add_text(hash, options);
+    digest_add_text(hash, job->context_options);
+    if (model_spec_reads_length(&job->checkpoint.spec))
+        XXH3_128bits_update(hash, &length, sizeof length);
     digest_print(XXH3_128bits_digest(hash), out);
     XXH3_freeState(hash);
     return OK;
-}
-
-enum status reading_open(struct job *job) {
-    struct comm *host = comm_host(&job->comm);
-    if (!job->options->store) return OK;
-    TRY(comm_agree(host, host->rank == 0 ? identify(job, job->context_identity) : OK));
-    return host->ops->broadcast(host, job->context_identity, sizeof job->context_identity, 0);
-}
-
-// Networks whose rotations depend on the length of the whole are told apart by it.
-static void identity_of(const struct job *job, const struct reading *reading,
-                        char out[DIGEST_BYTES]) {
-    int64_t length = model_spec_reads_length(&job->checkpoint.spec) ? reading->length : 0;
-    struct {
-        char identity[DIGEST_BYTES + 7]; // zeroed behind its end, so that no padding is digested
-        int64_t length;
-    } all = {.length = length};
-    memcpy(all.identity, job->context_identity, DIGEST_BYTES);
-    digest_bytes(&all, sizeof all, out);
 }
 
 static enum status append(struct job *job, const struct reading *reading, int64_t begin,
@@ -89,7 +79,7 @@ static enum status read_rest(struct job *job, const struct reading *reading, int
         TRY(append(job, reading, begin, end));
         if (end < reading->n) {
             TRY(stop_wanted(job, &stops));
-            TRY(is_due(job, &last, &due));
+            if (context) TRY(is_due(job, &last, &due));
         }
         if (context && (due || stops)) TRY(save(job, reading, context));
         if (stops) return stop_here(job);
@@ -103,7 +93,7 @@ enum status reading_run(struct job *job, const struct reading *reading, int64_t 
     TRY(session_set_length(job->session, reading->length));
     if (!job->options->store || !reading->kept) return read_rest(job, reading, 0, NULL);
     char identity[DIGEST_BYTES];
-    identity_of(job, reading, identity);
+    TRY(identify(job, reading->length, identity));
     const struct context context = {.dir = job->options->store,
                                     .identity = identity,
                                     .token = reading->token,

@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "model/durable.h"
 #include "model/utf8.h"
 
 static enum status add_option(XXH3_state_t *hash, const struct options *o,
@@ -110,26 +111,6 @@ bool results_take(struct results *results, const char *id) {
     return turn(results, id, false);
 }
 
-static enum status make_folder(const char *path) {
-    char *copy = strdup(path);
-    if (!copy) FAIL(ERR_MEMORY, "no memory for a path");
-    for (char *slash = copy + 1; *slash; slash++) {
-        if (*slash != '/') continue;
-        *slash = '\0';
-        mkdir(copy, 0777);
-        *slash = '/';
-    }
-    free(copy);
-    struct stat info;
-    if (mkdir(path, 0777) != 0 && errno != EEXIST) {
-        FAIL(ERR_CREATE, "cannot make the output folder %s: %s", path, strerror(errno));
-    }
-    if (stat(path, &info) != 0 || !S_ISDIR(info.st_mode)) {
-        FAIL(ERR_CREATE, "%s is not a folder: choose another --output", path);
-    }
-    return OK;
-}
-
 // Checks one line of an earlier run against this job's and remembers it.
 static enum status read_line(struct results *results, const char *line, int n_line) {
     json_t *object = json_loads(line, 0, NULL);
@@ -197,7 +178,7 @@ static enum status open_file(struct results *results) {
 enum status results_open(const struct options *options, char (*ids)[RESULT_ID_BYTES], int n,
                          struct results *out) {
     *out = (struct results){.file = -1};
-    TRY(make_folder(options->output));
+    TRY(durable_folder(options->output, "output folder", "--output"));
     if (asprintf(&out->path, "%s/results.jsonl", options->output) < 0) {
         out->path = NULL;
         FAIL(ERR_MEMORY, "no memory for a path");
@@ -227,14 +208,8 @@ static enum status write_all(int file, const char *path, const char *text, size_
     return OK;
 }
 
-static enum status sync_file(int file, const char *path) {
-    if (fsync(file) != 0 && errno != EINVAL && errno != ENOTSUP)
-        FAIL(ERR_IO, "cannot write %s: %s", path, strerror(errno));
-    return OK;
-}
-
 enum status results_sync(struct results *results) {
-    return sync_file(results->file, results->path);
+    return durable_sync(results->file, results->path);
 }
 
 enum status results_append(struct results *results, const char *id, json_t *object) {
@@ -291,7 +266,7 @@ enum status output_write(const struct options *options, const char *name, const 
     file = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
     if (file < 0) FAIL_OR(done, ERR_CREATE, "cannot write %s: %s", temporary, strerror(errno));
     TRY_OR(done, write_all(file, path, text, strlen(text)));
-    TRY_OR(done, sync_file(file, path));
+    TRY_OR(done, durable_sync(file, path));
     if (rename(temporary, path) != 0) {
         FAIL_OR(done, ERR_CREATE, "cannot write %s: %s", path, strerror(errno));
     }

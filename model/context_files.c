@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "model/context_internal.h"
+#include "model/durable.h"
 
 char *context_path(const struct context *context, const char *name) {
     char key[DIGEST_BYTES], *path = NULL;
@@ -22,35 +23,11 @@ char *context_path(const struct context *context, const char *name) {
     return n < 0 ? NULL : path;
 }
 
-static enum status make_folder(const char *path) {
-    char *copy = strdup(path);
-    if (!copy) FAIL(ERR_MEMORY, "no memory for a path");
-    for (char *slash = copy + 1; *slash; slash++) {
-        if (*slash != '/') continue;
-        *slash = '\0';
-        mkdir(copy, 0777);
-        *slash = '/';
-    }
-    free(copy);
-    struct stat info;
-    if (mkdir(path, 0777) != 0 && errno != EEXIST)
-        FAIL(ERR_CREATE, "cannot make the folder %s of saved contexts: %s", path, strerror(errno));
-    if (stat(path, &info) != 0 || !S_ISDIR(info.st_mode))
-        FAIL(ERR_CREATE, "%s is not a folder: choose another store.dir", path);
-    return OK;
-}
-
-enum status context_file_sync(int file, const char *path) {
-    if (fsync(file) != 0 && errno != EINVAL && errno != ENOTSUP)
-        FAIL(ERR_IO, "cannot write %s: %s", path, strerror(errno));
-    return OK;
-}
-
 // So that the folder's new entry is on the disk.
 static enum status sync_folder(const char *path) {
     int folder = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (folder < 0) FAIL(ERR_IO, "cannot open %s: %s", path, strerror(errno));
-    enum status status = context_file_sync(folder, path);
+    enum status status = durable_sync(folder, path);
     close(folder);
     return status;
 }
@@ -58,7 +35,7 @@ static enum status sync_folder(const char *path) {
 enum status context_folder_open(const char *dir, const char *folder, bool write, int *out) {
     *out = -1;
     if (write) {
-        TRY(make_folder(folder));
+        TRY(durable_folder(folder, "context folder", "store.dir"));
         TRY(sync_folder(dir));
     }
     int file = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -140,17 +117,6 @@ void context_generation_keep(const char *folder, int64_t generation) {
     (void)walk_generations(folder, generation, &latest);
 }
 
-enum status context_write_at(int file, const char *path, const void *data, int64_t bytes,
-                             int64_t offset) {
-    for (int64_t done = 0; done < bytes;) {
-        ssize_t n = pwrite(file, (const char *)data + done, (size_t)(bytes - done), offset + done);
-        if (n < 0 && errno == EINTR) continue;
-        if (n <= 0) FAIL(ERR_IO, "cannot write %s: %s", path, strerror(n ? errno : ENOSPC));
-        done += n;
-    }
-    return OK;
-}
-
 enum status context_read_at(int file, const char *path, void *data, int64_t bytes, int64_t offset) {
     for (int64_t done = 0; done < bytes;) {
         ssize_t n = pread(file, (char *)data + done, (size_t)(bytes - done), offset + done);
@@ -165,8 +131,8 @@ enum status context_read_at(int file, const char *path, void *data, int64_t byte
 enum status context_file_write(const char *path, const void *data, size_t bytes) {
     int file = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
     if (file < 0) FAIL(ERR_CREATE, "cannot write %s: %s", path, strerror(errno));
-    enum status status = context_write_at(file, path, data, (int64_t)bytes, 0);
-    if (status == OK) status = context_file_sync(file, path);
+    enum status status = durable_write_at(file, path, data, (int64_t)bytes, 0);
+    if (status == OK) status = durable_sync(file, path);
     close(file);
     return status;
 }

@@ -24,13 +24,10 @@ enum status context_generation_make(const char *folder, int64_t bytes, int64_t *
 // Removes the files of all other generations.
 void context_generation_keep(const char *folder, int64_t generation);
 
-enum status context_file_sync(int file, const char *path);
 // A new file, on the disk when this returns.
 enum status context_file_write(const char *path, const void *data, size_t bytes);
 // All of a file of at most `most` bytes, which the caller frees. *out NULL: there is none.
 enum status context_file_read(const char *path, int64_t most, void **out, int64_t *bytes);
-enum status context_write_at(int file, const char *path, const void *data, int64_t bytes,
-                             int64_t offset);
 enum status context_read_at(int file, const char *path, void *data, int64_t bytes, int64_t offset);
 
 struct context_manifest {

@@ -9,7 +9,6 @@
 #include "model/json_util.h"
 
 enum { CONTEXT_VERSION = 1, PAGE_HEX = 16 };
-static const char format_name[] = "halka context";
 
 void context_name(enum context_file kind, int64_t generation, char out[CONTEXT_NAME_BYTES]) {
     static const char *const names[N_CONTEXT_FILE] = {"pages", "logprobs", "manifest"};
@@ -95,7 +94,7 @@ char *context_manifest_print(const struct context_manifest *m, const struct sess
     json_t *object = json_pack(
         "{s:o?, s:s, s:i, s:s, s:s, s:I, s:I, s:i, s:s, s:s?, s:i, s:I, s:s, s:o, s:s?, s:s?, s:o, "
         "s:o}",
-        "name", name, "format", format_name, "version", CONTEXT_VERSION, "identity",
+        "name", name, "format", CONTEXT_FORMAT, "version", CONTEXT_VERSION, "identity",
         context->identity, "token_digest", token_digest, "n_token", (json_int_t)m->n_token, "done",
         (json_int_t)m->done, "ranks", s->forward.comm->size, "dtype",
         dtype_info[kv->shape.dtype].name, "index_dtype", index_name(&kv->shape), "page",
@@ -240,7 +239,7 @@ static enum status parse(struct json_object in, const struct session *s,
     const struct kv_store *kv = &s->forward.kv;
     char token_digest[DIGEST_BYTES];
     int64_t done;
-    TRY(need_same_text(in, "format", format_name));
+    TRY(need_same_text(in, "format", CONTEXT_FORMAT));
     TRY(need_same_int(in, "version", CONTEXT_VERSION));
     digest_bytes(context->token, (size_t)context->n * sizeof *context->token, token_digest);
     TRY(need_same_text(in, "identity", context->identity));

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "model/context_internal.h"
+#include "model/durable.h"
 
 enum { PAGE_ALIGNMENT = 4096, SLAB_BYTES = 64 << 20 };
 
@@ -53,7 +54,7 @@ static enum status move_rows(struct transfer *t, int64_t position, int64_t n, ch
     int64_t page = position / CONTEXT_PAGE, bytes = t->part.bytes;
     int64_t at = page * t->page_bytes + t->offset + position % CONTEXT_PAGE * bytes;
     if (t->write)
-        TRY(context_write_at(t->file, t->path, rows, n * bytes, at));
+        TRY(durable_write_at(t->file, t->path, rows, n * bytes, at));
     else
         TRY(context_read_at(t->file, t->path, rows, n * bytes, at));
     for (int64_t i = 0; i < n; i++) {
@@ -129,7 +130,7 @@ static enum status move_slab(struct transfer *t, int64_t n_page, int64_t length)
         }
     }
     // On the disk now: at the end it would be all at once, and others would wait for it.
-    if (t->write) TRY(context_file_sync(t->file, t->path));
+    if (t->write) TRY(durable_sync(t->file, t->path));
     return comm->ops->all_reduce(comm, t->digest, n_page, REDUCE_SUM_I64);
 }
 
@@ -165,37 +166,38 @@ static enum status check_slab(const struct transfer *t, int64_t n_page,
     return OK;
 }
 
+// written NULL: reads, and compares with the manifest's digests what else would go there.
+static enum status move_pages(struct transfer *t, const struct context_manifest *m,
+                              int64_t *written) {
+    enum status status = OK;
+    struct backend *backend = BACKEND(t->session);
+    int64_t slab = 0;
+    t->write = written != NULL;
+    t->page_bytes = m->page_bytes;
+    t->begin = m->begin;
+    TRY_OR(done, transfer_open(t, m->n_page, &slab));
+    for (; t->first_page < m->n_page; t->first_page += slab) {
+        int64_t left = m->n_page - t->first_page, n = left < slab ? left : slab;
+        TRY_OR(done, move_slab(t, n, m->done));
+        if (written)
+            memcpy(written + t->first_page, t->digest, (size_t)n * sizeof *t->digest);
+        else
+            TRY_OR(done, check_slab(t, n, m));
+    }
+    TRY_OR(done, backend->ops->sync(backend));
+done:
+    transfer_close(t);
+    return status;
+}
+
 enum status context_pages_write(struct session *session, int file, const char *path,
                                 struct context_manifest *m) {
-    enum status status = OK;
-    struct transfer t = {session, file, path, true, m->page_bytes, .begin = m->begin};
-    int64_t slab = 0;
-    TRY_OR(done, transfer_open(&t, m->n_page, &slab));
-    for (int64_t page = 0; page < m->n_page; page += slab) {
-        int64_t n = m->n_page - page < slab ? m->n_page - page : slab;
-        t.first_page = page;
-        TRY_OR(done, move_slab(&t, n, m->done));
-        memcpy(m->digest + page, t.digest, (size_t)n * sizeof *t.digest);
-    }
-done:
-    transfer_close(&t);
-    return status;
+    struct transfer t = {.session = session, .file = file, .path = path};
+    return move_pages(&t, m, m->digest);
 }
 
 enum status context_pages_read(struct session *session, int file, const char *path,
                                const struct context_manifest *m) {
-    enum status status = OK;
-    struct transfer t = {session, file, path, false, m->page_bytes, .begin = m->begin};
-    int64_t slab = 0;
-    TRY_OR(done, transfer_open(&t, m->n_page, &slab));
-    for (int64_t page = 0; page < m->n_page; page += slab) {
-        int64_t n = m->n_page - page < slab ? m->n_page - page : slab;
-        t.first_page = page;
-        TRY_OR(done, move_slab(&t, n, m->done));
-        TRY_OR(done, check_slab(&t, n, m));
-    }
-    TRY_OR(done, BACKEND(session)->ops->sync(BACKEND(session)));
-done:
-    transfer_close(&t);
-    return status;
+    struct transfer t = {.session = session, .file = file, .path = path};
+    return move_pages(&t, m, NULL);
 }

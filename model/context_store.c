@@ -1,4 +1,5 @@
 #include "model/context_internal.h"
+#include "model/durable.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -136,7 +137,7 @@ static enum status commit(struct access *a, const float *logprob) {
     if (rename(a->path[CONTEXT_PART], a->manifest_path) != 0)
         FAIL_OR(done, ERR_IO, "cannot write %s: %s", a->manifest_path, strerror(errno));
     a->committed = true;
-    TRY_OR(done, context_file_sync(a->lock, a->folder));
+    TRY_OR(done, durable_sync(a->lock, a->folder));
     if (context_folder_alone(a->lock) && manifest_is(a->manifest_path, text))
         context_generation_keep(a->folder, m->generation);
 done:

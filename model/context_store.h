@@ -14,6 +14,7 @@
 
 enum { CONTEXT_PAGE = 256 };
 #define CONTEXT_MANIFEST "manifest.json"
+#define CONTEXT_FORMAT "halka context" // its "format"
 
 struct context {
     const char *dir;      // store.dir

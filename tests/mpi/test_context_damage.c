@@ -16,68 +16,7 @@
 #include <cmocka.h>
 
 #include "model/context_store.h"
-#include "tests/common/mpi_test.h"
-#include "tests/common/shared_folder.h"
-
-enum { N_TOKEN = 600, N_ALL = 616 }; // three pages, the last of them part
-
-static struct backend backend;
-static struct comm self;
-static struct checkpoint checkpoint;
-static struct profile profile;
-static int32_t token[N_ALL];
-static char dir[SHARED_FOLDER_BYTES];
-static const struct session_options plain = {
-    .precision = PRECISION_FP32, .max_tokens = N_ALL, .chunk = 100};
-
-static void succeed(enum status status) {
-    if (status != OK) fail_msg("%s", status_message());
-}
-
-static void meet(void) {
-    succeed(mpi_test_host_comm.ops->barrier(&mpi_test_host_comm));
-}
-
-static struct session *open_session(struct comm *comm, const struct session_options *options) {
-    struct session *session = NULL;
-    succeed(session_open(&checkpoint, &backend, comm, &profile, options, &session));
-    return session;
-}
-
-static struct context context_named(const char *identity) {
-    return (struct context){dir, identity, token, N_TOKEN, "a text"};
-}
-
-static void append(struct session *session, int64_t from, int64_t n, float *logprob,
-                   float *logits) {
-    succeed(session_append(
-        session, &(struct append_args){
-                     .token = token + from, .n = n, .logprob = logprob, .last_logits = logits}));
-}
-
-static struct session *restore(struct comm *comm, const struct session_options *options,
-                               const struct context *context) {
-    struct session *session = open_session(comm, options);
-    int64_t n_restored = -1;
-    succeed(context_restore(session, context, NULL, &n_restored));
-    assert_int_equal(n_restored, N_TOKEN);
-    assert_int_equal(session_length(session), N_TOKEN);
-    return session;
-}
-
-static char *path_of(const struct context *context, const char *name) {
-    char key[DIGEST_BYTES], *path = NULL;
-    context_key(context, key);
-    assert_true(asprintf(&path, "%s/%s/%s", dir, key, name) > 0);
-    return path;
-}
-
-static bool exists(const struct context *context, const char *name) {
-    char *path = path_of(context, name);
-    bool found = access(path, F_OK) == 0;
-    free(path);
-    return found;
-}
+#include "tests/common/context_test.h"
 
 // Rank 0 writes, the others wait.
 static void put(const char *path, const void *data, size_t bytes) {
@@ -87,7 +26,7 @@ static void put(const char *path, const void *data, size_t bytes) {
         assert_int_equal(fwrite(data, 1, bytes, file), bytes);
         assert_int_equal(fclose(file), 0);
     }
-    meet();
+    context_test_meet();
 }
 
 static char *take(const char *path, size_t *bytes) {
@@ -100,7 +39,7 @@ static char *take(const char *path, size_t *bytes) {
     fclose(file);
     *bytes = (size_t)info.st_size;
     data[*bytes] = '\0';
-    meet();
+    context_test_meet();
     return data;
 }
 
@@ -113,25 +52,26 @@ static void refuse(struct session *session, const struct context *context, const
         fail_msg("%s expected, got %d: %s", words, status, status_message());
     assert_int_equal(n_restored, 0);
     assert_int_equal(session_length(session), 0);
-    meet();
+    context_test_meet();
 }
 
 static struct session *save_scored(const struct context *context) {
     static float logprob[N_TOKEN];
-    struct session *session = open_session(&mpi_test_comm, &plain);
-    append(session, 0, N_TOKEN, logprob, NULL);
-    succeed(context_save(session, context, logprob));
-    succeed(session_truncate(session, 0));
-    meet();
+    struct session *session = context_test_open_session(&mpi_test_comm, &context_test_plain);
+    context_test_append(session, 0, N_TOKEN, logprob, NULL);
+    context_test_succeed(context_save(session, context, logprob));
+    context_test_succeed(session_truncate(session, 0));
+    context_test_meet();
     return session;
 }
 
 static void test_damage(void **state) {
     (void)state;
-    succeed(checkpoint_open("tests/fixtures/tiny-llama", &checkpoint));
-    struct context context = context_named("damage");
+    context_test_succeed(checkpoint_open("tests/fixtures/tiny-llama", &context_test_checkpoint));
+    struct context context = context_test_named("damage");
     struct session *session = save_scored(&context);
-    char *pages = path_of(&context, "pages-1"), *scores = path_of(&context, "logprobs-1");
+    char *pages = context_test_path(&context, "pages-1"),
+         *scores = context_test_path(&context, "logprobs-1");
     size_t n_page, n_score;
     char *page = take(pages, &n_page), *score = take(scores, &n_score);
     size_t page_bytes = n_page / 3;
@@ -143,7 +83,7 @@ static void test_damage(void **state) {
     refuse(session, &context, pages);
     put(pages, page, n_page);
     if (mpi_test_comm.rank == 0) unlink(pages);
-    meet();
+    context_test_meet();
     refuse(session, &context, "is missing");
     put(pages, page, n_page);
     put(scores, score, n_score - 4);
@@ -152,14 +92,15 @@ static void test_damage(void **state) {
     put(scores, score, n_score);
     refuse(session, &context, "logprobs-1 is damaged");
     int64_t n_restored;
-    succeed(context_restore(session, &context, NULL, &n_restored)); // which does not read them
+    context_test_succeed(
+        context_restore(session, &context, NULL, &n_restored)); // which does not read them
     assert_int_equal(n_restored, N_TOKEN);
     session_close(&session);
     free(score);
     free(page);
     free(scores);
     free(pages);
-    checkpoint_close(&checkpoint);
+    checkpoint_close(&context_test_checkpoint);
 }
 
 // A manifest with one thing replaced, and the words that refuse it.
@@ -207,10 +148,10 @@ static const struct {
 
 static void test_manifests(void **state) {
     (void)state;
-    succeed(checkpoint_open("tests/fixtures/tiny-llama", &checkpoint));
-    struct context context = context_named("manifest");
+    context_test_succeed(checkpoint_open("tests/fixtures/tiny-llama", &context_test_checkpoint));
+    struct context context = context_test_named("manifest");
     struct session *session = save_scored(&context);
-    char *path = path_of(&context, "manifest.json");
+    char *path = context_test_path(&context, "manifest.json");
     size_t bytes;
     int64_t n_restored;
     char *text = take(path, &bytes), *changed = malloc(bytes + 100);
@@ -228,43 +169,43 @@ static void test_manifests(void **state) {
         refuse(session, &context, path);
     }
     put(path, text, bytes);
-    succeed(context_restore(session, &context, NULL, &n_restored));
+    context_test_succeed(context_restore(session, &context, NULL, &n_restored));
     assert_int_equal(n_restored, N_TOKEN);
     session_close(&session);
     free(changed);
     free(text);
     free(path);
-    checkpoint_close(&checkpoint);
+    checkpoint_close(&context_test_checkpoint);
 }
 
 static void test_refusals(void **state) {
     (void)state;
-    succeed(checkpoint_open("tests/fixtures/tiny-llama", &checkpoint));
-    struct context context = context_named("refusals");
+    context_test_succeed(checkpoint_open("tests/fixtures/tiny-llama", &context_test_checkpoint));
+    struct context context = context_test_named("refusals");
     struct session *session = save_scored(&context), *other;
     int64_t n_restored;
-    append(session, 0, 3, NULL, NULL);
+    context_test_append(session, 0, 3, NULL, NULL);
     assert_int_equal(context_restore(session, &context, NULL, &n_restored), ERR_INTERNAL);
     assert_int_equal(session_length(session), 3); // and keeps what it has
-    char *file = path_of(&context, "pages-1");
+    char *file = context_test_path(&context, "pages-1");
     struct context bad = context;
     bad.dir = file;
     assert_int_equal(context_save(session, &bad, NULL), ERR_CREATE);
-    meet();
-    struct session_options options = plain;
+    context_test_meet();
+    struct session_options options = context_test_plain;
     options.max_tokens = N_TOKEN - 1;
-    other = open_session(&mpi_test_comm, &options);
+    other = context_test_open_session(&mpi_test_comm, &options);
     assert_int_equal(context_restore(other, &context, NULL, &n_restored), ERR_CONFIG);
     assert_int_equal(session_length(other), 0);
     session_close(&other);
-    options = plain;
+    options = context_test_plain;
     options.kv_precision = PRECISION_BF16;
-    other = open_session(&mpi_test_comm, &options);
+    other = context_test_open_session(&mpi_test_comm, &options);
     refuse(other, &context, "dtype is F32, and BF16");
     session_close(&other);
     free(file);
     session_close(&session);
-    checkpoint_close(&checkpoint);
+    checkpoint_close(&context_test_checkpoint);
 }
 
 static int n_pages_files(const struct context *context) {
@@ -272,7 +213,7 @@ static int n_pages_files(const struct context *context) {
     for (int generation = 1; generation < 40; generation++) {
         char name[32];
         snprintf(name, sizeof name, "pages-%d", generation);
-        n += exists(context, name);
+        n += context_test_exists(context, name);
     }
     return n;
 }
@@ -280,77 +221,72 @@ static int n_pages_files(const struct context *context) {
 // Jobs that read and save one context at once do not disturb each other, nor what is saved.
 static void test_jobs_at_once(void **state) {
     (void)state;
-    succeed(checkpoint_open("tests/fixtures/tiny-llama", &checkpoint));
-    struct context context = context_named("jobs");
-    struct session *session = open_session(&self, &plain);
-    append(session, 0, N_TOKEN, NULL, NULL);
-    meet();
+    context_test_succeed(checkpoint_open("tests/fixtures/tiny-llama", &context_test_checkpoint));
+    struct context context = context_test_named("jobs");
+    struct session *session = context_test_open_session(&context_test_self, &context_test_plain);
+    context_test_append(session, 0, N_TOKEN, NULL, NULL);
+    context_test_meet();
     for (int i = 0; i < 5; i++) {
-        succeed(context_save(session, &context, NULL));
-        struct session *other = restore(&self, &plain, &context);
+        context_test_succeed(context_save(session, &context, NULL));
+        struct session *other =
+            context_test_restore(&context_test_self, &context_test_plain, &context);
         session_close(&other);
     }
-    meet();
+    context_test_meet();
     assert_true(n_pages_files(&context) >= 1);
-    if (mpi_test_comm.rank == 0) succeed(context_save(session, &context, NULL));
-    meet();
+    if (mpi_test_comm.rank == 0) context_test_succeed(context_save(session, &context, NULL));
+    context_test_meet();
     assert_int_equal(n_pages_files(&context), 1);
     session_close(&session);
-    checkpoint_close(&checkpoint);
+    checkpoint_close(&context_test_checkpoint);
 }
 
 // What a job that died left behind is not taken for anything, and goes with the next save; one that
 // finds no room leaves the earlier state as it is.
 static void test_unfinished(void **state) {
     (void)state;
-    succeed(checkpoint_open("tests/fixtures/tiny-llama", &checkpoint));
-    struct context context = context_named("unfinished");
+    context_test_succeed(checkpoint_open("tests/fixtures/tiny-llama", &context_test_checkpoint));
+    struct context context = context_test_named("unfinished");
     struct session *session = save_scored(&context);
-    char *pages = path_of(&context, "pages-7"), *part = path_of(&context, "manifest-7");
+    char *pages = context_test_path(&context, "pages-7"),
+         *part = context_test_path(&context, "manifest-7");
     put(pages, "half", 4);
     put(part, "{", 1);
     struct rlimit limit, small;
     assert_int_equal(getrlimit(RLIMIT_FSIZE, &limit), 0);
     small = (struct rlimit){100000, limit.rlim_max};
-    struct session *full = restore(&mpi_test_comm, &plain, &context);
+    struct session *full = context_test_restore(&mpi_test_comm, &context_test_plain, &context);
     signal(SIGXFSZ, SIG_IGN);
     if (mpi_test_comm.rank == 0) setrlimit(RLIMIT_FSIZE, &small);
     assert_int_equal(context_save(full, &context, NULL), ERR_IO);
     setrlimit(RLIMIT_FSIZE, &limit);
     session_close(&session);
-    meet();
-    session = restore(&mpi_test_comm, &plain, &context);
+    context_test_meet();
+    session = context_test_restore(&mpi_test_comm, &context_test_plain, &context);
     session_close(&session);
-    assert_true(exists(&context, "pages-1") && exists(&context, "pages-7"));
+    assert_true(context_test_exists(&context, "pages-1") &&
+                context_test_exists(&context, "pages-7"));
     assert_int_equal(n_pages_files(&context), 2);
-    meet();
-    succeed(context_save(full, &context, NULL));
-    assert_true(exists(&context, "pages-8"));
-    assert_false(exists(&context, "manifest-7"));
+    context_test_meet();
+    context_test_succeed(context_save(full, &context, NULL));
+    assert_true(context_test_exists(&context, "pages-8"));
+    assert_false(context_test_exists(&context, "manifest-7"));
     assert_int_equal(n_pages_files(&context), 1);
     session_close(&full);
     free(part);
     free(pages);
-    checkpoint_close(&checkpoint);
+    checkpoint_close(&context_test_checkpoint);
 }
 
 int main(int argc, char **argv) {
     mpi_test_start(&argc, &argv);
-    mpi_test_open_backend(BACKEND_CPU, &backend);
-    if (comm_self_open(&self, backend.memory == MEMORY_DEVICE ? &backend : NULL) != OK ||
-        !shared_folder_open(dir)) {
-        fprintf(stderr, "%s\n", status_message());
-        return mpi_test_stop(1);
-    }
-    for (int i = 0; i < N_ALL; i++) token[i] = (int32_t)((i * 131 + i * i % 7 + 17) % 256);
+    if (!context_test_open()) return mpi_test_stop(1);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_damage),     cmocka_unit_test(test_manifests),
         cmocka_unit_test(test_refusals),   cmocka_unit_test(test_jobs_at_once),
         cmocka_unit_test(test_unfinished),
     };
     int failed = cmocka_run_group_tests_name("damaged contexts", tests, NULL, NULL);
-    shared_folder_close(dir);
-    comm_close(&self);
-    mpi_test_close_backend(&backend);
+    context_test_close();
     return mpi_test_stop(failed);
 }

@@ -15,51 +15,17 @@
 
 #include "model/context_store.h"
 #include "model/extension.h"
-#include "tests/common/mpi_test.h"
-#include "tests/common/shared_folder.h"
+#include "tests/common/context_test.h"
 #include "tests/common/tolerance.h"
 
-// Three pages, the last of them part; what comes behind is not of the document.
-enum { N_TOKEN = 600, N_TAIL = 12, N_DECODE = 4, N_ALL = N_TOKEN + N_TAIL + N_DECODE };
+enum { N_TAIL = 12, N_DECODE = 4 }; // behind the document
+_Static_assert(N_TOKEN + N_TAIL + N_DECODE == N_ALL, "the text of context_test.h");
 static const double fp32_sums = 1e-4; // of ln p and logits to 13: another order, 3 layers
-
-static struct backend backend;
-static struct comm self;
-static struct checkpoint checkpoint;
-static struct profile profile;
-static int32_t token[N_ALL];
-static char dir[SHARED_FOLDER_BYTES];
-
-static void succeed(enum status status) {
-    if (status != OK) fail_msg("%s", status_message());
-}
-
-static void meet(void) {
-    succeed(mpi_test_host_comm.ops->barrier(&mpi_test_host_comm));
-}
 
 static void open_checkpoint(const char *name) {
     char path[128];
     snprintf(path, sizeof path, "tests/fixtures/%s", name);
-    succeed(checkpoint_open(path, &checkpoint));
-}
-
-static struct session *open_session(struct comm *comm, const struct session_options *options) {
-    struct session *session = NULL;
-    succeed(session_open(&checkpoint, &backend, comm, &profile, options, &session));
-    return session;
-}
-
-static struct context context_named(const char *identity) {
-    return (struct context){dir, identity, token, N_TOKEN, "a text"};
-}
-
-// Positions [from, from + n) of the tokens.
-static void append(struct session *session, int64_t from, int64_t n, float *logprob,
-                   float *logits) {
-    succeed(session_append(
-        session, &(struct append_args){
-                     .token = token + from, .n = n, .logprob = logprob, .last_logits = logits}));
+    context_test_succeed(checkpoint_open(path, &context_test_checkpoint));
 }
 
 // What a session says behind the document: log-probabilities of the tail, then logits after each
@@ -70,17 +36,18 @@ struct ending {
 };
 
 static void end(struct session *session, struct ending *out) {
-    int64_t n_vocab = checkpoint.spec.n_vocab;
+    int64_t n_vocab = context_test_checkpoint.spec.n_vocab;
     out->logits = malloc((size_t)((1 + N_DECODE) * n_vocab) * sizeof *out->logits);
     assert_non_null(out->logits);
-    append(session, N_TOKEN, N_TAIL, out->logprob, out->logits);
+    context_test_append(session, N_TOKEN, N_TAIL, out->logprob, out->logits);
     for (int i = 0; i < N_DECODE; i++)
-        append(session, N_TOKEN + N_TAIL + i, 1, NULL, out->logits + (1 + i) * n_vocab);
+        context_test_append(session, N_TOKEN + N_TAIL + i, 1, NULL,
+                            out->logits + (1 + i) * n_vocab);
 }
 
 static void compare(const char *what, const struct ending *got, const struct ending *expected,
                     double tolerance) {
-    int64_t n = (1 + N_DECODE) * checkpoint.spec.n_vocab;
+    int64_t n = (1 + N_DECODE) * context_test_checkpoint.spec.n_vocab;
     for (int64_t i = 0; i < N_TAIL; i++)
         if (!(fabs((double)got->logprob[i] - expected->logprob[i]) <= tolerance))
             fail_msg("%s: token %d: %.7f, not %.7f", what, (int)i, got->logprob[i],
@@ -120,9 +87,11 @@ enum { N_NETWORK = sizeof networks / sizeof *networks };
 static void open_network(const struct network *network) {
     open_checkpoint(network->folder);
     if (network->window)
-        succeed(model_spec_set_window(&checkpoint.spec, network->window, network->sinks));
+        context_test_succeed(
+            model_spec_set_window(&context_test_checkpoint.spec, network->window, network->sinks));
     if (network->extension.method)
-        succeed(extension_apply(&network->extension, network->folder, &checkpoint.spec));
+        context_test_succeed(
+            extension_apply(&network->extension, network->folder, &context_test_checkpoint.spec));
 }
 
 // Room, chunks, layout and what may be forgotten differ from job to job. Much room keeps windows
@@ -144,19 +113,9 @@ static struct session_options options_of(const struct network *network, int way)
 
 // The last tokens come one at a time, as an answer's do.
 static struct session *read_document(struct comm *comm, const struct session_options *options) {
-    struct session *session = open_session(comm, options);
-    append(session, 0, N_TOKEN - 6, NULL, NULL);
-    for (int i = 6; i > 0; i--) append(session, N_TOKEN - i, 1, NULL, NULL);
-    return session;
-}
-
-static struct session *restore(struct comm *comm, const struct session_options *options,
-                               const struct context *context) {
-    struct session *session = open_session(comm, options);
-    int64_t n_restored = -1;
-    succeed(context_restore(session, context, NULL, &n_restored));
-    assert_int_equal(n_restored, N_TOKEN);
-    assert_int_equal(session_length(session), N_TOKEN);
+    struct session *session = context_test_open_session(comm, options);
+    context_test_append(session, 0, N_TOKEN - 6, NULL, NULL);
+    for (int i = 6; i > 0; i--) context_test_append(session, N_TOKEN - i, 1, NULL, NULL);
     return session;
 }
 
@@ -165,8 +124,8 @@ static void check_readers(const struct network *network, const char *writer, int
                           const struct context *context, const struct ending *expected) {
     for (int alone = 0; alone < 2; alone++) {
         struct session_options options = options_of(network, way);
-        struct comm *comm = alone ? &self : &mpi_test_comm;
-        struct session *session = restore(comm, &options, context);
+        struct comm *comm = alone ? &context_test_self : &mpi_test_comm;
+        struct session *session = context_test_restore(comm, &options, context);
         struct ending ending;
         char what[160];
         end(session, &ending);
@@ -176,33 +135,33 @@ static void check_readers(const struct network *network, const char *writer, int
         free(ending.logits);
         session_close(&session);
     }
-    meet();
+    context_test_meet();
 }
 
 static void test_restored(void **state) {
     (void)state;
     for (int n = 0; n < N_NETWORK; n++) {
         open_network(&networks[n]);
-        struct context context = context_named(networks[n].name);
+        struct context context = context_test_named(networks[n].name);
         for (int way = 0; way < N_WAY; way++) {
             struct session_options options = options_of(&networks[n], way);
             struct ending expected;
             struct session *session = read_document(&mpi_test_comm, &options);
-            succeed(context_save(session, &context, NULL));
+            context_test_succeed(context_save(session, &context, NULL));
             end(session, &expected); // saving changes nothing
             session_close(&session);
             check_readers(&networks[n], "all", (way + 1) % N_WAY, &context, &expected);
             check_readers(&networks[n], "all", way, &context, &expected);
             if (mpi_test_comm.rank == 0) {
-                session = read_document(&self, &options);
-                succeed(context_save(session, &context, NULL));
+                session = read_document(&context_test_self, &options);
+                context_test_succeed(context_save(session, &context, NULL));
                 session_close(&session);
             }
-            meet();
+            context_test_meet();
             check_readers(&networks[n], "one", (way + 3) % N_WAY, &context, &expected);
             free(expected.logits);
         }
-        checkpoint_close(&checkpoint);
+        checkpoint_close(&context_test_checkpoint);
     }
 }
 
@@ -211,39 +170,23 @@ static void test_same_bits(void **state) {
     (void)state;
     open_checkpoint("tiny-llama");
     const struct session_options options = {.max_tokens = N_ALL};
-    struct context context = context_named("bits");
+    struct context context = context_test_named("bits");
     struct ending expected, ending;
-    struct session *session = open_session(&mpi_test_comm, &options);
-    append(session, 0, N_TOKEN, NULL, NULL);
-    succeed(context_save(session, &context, NULL));
+    struct session *session = context_test_open_session(&mpi_test_comm, &options);
+    context_test_append(session, 0, N_TOKEN, NULL, NULL);
+    context_test_succeed(context_save(session, &context, NULL));
     end(session, &expected);
     session_close(&session);
-    session = restore(&mpi_test_comm, &options, &context);
+    session = context_test_restore(&mpi_test_comm, &options, &context);
     end(session, &ending);
     assert_memory_equal(ending.logprob, expected.logprob, sizeof ending.logprob);
     assert_memory_equal(ending.logits, expected.logits,
-                        (size_t)((1 + N_DECODE) * checkpoint.spec.n_vocab) * sizeof(float));
+                        (size_t)((1 + N_DECODE) * context_test_checkpoint.spec.n_vocab) *
+                            sizeof(float));
     session_close(&session);
     free(ending.logits);
     free(expected.logits);
-    checkpoint_close(&checkpoint);
-}
-
-static const struct session_options plain = {
-    .precision = PRECISION_FP32, .max_tokens = N_ALL, .chunk = 100};
-
-static char *path_of(const struct context *context, const char *name) {
-    char key[DIGEST_BYTES], *path = NULL;
-    context_key(context, key);
-    assert_true(asprintf(&path, "%s/%s/%s", dir, key, name) > 0);
-    return path;
-}
-
-static bool exists(const struct context *context, const char *name) {
-    char *path = path_of(context, name);
-    bool found = access(path, F_OK) == 0;
-    free(path);
-    return found;
+    checkpoint_close(&context_test_checkpoint);
 }
 
 // Stopped at half, and begun again on the same ranks, then saved in place of the half.
@@ -251,32 +194,34 @@ static void test_parts(void **state) {
     (void)state;
     enum { N_HALF = 300 };
     open_checkpoint("tiny-llama");
-    struct context context = context_named("parts");
+    struct context context = context_test_named("parts");
     static float expected[N_ALL], logprob[N_ALL];
     int64_t n_restored;
-    struct session *session = open_session(&mpi_test_comm, &plain);
-    append(session, 0, N_HALF, logprob, NULL);
-    succeed(context_save(session, &context, logprob));
-    append(session, N_HALF, N_TOKEN - N_HALF, expected + N_HALF, NULL);
+    struct session *session = context_test_open_session(&mpi_test_comm, &context_test_plain);
+    context_test_append(session, 0, N_HALF, logprob, NULL);
+    context_test_succeed(context_save(session, &context, logprob));
+    context_test_append(session, N_HALF, N_TOKEN - N_HALF, expected + N_HALF, NULL);
     memcpy(expected, logprob, N_HALF * sizeof *expected);
     session_close(&session);
     memset(logprob, 0, sizeof logprob);
-    session = open_session(&mpi_test_comm, &plain);
-    succeed(context_restore(session, &context, logprob, &n_restored));
+    session = context_test_open_session(&mpi_test_comm, &context_test_plain);
+    context_test_succeed(context_restore(session, &context, logprob, &n_restored));
     assert_int_equal(n_restored, N_HALF);
-    append(session, N_HALF, N_TOKEN - N_HALF, logprob + N_HALF, NULL);
+    context_test_append(session, N_HALF, N_TOKEN - N_HALF, logprob + N_HALF, NULL);
     assert_true(isnan(logprob[0]));
     for (int i = 1; i < N_TOKEN; i++)
         assert_true(fabs((double)logprob[i] - expected[i]) <= fp32_sums);
-    succeed(context_save(session, &context, logprob));
+    context_test_succeed(context_save(session, &context, logprob));
     session_close(&session);
-    assert_false(exists(&context, "pages-1") || exists(&context, "logprobs-1"));
-    assert_true(exists(&context, "pages-2") && exists(&context, "logprobs-2"));
-    meet();
-    session = restore(&self, &plain, &context);
+    assert_false(context_test_exists(&context, "pages-1") ||
+                 context_test_exists(&context, "logprobs-1"));
+    assert_true(context_test_exists(&context, "pages-2") &&
+                context_test_exists(&context, "logprobs-2"));
+    context_test_meet();
+    session = context_test_restore(&context_test_self, &context_test_plain, &context);
     session_close(&session);
-    meet();
-    checkpoint_close(&checkpoint);
+    context_test_meet();
+    checkpoint_close(&context_test_checkpoint);
 }
 
 // What was not saved is not restored.
@@ -285,67 +230,60 @@ static void test_nothing(void **state) {
     open_checkpoint("tiny-llama");
     static float logprob[N_TOKEN];
     int64_t n_restored = -1;
-    struct context context = context_named("nothing"), other = context;
-    struct session *session = open_session(&mpi_test_comm, &plain);
-    succeed(context_restore(session, &context, NULL, &n_restored));
+    struct context context = context_test_named("nothing"), other = context;
+    struct session *session = context_test_open_session(&mpi_test_comm, &context_test_plain);
+    context_test_succeed(context_restore(session, &context, NULL, &n_restored));
     assert_int_equal(n_restored, 0);
-    append(session, 0, N_TOKEN, NULL, NULL);
-    succeed(context_save(session, &context, NULL));
+    context_test_append(session, 0, N_TOKEN, NULL, NULL);
+    context_test_succeed(context_save(session, &context, NULL));
     session_close(&session);
-    session = open_session(&mpi_test_comm, &plain);
+    session = context_test_open_session(&mpi_test_comm, &context_test_plain);
     other.n = N_TOKEN - 1;
-    succeed(context_restore(session, &other, NULL, &n_restored));
+    context_test_succeed(context_restore(session, &other, NULL, &n_restored));
     assert_int_equal(n_restored, 0);
-    other = context_named("other");
-    succeed(context_restore(session, &other, NULL, &n_restored));
+    other = context_test_named("other");
+    context_test_succeed(context_restore(session, &other, NULL, &n_restored));
     assert_int_equal(n_restored, 0);
-    succeed(context_restore(session, &context, logprob, &n_restored)); // none were saved
+    context_test_succeed(
+        context_restore(session, &context, logprob, &n_restored)); // none were saved
     assert_int_equal(n_restored, 0);
     assert_int_equal(session_length(session), 0);
     session_close(&session);
-    checkpoint_close(&checkpoint);
+    checkpoint_close(&context_test_checkpoint);
 }
 
 // Rows that only a window's session held are not there for one that keeps all.
 static void test_lost_rows(void **state) {
     (void)state;
     open_checkpoint("tiny-llama");
-    succeed(model_spec_set_window(&checkpoint.spec, 20, 2));
-    struct context context = context_named("lost");
-    struct session_options options = plain;
+    context_test_succeed(model_spec_set_window(&context_test_checkpoint.spec, 20, 2));
+    struct context context = context_test_named("lost");
+    struct session_options options = context_test_plain;
     options.max_tokens = 5000;
-    struct session *session = open_session(&mpi_test_comm, &options);
-    append(session, 0, N_TOKEN, NULL, NULL);
-    succeed(context_save(session, &context, NULL));
+    struct session *session = context_test_open_session(&mpi_test_comm, &options);
+    context_test_append(session, 0, N_TOKEN, NULL, NULL);
+    context_test_succeed(context_save(session, &context, NULL));
     session_close(&session);
     options = ways[2];
     options.precision = PRECISION_FP32;
-    session = restore(&mpi_test_comm, &options, &context);
+    session = context_test_restore(&mpi_test_comm, &options, &context);
     assert_int_equal(session_truncate(session, N_TOKEN - 100), ERR_INTERNAL);
-    succeed(session_truncate(session, 0));
-    append(session, 0, N_TOKEN, NULL, NULL);
-    succeed(session_truncate(session, N_TOKEN - 100));
+    context_test_succeed(session_truncate(session, 0));
+    context_test_append(session, 0, N_TOKEN, NULL, NULL);
+    context_test_succeed(session_truncate(session, N_TOKEN - 100));
     session_close(&session);
-    checkpoint_close(&checkpoint);
+    checkpoint_close(&context_test_checkpoint);
 }
 
 int main(int argc, char **argv) {
     mpi_test_start(&argc, &argv);
-    mpi_test_open_backend(BACKEND_CPU, &backend);
-    if (comm_self_open(&self, backend.memory == MEMORY_DEVICE ? &backend : NULL) != OK ||
-        !shared_folder_open(dir)) {
-        fprintf(stderr, "%s\n", status_message());
-        return mpi_test_stop(1);
-    }
-    for (int i = 0; i < N_ALL; i++) token[i] = (int32_t)((i * 131 + i * i % 7 + 17) % 256);
+    if (!context_test_open()) return mpi_test_stop(1);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_restored),  cmocka_unit_test(test_same_bits),
         cmocka_unit_test(test_parts),     cmocka_unit_test(test_nothing),
         cmocka_unit_test(test_lost_rows),
     };
     int failed = cmocka_run_group_tests_name("context store", tests, NULL, NULL);
-    shared_folder_close(dir);
-    comm_close(&self);
-    mpi_test_close_backend(&backend);
+    context_test_close();
     return mpi_test_stop(failed);
 }

@@ -1,0 +1,42 @@
+#include "model/durable.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum status durable_folder(const char *path, const char *what, const char *option) {
+    char *copy = strdup(path);
+    if (!copy) FAIL(ERR_MEMORY, "no memory for a path");
+    for (char *slash = copy + 1; *slash; slash++) {
+        if (*slash != '/') continue;
+        *slash = '\0';
+        mkdir(copy, 0777);
+        *slash = '/';
+    }
+    free(copy);
+    struct stat info;
+    if (mkdir(path, 0777) != 0 && errno != EEXIST)
+        FAIL(ERR_CREATE, "cannot make the %s %s: %s", what, path, strerror(errno));
+    if (stat(path, &info) != 0 || !S_ISDIR(info.st_mode))
+        FAIL(ERR_CREATE, "%s is not a folder: choose another %s", path, option);
+    return OK;
+}
+
+enum status durable_write_at(int file, const char *path, const void *data, int64_t bytes,
+                             int64_t offset) {
+    for (int64_t done = 0; done < bytes;) {
+        ssize_t n = pwrite(file, (const char *)data + done, (size_t)(bytes - done), offset + done);
+        if (n < 0 && errno == EINTR) continue;
+        if (n <= 0) FAIL(ERR_IO, "cannot write %s: %s", path, strerror(n ? errno : ENOSPC));
+        done += n;
+    }
+    return OK;
+}
+
+enum status durable_sync(int file, const char *path) {
+    if (fsync(file) != 0 && errno != EINVAL && errno != ENOTSUP)
+        FAIL(ERR_IO, "cannot write %s: %s", path, strerror(errno));
+    return OK;
+}

@@ -1,0 +1,19 @@
+// What is written so that it is there after a crash: folders, bytes at a place of a file.
+#ifndef HALKA_MODEL_DURABLE_H
+#define HALKA_MODEL_DURABLE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "kernels/status.h"
+
+// Makes a folder and those above it. what: "output folder"; option: by which another one is chosen.
+// ERR_CREATE when it cannot be made, or is no folder.
+enum status durable_folder(const char *path, const char *what, const char *option);
+// All of the bytes, at this offset of the file. ERR_IO when there is no room.
+enum status durable_write_at(int file, const char *path, const void *data, int64_t bytes,
+                             int64_t offset);
+// What was written to the file, or folder, is on the disk then, where that has one. ERR_IO.
+enum status durable_sync(int file, const char *path);
+
+#endif

@@ -1,0 +1,89 @@
+#include "tests/common/context_test.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "tests/common/shared_folder.h"
+
+struct comm context_test_self;
+struct checkpoint context_test_checkpoint;
+const struct session_options context_test_plain = {
+    .precision = PRECISION_FP32, .max_tokens = N_ALL, .chunk = 100};
+static struct backend backend;
+static struct profile profile;
+static int32_t token[N_ALL];
+static char dir[SHARED_FOLDER_BYTES];
+
+bool context_test_open(void) {
+    mpi_test_open_backend(BACKEND_CPU, &backend);
+    struct backend *device = backend.memory == MEMORY_DEVICE ? &backend : NULL;
+    if (comm_self_open(&context_test_self, device) != OK || !shared_folder_open(dir)) {
+        fprintf(stderr, "%s\n", status_message());
+        return false;
+    }
+    for (int i = 0; i < N_ALL; i++) token[i] = (int32_t)((i * 131 + i * i % 7 + 17) % 256);
+    return true;
+}
+
+void context_test_close(void) {
+    shared_folder_close(dir);
+    comm_close(&context_test_self);
+    mpi_test_close_backend(&backend);
+}
+
+void context_test_succeed(enum status status) {
+    if (status != OK) fail_msg("%s", status_message());
+}
+
+void context_test_meet(void) {
+    context_test_succeed(mpi_test_host_comm.ops->barrier(&mpi_test_host_comm));
+}
+
+struct session *context_test_open_session(struct comm *comm,
+                                          const struct session_options *options) {
+    struct session *session = NULL;
+    context_test_succeed(
+        session_open(&context_test_checkpoint, &backend, comm, &profile, options, &session));
+    return session;
+}
+
+struct context context_test_named(const char *identity) {
+    return (struct context){dir, identity, token, N_TOKEN, "a text"};
+}
+
+void context_test_append(struct session *session, int64_t from, int64_t n, float *logprob,
+                         float *logits) {
+    context_test_succeed(session_append(
+        session, &(struct append_args){
+                     .token = token + from, .n = n, .logprob = logprob, .last_logits = logits}));
+}
+
+struct session *context_test_restore(struct comm *comm, const struct session_options *options,
+                                     const struct context *context) {
+    struct session *session = context_test_open_session(comm, options);
+    int64_t n_restored = -1;
+    context_test_succeed(context_restore(session, context, NULL, &n_restored));
+    assert_int_equal(n_restored, N_TOKEN);
+    assert_int_equal(session_length(session), N_TOKEN);
+    return session;
+}
+
+char *context_test_path(const struct context *context, const char *name) {
+    char key[DIGEST_BYTES], *path = NULL;
+    context_key(context, key);
+    assert_true(asprintf(&path, "%s/%s/%s", dir, key, name) > 0);
+    return path;
+}
+
+bool context_test_exists(const struct context *context, const char *name) {
+    char *path = context_test_path(context, name);
+    bool found = access(path, F_OK) == 0;
+    free(path);
+    return found;
+}

@@ -1,0 +1,34 @@
+// Contexts that a test saves and restores: a text of three pages, an open checkpoint, a folder that
+// all ranks use. Between context_test_open and context_test_close; failures end the test.
+#ifndef HALKA_TESTS_COMMON_CONTEXT_TEST_H
+#define HALKA_TESTS_COMMON_CONTEXT_TEST_H
+
+#include "model/context_store.h"
+#include "tests/common/mpi_test.h"
+
+// Three pages, the last of them part; what comes behind is not of the document.
+enum { N_TOKEN = 600, N_ALL = 616 };
+
+extern struct comm context_test_self;             // this rank alone
+extern struct checkpoint context_test_checkpoint; // opened and closed by each test
+extern const struct session_options context_test_plain;
+
+bool context_test_open(void); // false: the reason was printed
+void context_test_close(void);
+
+void context_test_succeed(enum status status);
+// All ranks are here.
+void context_test_meet(void);
+struct session *context_test_open_session(struct comm *comm, const struct session_options *options);
+struct context context_test_named(const char *identity);
+// Tokens [from, from + n).
+void context_test_append(struct session *session, int64_t from, int64_t n, float *logprob,
+                         float *logits);
+// A session that holds the text.
+struct session *context_test_restore(struct comm *comm, const struct session_options *options,
+                                     const struct context *context);
+// Of a file of the context; free() it.
+char *context_test_path(const struct context *context, const char *name);
+bool context_test_exists(const struct context *context, const char *name);
+
+#endif
