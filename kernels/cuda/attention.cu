@@ -66,6 +66,12 @@ static enum status stage_visible(struct backend *backend, const struct attention
     return status;
 }
 
+static int near_heads(const struct attention_args *a) {
+    int64_t bytes = dtype_bytes(a->kv_dtype, a->n_key * (a->head_dim + a->value_dim)); // of a head
+    if (bytes * a->n_kv_head <= ATTENTION_NEAR_BYTES) return a->n_kv_head;
+    return bytes < ATTENTION_NEAR_BYTES ? (int)(ATTENTION_NEAR_BYTES / bytes) : 1;
+}
+
 enum status attention_describe(struct backend *backend, const struct attention_args *a,
                                struct attention_work *out) {
     if (a->head_dim % 8 || a->head_dim < 8 || a->head_dim > ATTENTION_MAX_DIM || a->value_dim % 8 ||
@@ -87,6 +93,7 @@ enum status attention_describe(struct backend *backend, const struct attention_a
     w.n_head = a->n_head;
     w.n_kv_head = a->n_kv_head;
     w.group = a->n_head / a->n_kv_head;
+    w.near_heads = near_heads(a);
     w.head_dim = a->head_dim;
     w.value_dim = a->value_dim;
     w.n_query = a->n_query;

@@ -15,6 +15,7 @@ struct attention_work {
     const int *begin, *end; // [n_query] ascending, begin >= n_sink; NULL: 0, n_key
     int n_sink;
     int n_key, n_head, n_kv_head, group, head_dim, value_dim;
+    int near_heads;         // kv heads whose tiles are taken together
     int64_t n_query, n_row; // n_row = n_query * group, of one kv head: query r / group, r % group
     float score_scale;      // scale * log2(e)
     // The keys that each split_rows rows see, without the sinks, are cut into n_split ranges of
@@ -38,6 +39,9 @@ enum {
     ATTENTION_SPLIT_MULTIPLE = 128, // of the keys of a range: whole tiles of every kernel
     ATTENTION_MOST_ROW_TILE = 128,  // most rows of a block of any kernel
     ATTENTION_SPOILED_ROWS = 16,    // of one warp, in every kernel that marks
+    // Keys and values that blocks beside each other may share in the second-level cache, though
+    // they drift apart: of one head where it has more. A third of an H100's rate at 256K keys.
+    ATTENTION_NEAR_BYTES = 16 << 20,
 };
 
 typedef enum status attention_launch(struct backend *backend, const struct attention_work *work);
@@ -90,7 +94,8 @@ __device__ inline struct attention_interval attention_common(const struct attent
 }
 
 // The tile of rows of that index, of a block, and its keys: two intervals of which tiles are made.
-// Tiles of rows with most keys come first, the heads of one tile next to each other.
+// near_heads heads after one another; of them tiles of rows with most keys come first, the heads of
+// one tile next to each other.
 struct attention_place {
     int64_t first_row;
     int kv_head, split;
@@ -103,8 +108,11 @@ __device__ inline struct attention_place attention_find_place(const struct atten
     int64_t n_tile = (w.n_row + row_tile - 1) / row_tile, i = index / w.n_split;
     struct attention_place p;
     p.split = (int)(index % w.n_split);
-    p.kv_head = (int)(i % w.n_kv_head);
-    p.first_row = (n_tile - 1 - i / w.n_kv_head) * row_tile;
+    int head = (int)(i / (n_tile * w.near_heads)) * w.near_heads;
+    int n_near = min(w.near_heads, w.n_kv_head - head);
+    i -= head * n_tile;
+    p.kv_head = head + (int)(i % n_near);
+    p.first_row = (n_tile - 1 - i / n_near) * row_tile;
     int64_t last_row = p.first_row + row_tile < w.n_row ? p.first_row + row_tile - 1 : w.n_row - 1;
     int64_t range = attention_sees(w, p.first_row / w.split_rows * w.split_rows).begin +
                     (int64_t)p.split * w.split_key;

@@ -107,6 +107,8 @@ const struct attention_case attention_cases[] = {
     {"symmetric, 2:2 of 128", 270, 270, 2, 2, 128, 128, SYMMETRIC, LAST, RANDOM, 0, 70},
     {"sinks, 3:1 of 128", 200, 600, 3, 1, 128, 128, SINKS, LAST, RANDOM, 0, 150},
     {"sinks, decode of 128", 1, 1801, 8, 2, 128, 128, SINKS, LAST, RANDOM, 0, 900},
+    // More keys and values than ATTENTION_NEAR_BYTES: two heads at a time in bf16, one in fp32.
+    {"window, heads in turn", 140, 15000, 3, 3, 128, 128, WINDOW, LAST, RANDOM, 0, 129},
     {"window, decode 32:8", 1, 1900, 32, 8, 128, 128, WINDOW, LAST, RANDOM, 24, 1200},
     {"documents, 2:2 of 96", 200, 300, 2, 2, 96, 96, DOCUMENTS, LAST, RANDOM, 0, 91},
     {"sinks, 2:1 of 256", 70, 500, 2, 1, 256, 256, SINKS, LAST, RANDOM, 0, 90},
