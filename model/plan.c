@@ -3,9 +3,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-// A process with MPI, oneDNN and a tokenizer before any model buffer, measured with `halka run` on
-// one token (proportional set size).
-enum { BASE_BYTES = 14 << 20 };
+// What a process holds besides model buffers, measured with `halka run` (proportional set size): MPI,
+// a tokenizer and what oneDNN generates and keeps; and libraries, which the ranks of a node share.
+enum { BASE_BYTES = 16 << 20, LIBRARY_BYTES = 14 << 20 };
 
 // Host memory for a token of the whole document: its id, its log-probability as gathered, shifted,
 // of the window and of the document, 4 bytes each; on rank 0 its text and where that begins and
@@ -273,7 +273,7 @@ enum status session_plan(const struct checkpoint *checkpoint, const struct backe
         .scratch = backend->ops->scratch_bytes(backend, &scratch),
         .tables = sizes.forward.n_all * (sizes.encode_only ? ENCODE_TABLE_BYTES : TABLE_BYTES) +
                   sizes.forward.n_row * OWN_TABLE_BYTES,
-        .base = BASE_BYTES,
+        .base = BASE_BYTES + LIBRARY_BYTES / local_size,
     };
     bool device = backend->memory == MEMORY_DEVICE;
     out->total = out->weights + out->experts + out->gathered + out->kv + out->activations +
