@@ -195,7 +195,7 @@ cli() {
 }
 # small WHAT COMMAND...: the small cases of unit by COMMAND, the longest first; on a Hopper, which can stand for
 # other GPUs, also with the kernels that they take.
-watched=(attention attention_merge "attention 80" "attention_merge 80" index "index 80" kernels matmul device
+watched=(attention attention_merge "attention 100" "attention_merge 100" index "index 80" kernels matmul device
     experts sparse sparse_attention "sparse_attention 80" "sparse_attention 100" candidates)
 small() {
     local what=$1 name as light

@@ -16,6 +16,8 @@ static const struct attention_kernel kernels[] = {
      attention_wgmma_128},
     {"wgmma 192/128", 90, 90, 192, 128, false, ATTENTION_WGMMA_ROWS, ATTENTION_WGMMA_ROWS,
      attention_wgmma_192},
+    {"wgmma latent", 90, 90, 576, 512, true, 1, ATTENTION_WGMMA_LATENT_ROWS, attention_wgmma_latent,
+     ATTENTION_WGMMA_LATENT_BYTES},
     {"mma 64", 80, 0, 64, 64, false, 1, ATTENTION_MMA_ROWS, attention_mma_64},
     {"mma 96", 80, 0, 96, 96, false, 1, ATTENTION_MMA_ROWS, attention_mma_96},
     {"mma 128", 80, 0, 128, 128, false, 1, ATTENTION_MMA_ROWS, attention_mma_128},

@@ -59,9 +59,18 @@ struct attention_kernel {
 
 attention_launch attention_plain_launch, attention_mma_64, attention_mma_96, attention_mma_128,
     attention_mma_192, attention_mma_256, attention_mma_latent, attention_wgmma_64,
-    attention_wgmma_128, attention_wgmma_192;
-enum { ATTENTION_PLAIN_ROWS = 32, ATTENTION_MMA_ROWS = 64, ATTENTION_WGMMA_ROWS = 128 };
-enum { ATTENTION_MMA_192_BYTES = 111616, ATTENTION_MMA_LATENT_BYTES = 231424 };
+    attention_wgmma_128, attention_wgmma_192, attention_wgmma_latent;
+enum {
+    ATTENTION_PLAIN_ROWS = 32,
+    ATTENTION_MMA_ROWS = 64,
+    ATTENTION_WGMMA_ROWS = 128,
+    ATTENTION_WGMMA_LATENT_ROWS = 64
+};
+enum {
+    ATTENTION_MMA_192_BYTES = 111616,
+    ATTENTION_MMA_LATENT_BYTES = 231424,
+    ATTENTION_WGMMA_LATENT_BYTES = 231504
+};
 
 // attention.cu: checks the arguments and describes the work, unsplit, with `out` and `lse` the
 // caller's; what queries see is staged for the operation being queued.

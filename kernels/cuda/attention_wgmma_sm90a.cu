@@ -123,17 +123,6 @@ __device__ inline void multiply_values(const uint32_t (&weight)[S::kKeyTile / 16
     wgmma_commit();
 }
 
-// Waits until at most N products are under way; `values` are the sums of those that ended.
-template <int N, int N_BLOCK> __device__ inline void finish_products(float (&values)[N_BLOCK][4]) {
-    wgmma_wait<N>();
-    wgmma_hold(values);
-}
-
-// Frees a tile: one arrival of each warp.
-__device__ inline void release(uint64_t *barrier) {
-    if (threadIdx.x % WARP == 0) mbarrier_arrive(barrier);
-}
-
 template <class S>
 __device__ inline void weigh_tile(const attention_work &w, const attention_place &p,
                                   attention_interval common, int first, rows<S> &r,
@@ -168,8 +157,8 @@ __device__ inline void consume(const attention_work &w, const room<S> &m, const 
     if (consumer == 1) barrier_sync(kBarrierTurn + 1, kConsumers * kGroup);
     multiply_keys<S>(query, key, score);
     barrier_arrive(kBarrierTurn + 1 - consumer, kConsumers * kGroup);
-    finish_products<0>(score[0]);
-    release(&m.key_free[0]);
+    wgmma_finish<0>(score[0]);
+    mbarrier_arrive_warp(&m.key_free[0]);
     weigh_tile<S>(w, p, common, first, r, score, shrink);
     pack_tile<S>(score, weight);
     for (int turn = 1; turn < n_tile; turn++) {
@@ -180,12 +169,12 @@ __device__ inline void consume(const attention_work &w, const room<S> &m, const 
         mbarrier_wait(&m.value_full[before], (turn - 1) / kStages % 2);
         multiply_values<S>(weight, value + before * S::kValueBytes, r);
         barrier_arrive(kBarrierTurn + 1 - consumer, kConsumers * kGroup);
-        finish_products<1>(score[0]);
-        release(&m.key_free[stage]);
+        wgmma_finish<1>(score[0]);
+        mbarrier_arrive_warp(&m.key_free[stage]);
         first = attention_next_key(p, first, S::kKeyTile);
         weigh_tile<S>(w, p, common, first, r, score, shrink);
-        finish_products<0>(r.sum[0]);
-        release(&m.value_free[before]);
+        wgmma_finish<0>(r.sum[0]);
+        mbarrier_arrive_warp(&m.value_free[before]);
         shrink_sums<S>(r, shrink);
         pack_tile<S>(score, weight);
     }
@@ -193,7 +182,7 @@ __device__ inline void consume(const attention_work &w, const room<S> &m, const 
     int last = n_tile - 1;
     mbarrier_wait(&m.value_full[last % kStages], last / kStages % 2);
     multiply_values<S>(weight, value + last % kStages * S::kValueBytes, r);
-    finish_products<0>(r.sum[0]);
+    wgmma_finish<0>(r.sum[0]);
 }
 
 template <class S>
@@ -234,33 +223,12 @@ __global__ void __launch_bounds__(kThreads, 1)
     end_rows<S>(w, p, warp_row, r);
 }
 
-// [n_key, n_kv_head, n_col] as tiles of one head: panels of key_tile keys.
-enum status make_map(const void *base, int64_t stride, int n_key, int n_kv_head, int n_col,
-                     int key_tile, CUtensorMap *out) {
-    decltype(&cuTensorMapEncodeTiled) encode = NULL;
-    cudaDriverEntryPointQueryResult found;
-    TRY_CUDA(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", (void **)&encode, 12000,
-                                              cudaEnableDefault, &found));
-    if (found != cudaDriverEntryPointSuccess)
-        FAIL(ERR_CONFIG, "the driver has no cuTensorMapEncodeTiled: it is older than CUDA 12.0");
-    cuuint64_t size[3] = {(cuuint64_t)n_col, (cuuint64_t)n_kv_head, (cuuint64_t)n_key};
-    cuuint64_t stride_bytes[2] = {(cuuint64_t)n_col * 2, (cuuint64_t)stride * 2};
-    cuuint32_t box[3] = {kPanel, 1, (cuuint32_t)key_tile}, step[3] = {1, 1, 1};
-    CUresult result =
-        encode(out, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3, (void *)base, size, stride_bytes, box,
-               step, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-               CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-    if (result != CUDA_SUCCESS)
-        FAIL(ERR_INTERNAL, "cuTensorMapEncodeTiled of %d keys, %d heads of %d: error %d", n_key,
-             n_kv_head, n_col, (int)result);
-    return OK;
-}
-
 template <class S> enum status launch(struct backend *backend, const struct attention_work *w) {
     CUtensorMap keys, values;
-    TRY(make_map(w->key, w->key_stride, w->n_key, w->n_kv_head, S::kHeadDim, S::kKeyTile, &keys));
-    TRY(make_map(w->value, w->value_stride, w->n_key, w->n_kv_head, S::kValueDim, S::kKeyTile,
-                 &values));
+    struct key_rows key = {w->key, w->key_stride, w->n_key, w->n_kv_head, S::kHeadDim};
+    struct key_rows value = {w->value, w->value_stride, w->n_key, w->n_kv_head, S::kValueDim};
+    TRY(tensor_map_keys(&key, S::kKeyTile, &keys));
+    TRY(tensor_map_keys(&value, S::kKeyTile, &values));
     int64_t n_block = divide_up(w->n_row, S::kRowTile) * w->n_kv_head * w->n_split;
     TRY_CUDA(cudaFuncSetAttribute(attend<S>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                   S::kSharedBytes));

@@ -8,6 +8,8 @@
 #include <cuda.h>
 #include <stdint.h>
 
+#include "kernels/cuda/launch.cuh"
+
 __device__ inline uint32_t shared_address(const void *p) {
     return (uint32_t)__cvta_generic_to_shared(p);
 }
@@ -43,6 +45,11 @@ template <int N> __device__ inline void wgmma_hold(float (&d)[N][4]) {
     for (int n = 0; n < N; n++)
 #pragma unroll
         for (int i = 0; i < 4; i++) asm volatile("" : "+f"(d[n][i])::"memory");
+}
+// Waits until at most N groups are under way; `d` are the sums of those that ended.
+template <int N, int N_BLOCK> __device__ inline void wgmma_finish(float (&d)[N_BLOCK][4]) {
+    wgmma_wait<N>();
+    wgmma_hold(d);
 }
 
 #define HALKA_D(n) "+f"(d[n][0]), "+f"(d[n][1]), "+f"(d[n][2]), "+f"(d[n][3])
@@ -165,6 +172,10 @@ __device__ inline void mbarrier_arrive(uint64_t *barrier) {
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];\n" ::"r"(shared_address(barrier))
                  : "memory");
 }
+// One arrival of each warp.
+__device__ inline void mbarrier_arrive_warp(uint64_t *barrier) {
+    if (threadIdx.x % WARP == 0) mbarrier_arrive(barrier);
+}
 // Arrives and announces bytes of tensor copies.
 __device__ inline void mbarrier_expect(uint64_t *barrier, int bytes) {
     asm volatile(
@@ -187,6 +198,16 @@ __device__ inline void mbarrier_arrive_copies(uint64_t *barrier) {
         "cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];\n" ::"r"(shared_address(barrier))
         : "memory");
 }
+
+// Rows of keys in memory as tensor_copy_3d takes them, at (column, head, key): n_key rows of
+// n_kv_head times n_col bf16 elements, `stride` elements apart, in panels of key_tile keys of a
+// head. tensor_map.cu.
+struct key_rows {
+    const void *base;
+    int64_t stride;
+    int n_key, n_kv_head, n_col;
+};
+enum status tensor_map_keys(const struct key_rows *rows, int key_tile, CUtensorMap *out);
 
 // A box of a tensor of three dimensions to shared memory, in the map's swizzle; zeros outside.
 __device__ inline void tensor_copy_3d(void *shared, const CUtensorMap *map, uint64_t *barrier,
