@@ -25,14 +25,20 @@ static bool is_host_phase(enum phase phase) {
 
 double profile_begin(struct profile *profile, enum phase phase) {
     struct backend *device = profile->device;
-    if (!device || is_host_phase(phase)) return cluster_seconds();
+    if (!device || is_host_phase(phase)) {
+        double now = cluster_seconds();
+        beacon_phase(profile->beacon, (int)phase, now);
+        return now;
+    }
+    beacon_phase(profile->beacon, (int)phase, 0);
     device->ops->phase(device, (int)phase);
     return 0;
 }
 
 void profile_end(struct profile *profile, enum phase phase, double begun) {
-    if (profile->device && !is_host_phase(phase)) return;
-    profile->seconds[phase] += cluster_seconds() - begun;
+    double now = profile->device && !is_host_phase(phase) ? 0 : cluster_seconds();
+    beacon_phase(profile->beacon, NO_PHASE, now);
+    if (now > 0) profile->seconds[phase] += now - begun;
 }
 
 void profile_attach(struct profile *profile, struct backend *backend) {

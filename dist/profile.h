@@ -4,6 +4,7 @@
 
 #include <stdint.h>
 
+#include "dist/beacon.h"
 #include "kernels/kernels.h"
 
 enum phase {
@@ -27,6 +28,7 @@ struct profile {
     double seconds[N_PHASE];
     // Counts the phases of queued work itself; NULL: the host's time is that of the work.
     struct backend *device;
+    struct beacon *beacon;  // hears of each phase, as queued; NULL: nobody keeps one
     int64_t attention_flop; // 2 * visible pairs * heads * (head_dim + value_dim)
     int64_t peak_pss_bytes; // largest sample; profile_sample_memory takes one
 };

@@ -66,6 +66,7 @@ enum status ring_pass_kv_run(struct ring_attention *ring, const struct ring_atte
         int holder = (comm->rank - step + comm->size) % comm->size;
         int next = (holder - 1 + comm->size) % comm->size;
         bool last = step == comm->size - 1;
+        beacon_step(ring->profile->beacon, step + 1, comm->size);
         held.n_key = visible_held(&range, holder);
         if (!last) TRY(start_shift(ring, args, &room, &held, step, next));
         int64_t pairs = visible_pairs(&range, comm->rank, holder);

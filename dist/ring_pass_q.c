@@ -81,6 +81,7 @@ static enum status attend_all(struct ring_attention *ring, const struct ring_att
         int holder = (comm->rank - step + comm->size) % comm->size;
         int next = (holder - 1 + comm->size) % comm->size;
         bool last = step == comm->size - 1;
+        beacon_step(ring->profile->beacon, step + 1, comm->size);
         held.n = queries_of(args, holder);
         if (selection) held.selection = selection_of(args, selection, holder);
         if (step) {

@@ -232,6 +232,7 @@ static enum status select_by_keys(struct ring_attention *ring, const struct spar
         int holder = (comm->rank - step + comm->size) % comm->size;
         int next = (holder - 1 + comm->size) % comm->size;
         bool last = step == comm->size - 1;
+        beacon_step(ring->profile->beacon, step + 1, comm->size);
         held.n_key = keys_of(args, holder);
         if (!last) TRY(start_key_shift(ring, args, room, &held, step, next));
         if (ring_pairs(a, comm->rank, holder) > 0) {

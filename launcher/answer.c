@@ -58,6 +58,7 @@ static enum status generate(struct answer *a, const struct token_list *after,
         TRY(pick(a, sampler, question, &token));
         if (prompt_stops(a->prompt, token)) break;
         a->token[a->n_token++] = token;
+        beacon_done(job->profile.beacon, a->n_token);
         // The last token is read too where its attention counts.
         if (a->n_token == max_tokens && job->options->evidence == 0) break;
         TRY(append(a, &token, 1));
@@ -74,8 +75,9 @@ static enum status read_document(struct answer *a) {
     if (!token) FAIL(ERR_MEMORY, "no memory for %lld tokens", (long long)n);
     if (n_head > 0) memcpy(token, a->prompt->head.id, (size_t)n_head * sizeof *token);
     memcpy(token + n_head, a->text.tokens.id, (size_t)a->text.tokens.n * sizeof *token);
-    struct progress progress = progress_begin(
-        job->comm.rank == 0, job->documents.items[a->task->document].name, "reading", n);
+    struct progress progress =
+        progress_begin(job->profile.beacon, job->comm.rank == 0,
+                       job->documents.items[a->task->document].name, ACTIVITY_READING, n);
     int64_t n_restored;
     enum status status =
         reading_run(job,
@@ -138,6 +140,10 @@ static enum status answer_question(struct answer *a, int question) {
                               .top_p = o->top_p,
                               .min_p = o->min_p,
                               .seed = (uint64_t)o->seed};
+    beacon_begin(job->profile.beacon,
+                 &(struct beacon_task){ACTIVITY_ANSWERING,
+                                       job->documents.items[a->task->document].name, o->max_tokens,
+                                       question + 1, a->task->n_line});
     TRY(generate(a, &a->prompt->after[question], &sampler, question, o->max_tokens));
     job->tokens_generated += a->n_token;
     if (o->evidence > 0) TRY(evidence_take_answer(&a->evidence, job->session, a->n_appended));

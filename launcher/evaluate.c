@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "launcher/beacon_files.h"
 #include "launcher/extension.h"
 #include "launcher/report.h"
 #include "launcher/stop.h"
@@ -142,8 +143,9 @@ static enum status run_cell(struct evaluation *e, int index) {
     double begun = cluster_seconds(), score = 0;
     json_t *line = NULL;
     bool curve = cell->family == CELL_CURVE;
-    struct progress progress = progress_begin(job->comm.rank == 0, grid_family_name(cell->family),
-                                              "reading", cell->length);
+    struct progress progress =
+        progress_begin(job->profile.beacon, job->comm.rank == 0, grid_family_name(cell->family),
+                       ACTIVITY_READING, cell->length);
     TRY(curve ? evaluate_curve(e, cell, &progress, &line, &score)
               : evaluate_question(e, cell, &progress, &line, &score));
     if (job->comm.rank != 0) return OK;
@@ -230,6 +232,7 @@ enum status verb_evaluate(struct job *job) {
     TRY(open_model(job));
     TRY_OR(done, comm_agree(&job->comm, keep_spec(&e)));
     TRY_OR(done, open_evaluation(&e));
+    TRY_OR(done, beacon_files_open(job));
     TRY_OR(done, check_methods(&e));
     for (int i = 0; i < e.grid.n_method; i++)
         if (!method_is_finished(&e, i)) TRY_OR(done, run_method(&e, i));

@@ -4,6 +4,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "launcher/inspect_beacons.h"
 #include "launcher/inspect_contexts.h"
 #include "launcher/job.h"
 #include "model/inspect.h"
@@ -55,6 +56,10 @@ static enum status inspect_results(const char *folder, FILE *file) {
         json_t *object = json_loads(line, 0, NULL);
         if (object) print_result(object);
         json_decref(object);
+        if (!object && !strchr(line, '\n')) { // the next start cuts it off
+            puts("  an unfinished line");
+            break;
+        }
         n++;
         if (!object) {
             status = status_fail(ERR_INPUT, __FILE__,
@@ -98,7 +103,9 @@ static enum status inspect(const struct options *options) {
         if (!file) FAIL(ERR_NO_INPUT, "%s is no file that can be read", name);
         enum status status = inspect_results(path, file);
         fclose(file);
-        return status == OK ? inspect_report(path) : status;
+        if (status == OK) status = inspect_report(path);
+        inspect_beacons(path, BEACONS_ASKED, stdout);
+        return status;
     }
     int n_context;
     TRY(inspect_contexts(path, &n_context));

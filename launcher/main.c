@@ -2,6 +2,7 @@
 // fails. The only place that prints errors and chooses the exit code.
 #include <stdio.h>
 
+#include "launcher/beacon_files.h"
 #include "launcher/stop.h"
 
 #define HALKA_VERSION "0.1"
@@ -57,6 +58,7 @@ int main(int argc, char **argv) {
     enum status status = cluster_start(&argc, &argv, (int)options.threads, &cluster);
     if (status == OK) status = job_open_ranks(&job, parsed);
     if (status == OK) status = do_verb(&job);
+    beacon_files_close(&job, status);
     // A rank that failed alone, or lost the others, must not wait for them in MPI_Finalize.
     if (status != OK && (job.working || status == ERR_RANK)) {
         status_context(status, "rank %d (%s)", cluster.rank, cluster.host);

@@ -52,7 +52,9 @@ static enum status agreed(struct job *job, enum status status) {
 static enum status save(struct job *job, const struct reading *reading,
                         const struct context *context) {
     double begun = profile_begin(&job->profile, PHASE_IO);
+    beacon_saving(job->profile.beacon, true);
     TRY(agreed(job, context_save(job->session, context, reading->logprob)));
+    beacon_saving(job->profile.beacon, false);
     profile_end(&job->profile, PHASE_IO, begun);
     return OK;
 }

@@ -379,6 +379,7 @@ enum status report_write(struct job *job) {
     struct rank_record own, *records = malloc((size_t)size * sizeof *records);
     int64_t *bytes = malloc((size_t)size * sizeof *bytes);
     struct selection_means means = {NULL, NULL};
+    beacon_begin(job->profile.beacon, &(struct beacon_task){.activity = ACTIVITY_REPORTING});
     if (!records || !bytes) FAIL_OR(done, ERR_MEMORY, "no memory for the report");
     TRY_OR(done, own_record(job, &own));
     for (int rank = 0; rank < size; rank++) bytes[rank] = sizeof own;

@@ -1,6 +1,7 @@
 // `halka run`: every document, every task, then the report.
 #include <stdlib.h>
 
+#include "launcher/beacon_files.h"
 #include "launcher/embed.h"
 #include "launcher/reading.h"
 #include "launcher/report.h"
@@ -119,6 +120,7 @@ enum status verb_run(struct job *job) {
     TRY(job_open_model(job));
     TRY(job_plan(job));
     TRY_OR(done, open_work(job, &work));
+    TRY_OR(done, beacon_files_open(job));
     TRY_OR(done, job_open_session(job));
     TRY_OR(done, reading_open(job));
     job->working = true;

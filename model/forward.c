@@ -421,10 +421,12 @@ enum status forward_prefill(struct forward *f, const struct forward_chunk *chunk
     if (f->gather.weights) TRY(weight_gather_start(&f->gather, 0));
     TRY(forward_embed(f, chunk->token, chunk->n_token));
     for (int layer = 0; layer < n_layer; layer++) {
+        beacon_layer(f->profile->beacon, layer + 1, n_layer);
         TRY(turn_to_stage(f, layer, n_stage));
         if (f->gather.weights) f->whole = &f->gather.buffers[layer % 2].layer;
         TRY(prefill_layer(f, layer, chunk));
     }
+    beacon_layer(f->profile->beacon, 0, n_layer);
     f->whole = NULL;
     return OK;
 }

@@ -360,13 +360,16 @@ static enum status feed_forward_token(struct forward *f, int layer) {
 // Everything but the embedding: the same for any token at this place of the sequence.
 static enum status decode_layers(struct forward *f, const struct forward_chunk *chunk,
                                  bool add_mass) {
-    for (int layer = 0; layer < f->spec->n_layer; layer++) {
+    int n_layer = f->spec->n_layer;
+    for (int layer = 0; layer < n_layer; layer++) {
+        beacon_layer(f->profile->beacon, layer + 1, n_layer);
         TRY(forward_branch_begin(f, layer, BRANCH_ATTENTION, 0, 1));
         TRY(project_token(f, layer, chunk));
         TRY(attend_token(f, layer, chunk, add_mass));
         TRY(project_heads_back(f, layer));
         TRY(feed_forward_token(f, layer));
     }
+    beacon_layer(f->profile->beacon, 0, n_layer);
     return OK;
 }
 
