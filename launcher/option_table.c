@@ -151,7 +151,7 @@ const struct option option_table[] = {
     {ROW("prefill.chunk", OPTION_INT, chunk), .unit = "tokens", .initial = "0", .most = 1e9,
      .help = "read at once; 0: the whole document; less needs less memory"},
     {ROW("store.dir", OPTION_STRING, store),
-     .help = "score, answer: folder that keeps what was read of whole documents, on any number of ranks, for the next job"},
+     .help = "score, answer: folder that keeps what was read of documents, for jobs on any ranks and documents that begin alike"},
     {ROW("store.every", OPTION_REAL, store_every), .unit = "s", .initial = "600", .most = 1e9,
      .help = "between chunks of prefill.chunk, also keep what has been read so far; 0: never"},
 };

@@ -29,18 +29,24 @@ static enum status identify(const struct job *job, int64_t length, char out[DIGE
     return OK;
 }
 
-static enum status append(struct job *job, const struct reading *reading, int64_t begin,
-                          int64_t end) {
-    reading->progress->base = reading->base + begin;
-    return session_append(job->session,
-                          &(struct append_args){
-                              .token = reading->token + begin,
-                              .n = end - begin,
-                              .logprob = reading->logprob ? reading->logprob + begin : NULL,
-                              .logits = reading->logits && end == reading->n,
-                              .progress = progress_update,
-                              .user = reading->progress,
-                          });
+// n_scored: entries of logprob that are known.
+static enum status append(struct job *job, const struct reading *reading, int64_t n_scored,
+                          struct span part) {
+    float *logprob = reading->logprob ? reading->logprob + part.start : NULL;
+    bool known = logprob && part.start < n_scored;
+    float first = known ? *logprob : 0;
+    reading->progress->base = reading->base + part.start;
+    TRY(session_append(job->session,
+                       &(struct append_args){
+                           .token = reading->token + part.start,
+                           .n = part.length,
+                           .logprob = logprob,
+                           .logits = reading->logits && part.start + part.length == reading->n,
+                           .progress = progress_update,
+                           .user = reading->progress,
+                       }));
+    if (known) *logprob = first;
+    return OK;
 }
 
 // In these every rank finds the same fault, and one of them tells of it.
@@ -69,16 +75,18 @@ static enum status is_due(struct job *job, double *last, bool *due) {
     return OK;
 }
 
-// Chunk by chunk, so that a job that ends early has not read in vain. context NULL: nothing is
-// kept.
-static enum status read_rest(struct job *job, const struct reading *reading, int64_t begin,
+// What is behind the restored tokens, chunk by chunk, so that a job that ends early has not read in
+// vain. context NULL: nothing is kept.
+static enum status read_rest(struct job *job, const struct reading *reading,
+                             const struct context_restored *restored,
                              const struct context *context) {
+    int64_t begin = restored->n;
     int64_t chunk = job->options->chunk > 0 ? job->options->chunk : reading->n;
     double last = cluster_seconds();
     for (int64_t end; begin < reading->n; begin = end) {
         bool due = true, stops = false; // at the end
         end = begin + chunk < reading->n ? begin + chunk : reading->n;
-        TRY(append(job, reading, begin, end));
+        TRY(append(job, reading, restored->n_scored, (struct span){begin, end - begin}));
         if (end < reading->n) {
             TRY(stop_wanted(job, &stops));
             if (context) TRY(is_due(job, &last, &due));
@@ -89,11 +97,21 @@ static enum status read_rest(struct job *job, const struct reading *reading, int
     return OK;
 }
 
+static void tell(const struct job *job, const struct reading *reading,
+                 const struct context_restored *restored) {
+    const char *like = restored->like;
+    if (restored->n == 0 || job->comm.rank != 0) return;
+    fprintf(stderr, "%lld of %lld tokens restored from %s%s%s%s\n", (long long)restored->n,
+            (long long)reading->n, job->options->store, like[0] ? " (they begin like " : "", like,
+            like[0] ? ")" : "");
+}
+
 enum status reading_run(struct job *job, const struct reading *reading, int64_t *n_restored) {
+    struct context_restored restored = {0};
     *n_restored = 0;
     TRY(session_truncate(job->session, 0));
     TRY(session_set_length(job->session, reading->length));
-    if (!job->options->store || !reading->kept) return read_rest(job, reading, 0, NULL);
+    if (!job->options->store || !reading->kept) return read_rest(job, reading, &restored, NULL);
     char identity[DIGEST_BYTES];
     TRY(identify(job, reading->length, identity));
     const struct context context = {.dir = job->options->store,
@@ -102,13 +120,11 @@ enum status reading_run(struct job *job, const struct reading *reading, int64_t 
                                     .n = reading->n,
                                     .name = reading->name};
     double begun = profile_begin(&job->profile, PHASE_IO);
-    TRY(agreed(job, context_restore(job->session, &context, reading->logprob, n_restored)));
+    TRY(agreed(job, context_restore(job->session, &context, reading->logprob, &restored)));
     profile_end(&job->profile, PHASE_IO, begun);
-    job->tokens_restored += *n_restored;
-    if (*n_restored > 0 && job->comm.rank == 0)
-        fprintf(stderr, "%lld of %lld tokens restored from %s\n", (long long)*n_restored,
-                (long long)reading->n, job->options->store);
-    if (*n_restored == reading->n)
-        return reading->logits ? session_recall_logits(job->session) : OK;
-    return read_rest(job, reading, *n_restored, &context);
+    *n_restored = restored.n;
+    job->tokens_restored += restored.n;
+    tell(job, reading, &restored);
+    if (restored.n == reading->n) return reading->logits ? session_recall_logits(job->session) : OK;
+    return read_rest(job, reading, &restored, &context);
 }

@@ -15,11 +15,43 @@
 #include "model/context_internal.h"
 #include "model/durable.h"
 
-char *context_path(const struct context *context, const char *name) {
-    char key[DIGEST_BYTES], *path = NULL;
-    context_key(context, key);
-    int n = name ? asprintf(&path, "%s/%s/%s", context->dir, key, name)
-                 : asprintf(&path, "%s/%s", context->dir, key);
+enum { HALF_KEY = (DIGEST_BYTES - 1) / 2 };
+
+static void print_half_key(const char *identity, const char *token_digest, char out[HALF_KEY]) {
+    char text[DIGEST_BYTES];
+    XXH3_state_t *hash = XXH3_createState();
+    XXH3_128bits_reset(hash);
+    digest_add_text(hash, identity);
+    digest_add_text(hash, token_digest);
+    digest_print(XXH3_128bits_digest(hash), text);
+    XXH3_freeState(hash);
+    memcpy(out, text, HALF_KEY);
+}
+
+void context_source_of(const struct context *context, struct context_source *out) {
+    char head[DIGEST_BYTES];
+    int64_t n = context->n, n_head = n < CONTEXT_PAGE ? n : CONTEXT_PAGE;
+    *out =
+        (struct context_source){.identity = context->identity, .name = context->name, .n_token = n};
+    digest_bytes(context->token, (size_t)n * sizeof *context->token, out->token_digest);
+    digest_bytes(context->token, (size_t)n_head * sizeof *context->token, head);
+    print_half_key(context->identity, head, out->key);
+    print_half_key(context->identity, out->token_digest, out->key + HALF_KEY);
+}
+
+void context_key(const struct context *context, char out[DIGEST_BYTES]) {
+    struct context_source source;
+    context_source_of(context, &source);
+    memcpy(out, source.key, DIGEST_BYTES);
+}
+
+bool context_keys_begin_alike(const char *a, const char *b) {
+    return strlen(b) == DIGEST_BYTES - 1 && strncmp(a, b, HALF_KEY) == 0;
+}
+
+char *context_path(const char *dir, const char *key, const char *name) {
+    char *path = NULL;
+    int n = name ? asprintf(&path, "%s/%s/%s", dir, key, name) : asprintf(&path, "%s/%s", dir, key);
     return n < 0 ? NULL : path;
 }
 

@@ -1,16 +1,30 @@
 // A saved context's insides: its folder's files (context_files.c), what the manifest says
-// (context_manifest.c) and the rows (context_pages.c). context_store.c puts them together.
+// (context_manifest.c), the rows (context_pages.c) and which context begins like a document
+// (context_search.c). context_store.c puts them together.
 #ifndef HALKA_MODEL_CONTEXT_INTERNAL_H
 #define HALKA_MODEL_CONTEXT_INTERNAL_H
 
 #include "model/context_store.h"
 #include "model/session_internal.h"
 
-// Names the folder, or a file in it (NULL: itself); the caller frees it. NULL: no memory.
-char *context_path(const struct context *context, const char *name);
+#define CONTEXT_TOKENS "tokens"
 
-// The files of a generation: "pages-3", "logprobs-3", and "manifest-3" until it takes its name.
-enum context_file { CONTEXT_PAGES, CONTEXT_LOGPROBS, CONTEXT_PART, N_CONTEXT_FILE };
+// What a folder is of: the document of the job, or one that begins like it.
+struct context_source {
+    const char *identity, *name; // name NULL: not known
+    int64_t n_token;
+    char token_digest[DIGEST_BYTES], key[DIGEST_BYTES];
+};
+void context_source_of(const struct context *context, struct context_source *out);
+// Whether two keys are of documents of one identity with the same first page.
+bool context_keys_begin_alike(const char *a, const char *b);
+
+// Names the folder, or a file in it (NULL: itself); the caller frees it. NULL: no memory.
+char *context_path(const char *dir, const char *key, const char *name);
+
+// The files of a generation: "pages-3", "logprobs-3", and until they take their names "ids-3" (the
+// tokens) and "manifest-3".
+enum context_file { CONTEXT_PAGES, CONTEXT_LOGPROBS, CONTEXT_IDS, CONTEXT_PART, N_CONTEXT_FILE };
 enum { CONTEXT_NAME_BYTES = 40 };
 void context_name(enum context_file kind, int64_t generation, char out[CONTEXT_NAME_BYTES]);
 
@@ -38,29 +52,53 @@ struct context_manifest {
     int64_t *begin;     // [n_layer] owned: positions held, as struct kv_layer says
     bool scored;        // there are log-probabilities, of this digest
     char logprobs_digest[DIGEST_BYTES];
-    float *last_state; // [n_hidden] owned; NULL: not known
+    float *last_state;             // [n_hidden] owned; NULL: not known
+    char name[CONTEXT_LIKE_BYTES]; // of the document, when parsed; "": it has none
 };
 
 // Sized for the first `done` tokens, and the session's geometry; digests are zeroes. To be closed
 // after a failure, too.
-enum status context_manifest_open(const struct session *session, const struct context *context,
-                                  int64_t done, struct context_manifest *out);
+enum status context_manifest_open(const struct session *session, int64_t n_token, int64_t done,
+                                  struct context_manifest *out);
 void context_manifest_close(struct context_manifest *manifest); // accepts a zeroed struct
-// Largest file of a manifest of this context.
-int64_t context_manifest_most(const struct session *session, const struct context *context);
+// Largest file of a manifest of so many tokens.
+int64_t context_manifest_most(const struct session *session, int64_t n_token);
 // As text, which the caller frees; NULL: no memory.
 char *context_manifest_print(const struct context_manifest *manifest, const struct session *session,
-                             const struct context *context);
-// ERR_INPUT unless it is a manifest of this context, with rows such as the session keeps.
-enum status context_manifest_parse(const char *text, size_t bytes, const char *path,
-                                   const struct session *session, const struct context *context,
+                             const struct context_source *source);
+// ERR_INPUT unless it is a manifest of this source, with rows such as the session keeps.
+struct context_text {
+    char *text; // owned by who read it
+    int64_t bytes;
+    const char *path;
+};
+enum status context_manifest_parse(const struct context_text *text, const struct session *session,
+                                   const struct context_source *source,
                                    struct context_manifest *out);
+// Whether the layers' rows in the files are all that a token behind the first `n` sees.
+bool context_manifest_reaches(const struct context_manifest *manifest,
+                              const struct session *session, int64_t n);
+
+// What a restore takes.
+struct context_found {
+    struct context_source source;
+    int64_t n;                // tokens; 0: there is nothing
+    struct context_text text; // the manifest
+    int lock;                 // of the folder; -1: none
+};
+// On one rank; scored: log-probabilities must be there. To be closed after a failure, too.
+enum status context_search(const struct session *session, const struct context *context,
+                           bool scored, struct context_found *out);
+void context_found_close(struct context_found *found);
+// Says of the last failure, ERR_INPUT, which context it is of and what to do.
+enum status context_refuse(const char *folder);
 
 int64_t context_page_bytes(const struct kv_store *store);
 int64_t context_last_bytes(const struct session *session); // of last_state
 
-// The rows of positions [0, done), slab by slab. write fills in the digests, complete on every
-// rank, and read, into a session that has the positions but no rows, compares them.
+// The rows of the session's positions, slab by slab. write fills in the digests, complete on every
+// rank, and read, into a session that has the positions but no rows, compares them: the file may
+// have rows of more.
 enum status context_pages_write(struct session *session, int file, const char *path,
                                 struct context_manifest *manifest);
 enum status context_pages_read(struct session *session, int file, const char *path,

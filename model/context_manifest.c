@@ -11,7 +11,7 @@
 enum { CONTEXT_VERSION = 1, PAGE_HEX = 16 };
 
 void context_name(enum context_file kind, int64_t generation, char out[CONTEXT_NAME_BYTES]) {
-    static const char *const names[N_CONTEXT_FILE] = {"pages", "logprobs", "manifest"};
+    static const char *const names[N_CONTEXT_FILE] = {"pages", "logprobs", "ids", "manifest"};
     snprintf(out, CONTEXT_NAME_BYTES, "%s-%" PRId64, names[kind], generation);
 }
 
@@ -19,15 +19,15 @@ int64_t context_last_bytes(const struct session *s) {
     return s->forward.spec->n_hidden * (int64_t)sizeof(float);
 }
 
-int64_t context_manifest_most(const struct session *s, const struct context *context) {
-    return (64 << 10) + ceil_div(context->n, CONTEXT_PAGE) * 32 +
+int64_t context_manifest_most(const struct session *s, int64_t n_token) {
+    return (64 << 10) + ceil_div(n_token, CONTEXT_PAGE) * 32 +
            (int64_t)s->forward.spec->n_layer * 512 + 2 * context_last_bytes(s);
 }
 
-enum status context_manifest_open(const struct session *s, const struct context *context,
-                                  int64_t done, struct context_manifest *out) {
+enum status context_manifest_open(const struct session *s, int64_t n_token, int64_t done,
+                                  struct context_manifest *out) {
     int n_layer = s->forward.spec->n_layer;
-    *out = (struct context_manifest){.n_token = context->n,
+    *out = (struct context_manifest){.n_token = n_token,
                                      .done = done,
                                      .n_page = ceil_div(done, CONTEXT_PAGE),
                                      .page_bytes = context_page_bytes(&s->forward.kv)};
@@ -83,20 +83,19 @@ static json_t *print_hex(const void *of, int64_t bytes) {
 }
 
 char *context_manifest_print(const struct context_manifest *m, const struct session *s,
-                             const struct context *context) {
+                             const struct context_source *source) {
     const struct kv_store *kv = &s->forward.kv;
-    char pages[CONTEXT_NAME_BYTES], logprobs[CONTEXT_NAME_BYTES], token_digest[DIGEST_BYTES];
+    char pages[CONTEXT_NAME_BYTES], logprobs[CONTEXT_NAME_BYTES];
     context_name(CONTEXT_PAGES, m->generation, pages);
     context_name(CONTEXT_LOGPROBS, m->generation, logprobs);
-    digest_bytes(context->token, (size_t)context->n * sizeof *context->token, token_digest);
     json_t *last = m->last_state ? print_hex(m->last_state, context_last_bytes(s)) : json_null();
-    json_t *name = context->name ? json_string(context->name) : NULL; // NULL: not UTF-8
+    json_t *name = source->name ? json_string(source->name) : NULL; // NULL: not UTF-8
     json_t *object = json_pack(
         "{s:o?, s:s, s:i, s:s, s:s, s:I, s:I, s:i, s:s, s:s?, s:i, s:I, s:s, s:o, s:s?, s:s?, s:o, "
         "s:o}",
         "name", name, "format", CONTEXT_FORMAT, "version", CONTEXT_VERSION, "identity",
-        context->identity, "token_digest", token_digest, "n_token", (json_int_t)m->n_token, "done",
-        (json_int_t)m->done, "ranks", s->forward.comm->size, "dtype",
+        source->identity, "token_digest", source->token_digest, "n_token", (json_int_t)m->n_token,
+        "done", (json_int_t)m->done, "ranks", s->forward.comm->size, "dtype",
         dtype_info[kv->shape.dtype].name, "index_dtype", index_name(&kv->shape), "page",
         CONTEXT_PAGE, "page_bytes", (json_int_t)m->page_bytes, "pages", pages, "digests",
         print_digests(m), "logprobs", m->scored ? logprobs : NULL, "logprobs_digest",
@@ -144,6 +143,18 @@ static enum status need_list(struct json_object in, const char *key, int64_t n,
     return OK;
 }
 
+// What the next token sees must be there.
+static bool reaches(const struct layer_spec *layer, int64_t begin, int64_t n) {
+    return begin == 0 || (layer->window && begin > layer->sinks && begin <= n - layer->window + 1);
+}
+
+bool context_manifest_reaches(const struct context_manifest *m, const struct session *s,
+                              int64_t n) {
+    for (int i = 0; i < s->forward.spec->n_layer; i++)
+        if (!reaches(&s->forward.spec->layers[i], m->begin[i], n)) return false;
+    return true;
+}
+
 static enum status parse_layer(struct json_object in, int layer, const struct session *s,
                                struct context_manifest *m) {
     const struct layer_spec *spec = &s->forward.spec->layers[layer];
@@ -152,8 +163,7 @@ static enum status parse_layer(struct json_object in, int layer, const struct se
     int n = kv_store_parts(&s->forward.kv, layer, part);
     int64_t begin;
     TRY(need_int(in, "begin", 0, m->done, &begin));
-    // What the next token sees must be there.
-    if (begin > 0 && (!spec->window || begin <= spec->sinks || begin > m->done - spec->window + 1))
+    if (!reaches(spec, begin, m->done))
         FAIL(ERR_INPUT, "%s: tokens before %lld are missing in layer %d", in.path, (long long)begin,
              layer);
     m->begin[layer] = begin;
@@ -235,18 +245,19 @@ static enum status parse_files(struct json_object in, struct context_manifest *m
 }
 
 static enum status parse(struct json_object in, const struct session *s,
-                         const struct context *context, struct context_manifest *out) {
+                         const struct context_source *source, struct context_manifest *out) {
     const struct kv_store *kv = &s->forward.kv;
-    char token_digest[DIGEST_BYTES];
+    const char *name = NULL;
     int64_t done;
     TRY(need_same_text(in, "format", CONTEXT_FORMAT));
     TRY(need_same_int(in, "version", CONTEXT_VERSION));
-    digest_bytes(context->token, (size_t)context->n * sizeof *context->token, token_digest);
-    TRY(need_same_text(in, "identity", context->identity));
-    TRY(need_same_text(in, "token_digest", token_digest));
-    TRY(need_same_int(in, "n_token", context->n));
-    TRY(need_int(in, "done", 1, context->n, &done));
-    TRY(context_manifest_open(s, context, done, out));
+    TRY(need_same_text(in, "identity", source->identity));
+    TRY(need_same_text(in, "token_digest", source->token_digest));
+    TRY(need_same_int(in, "n_token", source->n_token));
+    TRY(need_int(in, "done", 1, source->n_token, &done));
+    TRY(context_manifest_open(s, source->n_token, done, out));
+    TRY(json_read_string(in, "name", &name));
+    snprintf(out->name, sizeof out->name, "%s", name ? name : "");
     TRY(need_same_text(in, "dtype", dtype_info[kv->shape.dtype].name));
     TRY(need_same_text(in, "index_dtype", index_name(&kv->shape)));
     TRY(parse_layers(in, s, out));
@@ -257,13 +268,13 @@ static enum status parse(struct json_object in, const struct session *s,
     return parse_last_state(in, s, out);
 }
 
-enum status context_manifest_parse(const char *text, size_t bytes, const char *path,
-                                   const struct session *session, const struct context *context,
+enum status context_manifest_parse(const struct context_text *text, const struct session *session,
+                                   const struct context_source *source,
                                    struct context_manifest *out) {
     json_t *root;
     *out = (struct context_manifest){0};
-    TRY(json_read_text(text, bytes, path, &root));
-    enum status status = parse((struct json_object){root, path}, session, context, out);
+    TRY(json_read_text(text->text, (size_t)text->bytes, text->path, &root));
+    enum status status = parse((struct json_object){root, text->path}, session, source, out);
     json_decref(root);
     if (status != OK) context_manifest_close(out);
     return status;

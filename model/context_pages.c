@@ -17,6 +17,7 @@ struct transfer {
     const char *path;
     bool write;
     int64_t page_bytes;
+    int64_t done;              // positions in the file
     const int64_t *begin;      // [n_layer] of the positions in the file
     struct position_run *runs; // room, owned
     char *rows;                // this rank's of one part in a slab, owned
@@ -112,6 +113,15 @@ static enum status move_part(struct transfer *t, int layer, const struct kv_chun
     return OK;
 }
 
+// The digest of a page is of all its rows. Those behind the session's no rank takes; the first
+// rank reads them, of a part, after its own.
+static enum status read_behind(struct transfer *t, int64_t length) {
+    int64_t end = ceil_div(length, CONTEXT_PAGE) * CONTEXT_PAGE;
+    if (end > t->done) end = t->done;
+    if (length >= end || t->session->forward.comm->rank != 0) return OK;
+    return move_rows(t, length, end - length, t->rows);
+}
+
 static enum status move_slab(struct transfer *t, int64_t n_page, int64_t length) {
     struct session *s = t->session;
     struct comm *comm = comm_host(s->forward.comm);
@@ -126,6 +136,7 @@ static enum status move_slab(struct transfer *t, int64_t n_page, int64_t length)
             t->part = parts[k];
             t->seed = (uint64_t)(i * KV_MAX_PARTS + k) << 44; // above every position
             TRY(move_part(t, i, &slab));
+            if (!t->write && slab.end == length) TRY(read_behind(t, length));
             t->offset += CONTEXT_PAGE * t->part.bytes;
         }
     }
@@ -171,14 +182,15 @@ static enum status move_pages(struct transfer *t, const struct context_manifest 
                               int64_t *written) {
     enum status status = OK;
     struct backend *backend = BACKEND(t->session);
-    int64_t slab = 0;
+    int64_t length = t->session->sequence.length, n_page = ceil_div(length, CONTEXT_PAGE), slab = 0;
     t->write = written != NULL;
     t->page_bytes = m->page_bytes;
+    t->done = m->done;
     t->begin = m->begin;
-    TRY_OR(done, transfer_open(t, m->n_page, &slab));
-    for (; t->first_page < m->n_page; t->first_page += slab) {
-        int64_t left = m->n_page - t->first_page, n = left < slab ? left : slab;
-        TRY_OR(done, move_slab(t, n, m->done));
+    TRY_OR(done, transfer_open(t, n_page, &slab));
+    for (; t->first_page < n_page; t->first_page += slab) {
+        int64_t left = n_page - t->first_page, n = left < slab ? left : slab;
+        TRY_OR(done, move_slab(t, n, length));
         if (written)
             memcpy(written + t->first_page, t->digest, (size_t)n * sizeof *t->digest);
         else

@@ -14,24 +14,14 @@ struct access {
     struct session *session;
     const struct context *context;
     struct comm *comm;            // the host's
+    struct context_source source; // of the folder
     char *folder, *manifest_path; // owned
     char *path[N_CONTEXT_FILE];   // owned, of the manifest's generation
     int lock, file;               // of the folder on rank 0, and of the pages; -1: not open
     struct context_manifest manifest;
-    float *logprob; // [done] in the file, owned
+    float *logprob; // as restored, owned
     bool committed; // the manifest has its name
 };
-
-void context_key(const struct context *context, char out[DIGEST_BYTES]) {
-    char token_digest[DIGEST_BYTES];
-    digest_bytes(context->token, (size_t)context->n * sizeof *context->token, token_digest);
-    XXH3_state_t *hash = XXH3_createState();
-    XXH3_128bits_reset(hash);
-    digest_add_text(hash, context->identity);
-    digest_add_text(hash, token_digest);
-    digest_print(XXH3_128bits_digest(hash), out);
-    XXH3_freeState(hash);
-}
 
 static enum status access_open(struct session *s, const struct context *context,
                                struct access *out) {
@@ -41,9 +31,14 @@ static enum status access_open(struct session *s, const struct context *context,
                            .lock = -1,
                            .file = -1};
     if (s->sizes.encode_only) FAIL(ERR_INTERNAL, "a session that encodes keeps nothing to save");
-    out->folder = context_path(context, NULL);
-    out->manifest_path = context_path(context, CONTEXT_MANIFEST);
-    if (!out->folder || !out->manifest_path) FAIL(ERR_MEMORY, "no memory for a path");
+    return OK;
+}
+
+static enum status name_folder(struct access *a, const struct context_source *source) {
+    a->source = *source;
+    a->folder = context_path(a->context->dir, source->key, NULL);
+    a->manifest_path = context_path(a->context->dir, source->key, CONTEXT_MANIFEST);
+    if (!a->folder || !a->manifest_path) FAIL(ERR_MEMORY, "no memory for a path");
     return OK;
 }
 
@@ -52,7 +47,7 @@ static enum status name_files(struct access *a) {
     for (int kind = 0; kind < N_CONTEXT_FILE; kind++) {
         char name[CONTEXT_NAME_BYTES];
         context_name(kind, a->manifest.generation, name);
-        a->path[kind] = context_path(a->context, name);
+        a->path[kind] = context_path(a->context->dir, a->source.key, name);
         if (!a->path[kind]) FAIL(ERR_MEMORY, "no memory for a path");
     }
     return OK;
@@ -121,17 +116,33 @@ static bool manifest_is(const char *path, const char *text) {
     return same;
 }
 
+// Those of a folder never differ, so that this may be at any time.
+static enum status write_tokens(struct access *a) {
+    const struct context *c = a->context;
+    enum status status = OK;
+    char *path = context_path(c->dir, a->source.key, CONTEXT_TOKENS);
+    if (!path) FAIL(ERR_MEMORY, "no memory for a path");
+    TRY_OR(done,
+           context_file_write(a->path[CONTEXT_IDS], c->token, (size_t)c->n * sizeof *c->token));
+    if (rename(a->path[CONTEXT_IDS], path) != 0)
+        FAIL_OR(done, ERR_IO, "cannot write %s: %s", path, strerror(errno));
+done:
+    free(path);
+    return status;
+}
+
 // All pages are on the disk: the new state takes the old one's place.
 static enum status commit(struct access *a, const float *logprob) {
     struct context_manifest *m = &a->manifest;
     enum status status = OK;
+    TRY(write_tokens(a));
     m->scored = logprob != NULL;
     if (logprob) {
         size_t bytes = (size_t)m->done * sizeof *logprob;
         digest_bytes(logprob, bytes, m->logprobs_digest);
         TRY(context_file_write(a->path[CONTEXT_LOGPROBS], logprob, bytes));
     }
-    char *text = context_manifest_print(m, a->session, a->context);
+    char *text = context_manifest_print(m, a->session, &a->source);
     if (!text) FAIL(ERR_MEMORY, "no memory for %s", a->manifest_path);
     TRY_OR(done, context_file_write(a->path[CONTEXT_PART], text, strlen(text)));
     if (rename(a->path[CONTEXT_PART], a->manifest_path) != 0)
@@ -151,7 +162,10 @@ static enum status save(struct access *a, const float *logprob) {
     if (s->sequence.length < 1 || s->sequence.length > a->context->n)
         FAIL(ERR_INTERNAL, "the session holds %lld tokens of a context of %lld",
              (long long)s->sequence.length, (long long)a->context->n);
-    TRY(context_manifest_open(s, a->context, s->sequence.length, m));
+    struct context_source source;
+    context_source_of(a->context, &source);
+    TRY(name_folder(a, &source));
+    TRY(context_manifest_open(s, source.n_token, s->sequence.length, m));
     for (int i = 0; i < s->forward.kv.n_layer; i++)
         m->begin[i] = kv_store_held_from(&s->forward.kv, i);
     TRY(comm_agree(a->comm, is_root(a) ? begin_generation(a) : OK));
@@ -175,32 +189,21 @@ enum status context_save(struct session *session, const struct context *context,
     return status;
 }
 
-// On rank 0; *text NULL: there is no such context.
-static enum status read_manifest(struct access *a, void **text, int64_t *bytes) {
-    *text = NULL;
-    TRY(context_folder_open(a->context->dir, a->folder, false, &a->lock));
-    if (a->lock < 0) return OK;
-    int64_t most = context_manifest_most(a->session, a->context);
-    return context_file_read(a->manifest_path, most, text, bytes);
-}
-
-// On every rank. manifest.done 0: there is no such context.
-static enum status share_manifest(struct access *a) {
-    void *text = NULL;
-    int64_t bytes = -1;
-    enum status status = OK;
-    TRY_OR(done, comm_agree(a->comm, is_root(a) ? read_manifest(a, &text, &bytes) : OK));
-    if (!text) bytes = -1;
-    TRY_OR(done, a->comm->ops->broadcast(a->comm, &bytes, sizeof bytes, 0));
-    if (bytes < 0) goto done;
-    if (!text) text = malloc((size_t)bytes + 1);
-    if (!text) FAIL_OR(done, ERR_MEMORY, "no memory for %s", a->manifest_path);
-    TRY_OR(done, a->comm->ops->broadcast(a->comm, text, bytes, 0));
-    TRY_OR(done, context_manifest_parse(text, (size_t)bytes, a->manifest_path, a->session,
-                                        a->context, &a->manifest));
-done:
-    free(text);
-    return status;
+// On every rank, as rank 0 found it.
+static enum status share_found(struct access *a, bool scored, struct context_found *found) {
+    struct comm *comm = a->comm;
+    TRY(comm_agree(comm, is_root(a) ? context_search(a->session, a->context, scored, found) : OK));
+    TRY(comm->ops->broadcast(comm, &found->n, sizeof found->n, 0));
+    if (found->n == 0) return OK;
+    TRY(comm->ops->broadcast(comm, &found->text.bytes, sizeof found->text.bytes, 0));
+    TRY(comm->ops->broadcast(comm, &found->source, sizeof found->source, 0));
+    found->source.identity = a->context->identity; // an address of this rank
+    TRY(name_folder(a, &found->source));
+    if (!is_root(a)) found->text.text = malloc((size_t)found->text.bytes + 1);
+    if (!found->text.text) FAIL(ERR_MEMORY, "no memory for %s", a->manifest_path);
+    TRY(comm->ops->broadcast(comm, found->text.text, found->text.bytes, 0));
+    const struct context_text text = {found->text.text, found->text.bytes, a->manifest_path};
+    return context_manifest_parse(&text, a->session, &a->source, &a->manifest);
 }
 
 static enum status read_logprobs(struct access *a) {
@@ -218,8 +221,8 @@ static enum status read_logprobs(struct access *a) {
     return OK;
 }
 
-static enum status share_logprobs(struct access *a) {
-    int64_t bytes = a->manifest.done * (int64_t)sizeof *a->logprob;
+static enum status share_logprobs(struct access *a, int64_t n) {
+    int64_t bytes = n * (int64_t)sizeof *a->logprob;
     TRY(comm_agree(a->comm, is_root(a) ? read_logprobs(a) : OK));
     if (!is_root(a)) a->logprob = malloc((size_t)bytes);
     if (!a->logprob) FAIL(ERR_MEMORY, "no memory for log-probabilities");
@@ -227,27 +230,28 @@ static enum status share_logprobs(struct access *a) {
 }
 
 // As if one chunk had all of them: who owns a position is this job's choice.
-static enum status place_tokens(struct session *s, const struct context_manifest *m) {
-    if (m->done > s->sizes.forward.n_all)
+static enum status place_tokens(struct session *s, const struct context_manifest *m, int64_t n) {
+    if (n > s->sizes.forward.n_all)
         FAIL(ERR_CONFIG, "%lld saved tokens do not fit the session, which has room for %lld",
-             (long long)m->done, (long long)s->sizes.forward.n_all);
-    if (!sequence_append(&s->sequence, s->sizes.layout.layout, m->done))
+             (long long)n, (long long)s->sizes.forward.n_all);
+    if (!sequence_append(&s->sequence, s->sizes.layout.layout, n))
         FAIL(ERR_MEMORY, "no memory for the sequence");
-    int64_t n_row = sequence_count(&s->sequence, s->forward.comm->rank, 0, m->done);
+    int64_t n_row = sequence_count(&s->sequence, s->forward.comm->rank, 0, n);
     if (n_row > s->sizes.forward.n_row)
         FAIL(ERR_MEMORY, "the K/V shard has room for %lld tokens, not %lld",
              (long long)s->sizes.forward.n_row, (long long)n_row);
     for (int i = 0; i < s->forward.kv.n_layer; i++)
-        kv_store_adopt(&s->forward.kv, i, m->begin[i], m->done);
+        kv_store_adopt(&s->forward.kv, i, m->begin[i], n);
     return OK;
 }
 
 static enum status take_state(struct session *s, const struct context_manifest *m) {
     struct forward *f = &s->forward;
     int64_t n = f->spec->n_hidden, bytes = dtype_bytes(f->activation, n);
+    bool known = m->last_state && s->sequence.length == m->done;
     f->step.kept = false;
-    s->last_position = m->last_state ? m->done - 1 : -1;
-    if (!m->last_state) return OK;
+    s->last_position = known ? m->done - 1 : -1;
+    if (!known) return OK;
     void *state = malloc((size_t)bytes);
     if (!state) FAIL(ERR_MEMORY, "no memory for a state");
     dtype_from_float(f->activation, m->last_state, n, state);
@@ -256,42 +260,48 @@ static enum status take_state(struct session *s, const struct context_manifest *
     return status == OK ? f->backend->ops->sync(f->backend) : status;
 }
 
-static enum status restore(struct access *a, float *logprob, int64_t *n_restored) {
+static enum status restore(struct access *a, const struct context_found *found, float *logprob,
+                           struct context_restored *out) {
     struct session *s = a->session;
     const struct context_manifest *m = &a->manifest;
-    if (s->sequence.length > 0)
-        FAIL(ERR_INTERNAL, "a context is restored into an empty session, not behind %lld tokens",
-             (long long)s->sequence.length);
-    TRY(share_manifest(a));
-    if (m->done == 0 || (logprob && !m->scored)) return OK;
+    struct context_source own;
+    int64_t n = found->n, n_scored = n < m->done ? n + 1 : n;
+    if (is_root(a)) (void)futimens(found->lock, NULL); // when it was last of use
     TRY(name_files(a));
-    if (logprob) TRY(share_logprobs(a));
+    if (logprob) TRY(share_logprobs(a, n_scored));
     TRY(comm_agree(a->comm, open_pages(a, false)));
-    TRY(place_tokens(s, m));
+    TRY(place_tokens(s, m, n));
     TRY(context_pages_read(s, a->file, a->path[CONTEXT_PAGES], m));
     TRY(take_state(s, m));
-    if (logprob) memcpy(logprob, a->logprob, (size_t)m->done * sizeof *logprob);
-    *n_restored = m->done;
+    if (logprob) memcpy(logprob, a->logprob, (size_t)n_scored * sizeof *logprob);
+    *out = (struct context_restored){.n = n, .n_scored = n_scored};
+    context_source_of(a->context, &own);
+    if (strcmp(own.key, a->source.key) != 0)
+        snprintf(out->like, sizeof out->like, "%s", m->name[0] ? m->name : a->source.key);
     return OK;
 }
 
 enum status context_restore(struct session *session, const struct context *context, float *logprob,
-                            int64_t *n_restored) {
+                            struct context_restored *out) {
     struct access a;
+    struct context_found found = {.lock = -1};
     enum status status = access_open(session, context, &a);
     bool empty = session->sequence.length == 0;
-    *n_restored = 0;
-    if (status == OK) status = restore(&a, logprob, n_restored);
+    *out = (struct context_restored){0};
+    if (status == OK && !empty)
+        FAIL_OR(done, ERR_INTERNAL,
+                "a context is restored into an empty session, not behind %lld tokens",
+                (long long)session->sequence.length);
+    if (status == OK) TRY_OR(done, share_found(&a, logprob != NULL, &found));
+    if (found.n > 0) status = restore(&a, &found, logprob, out);
+    if (status == ERR_INPUT) (void)context_refuse(a.folder);
+done:
     if (status != OK && empty) {
         kv_store_truncate(&session->forward.kv, 0);
         sequence_truncate(&session->sequence, 0);
         session->last_position = -1;
     }
-    if (status == ERR_INPUT)
-        (void)status_context(status,
-                             "the saved context %s cannot be used; remove the folder to "
-                             "read the document again",
-                             a.folder);
+    context_found_close(&found);
     access_close(&a);
     return status;
 }

@@ -3,16 +3,16 @@
 //   DIR/KEY/pages-G      of each layer the rows of keys, values, index keys, page by page of
 //                        CONTEXT_PAGE positions (context_pages.c)
 //   DIR/KEY/logprobs-G   fp32 by position, where the session scored
-//   DIR/KEY/manifest.json   geometry, digests, tokens done, last state: names the G whose files
-// are valid, so that a save, to files of another G, is complete with its rename.
-// KEY is the digest of what the context is of. Collective calls: every rank, same arguments.
+//   DIR/KEY/tokens       int32 ids of the whole document
+//   DIR/KEY/manifest.json   geometry, digests, tokens done, last state: names the G whose files are
+// valid, so that a save, to files of another G, is complete with its rename. (On KEY: below.)
 #ifndef HALKA_MODEL_CONTEXT_STORE_H
 #define HALKA_MODEL_CONTEXT_STORE_H
 
 #include "model/digest.h"
 #include "model/session.h"
 
-enum { CONTEXT_PAGE = 256 };
+enum { CONTEXT_PAGE = 256, CONTEXT_LIKE_BYTES = 200 };
 #define CONTEXT_MANIFEST "manifest.json"
 #define CONTEXT_FORMAT "halka context" // its "format"
 
@@ -24,22 +24,32 @@ struct context {
     const char *name; // of the document, for people; NULL: it has none
 };
 
-// Name of the context's folder below dir.
+// Name of the context's folder below dir: half of it is a digest of the identity and the first
+// CONTEXT_PAGE tokens, which documents that begin alike share; half one of all.
 void context_key(const struct context *context, char out[DIGEST_BYTES]);
 
-// Saves all that the session holds, the first session_length(session) of the context's tokens, in
-// place of an earlier state, which stays valid until this one is complete. Between appends: within
-// one (progress) the state behind the last token is not there yet, and who restores such a context
-// cannot score the next token. logprob: [n] or NULL, entries below the session's length. Jobs may
-// save and restore one context at once: the last save holds. ERR_CREATE, on every rank: the folder
-// cannot be made; ERR_IO: nor written.
+// Collective, as what follows is: every rank, same arguments. Saves all that the session holds, the
+// first session_length(session) of the context's tokens, in place of an earlier state, which stays
+// valid until this one is complete. logprob: [n] or NULL, entries below the session's length. Jobs
+// may save and restore one context at once: the last save holds. ERR_CREATE, on every rank: the
+// folder cannot be made; ERR_IO: nor written.
 enum status context_save(struct session *session, const struct context *context,
                          const float *logprob);
-// Into an empty session: the tokens that were saved, or none where there is no such context (or no
-// log-probabilities, which logprob [n] asks for): *n_restored. Nothing of them is computed. The
-// session is empty after a failure: ERR_INPUT, on every rank, a manifest or a page is damaged, or
-// of another geometry; ERR_CONFIG, the tokens do not fit.
+
+struct context_restored {
+    int64_t n;        // tokens that the session holds now; 0: nothing was found
+    int64_t n_scored; // entries of logprob that are known: n, or n + 1, the last of which an append
+                      // behind the n tokens does not know
+    char like[CONTEXT_LIKE_BYTES]; // of another context: its name, or else its key; "": of this one
+};
+// Into an empty session, from the context or another one of the same identity, of a page or more,
+// that begins like it (and has log-probabilities where logprob [n] asks for them): whichever gives
+// most tokens. Nothing of them is computed. Where the file has no state behind the last token in
+// common, this token is left for the next append, which makes it. Layers of a window may have
+// dropped what the beginning needs: then nothing is found. The session is empty after a failure:
+// ERR_INPUT, on every rank, a manifest or a page is damaged, or of another geometry; ERR_CONFIG,
+// the tokens do not fit.
 enum status context_restore(struct session *session, const struct context *context, float *logprob,
-                            int64_t *n_restored);
+                            struct context_restored *out);
 
 #endif

@@ -117,7 +117,7 @@ on_ranks() {
 ranks() {
     export HALKA_TEST_BACKEND=cuda
     on_ranks "1 2 3 4" comm_staged ring_attention sparse_attention expert_exchange session weights \
-        window extension context_store context_damage encode program
+        window extension context_store context_prefix context_damage encode program
 }
 parity() {
     export HALKA_TEST_BACKEND=cuda

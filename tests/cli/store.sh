@@ -1,6 +1,6 @@
 #!/bin/bash
-# store.dir: what one job read another one restores, on other ranks and for another task; a job that
-# was killed goes on where it had saved; damage is refused.
+# store.dir: what one job read another one restores, on other ranks, for another task and for a
+# document that begins alike; a job that was killed goes on where it had saved; damage is refused.
 set -uo pipefail
 # shellcheck source=tests/common/cli.sh
 source tests/common/cli.sh
@@ -8,11 +8,12 @@ source tests/common/cli.sh
 for i in $(seq 0 1999); do echo $((i * 37 % 101)); done >"$work/ids"
 echo "17 4 9" >"$work/three"
 store=$work/store
-score() { # NAME OUTPUT ARGUMENT...
+score() { # NAME OUTPUT ARGUMENT...; of DOCUMENT or ids
     local name=$1 output=$2
     shift 2
-    expect "$name" 0 "" run --model "$tiny" --tokens "$work/ids" --task score --output "$work/$output" \
-        --set run.precision=fp32 --set model.context=4096 --set task.token_logprobs=true "$@"
+    expect "$name" 0 "" run --model "$tiny" --tokens "$work/${DOCUMENT:-ids}" --task score \
+        --output "$work/$output" --set run.precision=fp32 --set model.context=4096 \
+        --set task.token_logprobs=true "$@"
 }
 perplexity() { printf '%.5g' "$(number perplexity "$work/$1/results.jsonl")"; }
 counted() { grep -oE "\"$2\": [0-9]+" "$work/$1/report.json" | sed 's/.*: //'; } # OUTPUT KEY
@@ -32,10 +33,25 @@ done
 expect "inspect a store" 0 "2000 of 2000 tokens, K/V F32, log-probabilities" inspect "$store"
 expect "inspect a context" 0 "ids, 2000 of 2000 tokens" inspect "$store"/*
 
+# Documents that begin alike: one that grew, then one whose end is another.
+{ cat "$work/ids" && seq 0 99; } >"$work/grown"
+{ head -1700 "$work/ids" && seq 0 99; } >"$work/changed"
+alike() { # DOCUMENT RANKS RESTORED TOKENS
+    DOCUMENT=$1 score "reads all of $1" "plain_$1"
+    DOCUMENT=$1 RANKS=$2 score "$1 on $2 ranks" "like_$1" --set store.dir="$store"
+    holds "says what $1 begins like" "$work/log" \
+        "$3 of $4 tokens restored from $store (they begin like $work/"
+    same "restored of $1" "$(counted "like_$1" restored_tokens)" "$3"
+    same "perplexity of $1" "$(perplexity "like_$1")" "$(perplexity "plain_$1")"
+}
+alike grown 2 2000 2100
+alike changed 3 1699 1800
+same "contexts of their own" "$(find "$store" -name manifest.json | wc -l)" 3
+
 # What was kept is of one model and precision; another is read, and kept beside it.
 score "bf16 K/V" bf16 --set store.dir="$store" --set kv.precision=bf16
 same "bf16 restores nothing" "$(counted bf16 restored_tokens)" 0
-same "two contexts" "$(find "$store" -name manifest.json | wc -l)" 2
+same "a context more" "$(find "$store" -name manifest.json | wc -l)" 4
 
 # Whatever the processor that reads it.
 for isa in auto plain; do
@@ -106,7 +122,8 @@ same "perplexity after $n_stop stops" "$(perplexity time)" "$whole"
 same "stops before a document" $? 75
 
 # Damage.
-pages=$(echo "$(dirname "$(grep -lF '"dtype": "F32"' "$store"/*/manifest.json)")"/pages-*)
+ids=$(grep -lF '"n_token": 2000' "$store"/*/manifest.json | xargs grep -lF '"dtype": "F32"')
+pages=$(echo "$(dirname "$ids")"/pages-*)
 printf '\377\377\377\377' | dd of="$pages" bs=1 seek=1000 conv=notrunc status=none
 for ranks in 1 2; do
     RANKS=$ranks expect "a damaged page on $ranks ranks" 65 "is damaged" run --model "$tiny" \
@@ -128,6 +145,16 @@ if [ -f "$model" ]; then
     RANKS=2 ask "asks again, on 2 ranks" asked2 "Who is speaking to Mr. Bennet?"
     same "answers alike" "$(answer asked2)" "$(answer asked)"
     same "reads the question only" "$([ "$(counted asked2 tokens_read)" -lt 100 ] && echo yes)" yes
+    { cat tests/fixtures/smollm2/pride.txt && echo "They live in Hertfordshire."; } >"$work/grown.txt"
+    text() { # OUTPUT DOCUMENT ARGUMENT...
+        expect "scores $1" 0 "" run --model "$model" --document "$2" --task score \
+            --set run.precision=fp32 --output "$work/$1" "${@:3}"
+    }
+    text text_plain "$work/grown.txt"
+    text text_before tests/fixtures/smollm2/pride.txt --set store.dir="$work/texts"
+    text text_grown "$work/grown.txt" --set store.dir="$work/texts"
+    same "perplexity of a text that grew" "$(perplexity text_grown)" "$(perplexity text_plain)"
+    if [ "$(counted text_grown restored_tokens)" -gt 1000 ]; then passed; else failed "restored of a text"; fi
     ask "asks something else" asked3 "Where do they live?"
     holds "restores for another question" "$work/asked3/report.txt" "tokens were restored from"
     for output in continued continued2; do

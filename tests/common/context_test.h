@@ -4,6 +4,7 @@
 #define HALKA_TESTS_COMMON_CONTEXT_TEST_H
 
 #include "model/context_store.h"
+#include "model/extension.h"
 #include "tests/common/mpi_test.h"
 
 // Three pages, the last of them part; what comes behind is not of the document.
@@ -15,6 +16,24 @@ extern const struct session_options context_test_plain;
 
 bool context_test_open(void); // false: the reason was printed
 void context_test_close(void);
+
+// Another order of sums in fp32: of ln p and logits to 13, 3 layers.
+#define CONTEXT_FP32_SUMS 1e-4
+// What rows are kept of.
+struct context_network {
+    const char *name; // of the test
+    const char *folder;
+    int64_t window, sinks; // set on it; 0: none
+    struct extension extension;
+    enum precision precision;
+    enum index_precision index_precision;
+    double tolerance;
+};
+enum { N_CONTEXT_NETWORK = 7 };
+extern const struct context_network context_test_networks[N_CONTEXT_NETWORK];
+// Into context_test_checkpoint: a folder of tests/fixtures, a network.
+void context_test_open_checkpoint(const char *name);
+void context_test_open_network(const struct context_network *network);
 
 void context_test_succeed(enum status status);
 // All ranks are here.

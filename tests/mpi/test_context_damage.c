@@ -46,11 +46,11 @@ static char *take(const char *path, size_t *bytes) {
 // Refused with words that name what is wrong, into a session that is empty then.
 static void refuse(struct session *session, const struct context *context, const char *words) {
     static float logprob[N_TOKEN];
-    int64_t n_restored = -1;
-    enum status status = context_restore(session, context, logprob, &n_restored);
+    struct context_restored restored;
+    enum status status = context_restore(session, context, logprob, &restored);
     if (status != ERR_INPUT || !strstr(status_message(), words))
         fail_msg("%s expected, got %d: %s", words, status, status_message());
-    assert_int_equal(n_restored, 0);
+    assert_int_equal(restored.n, 0);
     assert_int_equal(session_length(session), 0);
     context_test_meet();
 }
@@ -91,10 +91,10 @@ static void test_damage(void **state) {
     score[77] ^= 1;
     put(scores, score, n_score);
     refuse(session, &context, "logprobs-1 is damaged");
-    int64_t n_restored;
+    struct context_restored restored;
     context_test_succeed(
-        context_restore(session, &context, NULL, &n_restored)); // which does not read them
-    assert_int_equal(n_restored, N_TOKEN);
+        context_restore(session, &context, NULL, &restored)); // which does not read them
+    assert_int_equal(restored.n, N_TOKEN);
     session_close(&session);
     free(score);
     free(page);
@@ -153,7 +153,7 @@ static void test_manifests(void **state) {
     struct session *session = save_scored(&context);
     char *path = context_test_path(&context, "manifest.json");
     size_t bytes;
-    int64_t n_restored;
+    struct context_restored restored;
     char *text = take(path, &bytes), *changed = malloc(bytes + 100);
     assert_non_null(changed);
     for (size_t i = 0; i < sizeof replacements / sizeof *replacements; i++) {
@@ -169,8 +169,8 @@ static void test_manifests(void **state) {
         refuse(session, &context, path);
     }
     put(path, text, bytes);
-    context_test_succeed(context_restore(session, &context, NULL, &n_restored));
-    assert_int_equal(n_restored, N_TOKEN);
+    context_test_succeed(context_restore(session, &context, NULL, &restored));
+    assert_int_equal(restored.n, N_TOKEN);
     session_close(&session);
     free(changed);
     free(text);
@@ -183,9 +183,9 @@ static void test_refusals(void **state) {
     context_test_succeed(checkpoint_open("tests/fixtures/tiny-llama", &context_test_checkpoint));
     struct context context = context_test_named("refusals");
     struct session *session = save_scored(&context), *other;
-    int64_t n_restored;
+    struct context_restored restored;
     context_test_append(session, 0, 3, NULL, NULL);
-    assert_int_equal(context_restore(session, &context, NULL, &n_restored), ERR_INTERNAL);
+    assert_int_equal(context_restore(session, &context, NULL, &restored), ERR_INTERNAL);
     assert_int_equal(session_length(session), 3); // and keeps what it has
     char *file = context_test_path(&context, "pages-1");
     struct context bad = context;
@@ -195,7 +195,7 @@ static void test_refusals(void **state) {
     struct session_options options = context_test_plain;
     options.max_tokens = N_TOKEN - 1;
     other = context_test_open_session(&mpi_test_comm, &options);
-    assert_int_equal(context_restore(other, &context, NULL, &n_restored), ERR_CONFIG);
+    assert_int_equal(context_restore(other, &context, NULL, &restored), ERR_CONFIG);
     assert_int_equal(session_length(other), 0);
     session_close(&other);
     options = context_test_plain;

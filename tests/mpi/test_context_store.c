@@ -14,20 +14,10 @@
 #include <cmocka.h>
 
 #include "model/context_store.h"
-#include "model/extension.h"
 #include "tests/common/context_test.h"
-#include "tests/common/tolerance.h"
 
 enum { N_TAIL = 12, N_DECODE = 4 }; // behind the document
 _Static_assert(N_TOKEN + N_TAIL + N_DECODE == N_ALL, "the text of context_test.h");
-static const double fp32_sums = 1e-4; // of ln p and logits to 13: another order, 3 layers
-
-static void open_checkpoint(const char *name) {
-    char path[128];
-    snprintf(path, sizeof path, "tests/fixtures/%s", name);
-    context_test_succeed(checkpoint_open(path, &context_test_checkpoint));
-}
-
 // What a session says behind the document: log-probabilities of the tail, then logits after each
 // of the tokens that are decoded.
 struct ending {
@@ -58,42 +48,6 @@ static void compare(const char *what, const struct ending *got, const struct end
                      expected->logits[i]);
 }
 
-struct network {
-    const char *name; // of the test
-    const char *folder;
-    int64_t window, sinks; // set on it; 0: none
-    struct extension extension;
-    enum precision precision;
-    enum index_precision index_precision;
-    double tolerance;
-};
-static const struct network networks[] = {
-    {"full", "tiny-llama", .precision = PRECISION_FP32, .tolerance = fp32_sums},
-    {"bf16 rows", "tiny-llama", .tolerance = PARITY_BF16_MAX},
-    {"some layers see a window", "tiny-gemma3", .precision = PRECISION_FP32,
-     .tolerance = fp32_sums},
-    {"window and sinks", "tiny-llama", 40, 4, .precision = PRECISION_FP32, .tolerance = fp32_sums},
-    {"latents and index keys", "deepseek_v32_tiny", .precision = PRECISION_FP32,
-     .tolerance = fp32_sums},
-    // Queries rounded to fp8: the order of sums may tip one, and with it the choice of a token.
-    {"fp8 index keys", "deepseek_v32_fp8_tiny", .precision = PRECISION_FP32,
-     .index_precision = INDEX_FP8, .tolerance = PARITY_FP32_MAX},
-    {"keys in two rotations", "tiny-qwen3",
-     .extension = {.method = EXTENSION_DCA, .original_context = 256, .chunk = 100},
-     .precision = PRECISION_FP32, .tolerance = fp32_sums},
-};
-enum { N_NETWORK = sizeof networks / sizeof *networks };
-
-static void open_network(const struct network *network) {
-    open_checkpoint(network->folder);
-    if (network->window)
-        context_test_succeed(
-            model_spec_set_window(&context_test_checkpoint.spec, network->window, network->sinks));
-    if (network->extension.method)
-        context_test_succeed(
-            extension_apply(&network->extension, network->folder, &context_test_checkpoint.spec));
-}
-
 // Room, chunks, layout and what may be forgotten differ from job to job. Much room keeps windows
 // as such, on any number of ranks; little, with much to be forgotten, keeps all.
 static const struct session_options ways[] = {
@@ -104,7 +58,7 @@ static const struct session_options ways[] = {
 };
 enum { N_WAY = sizeof ways / sizeof *ways };
 
-static struct session_options options_of(const struct network *network, int way) {
+static struct session_options options_of(const struct context_network *network, int way) {
     struct session_options options = ways[way];
     options.precision = network->precision;
     options.index_precision = network->index_precision;
@@ -120,7 +74,7 @@ static struct session *read_document(struct comm *comm, const struct session_opt
 }
 
 // On all ranks, then on each by itself.
-static void check_readers(const struct network *network, const char *writer, int way,
+static void check_readers(const struct context_network *network, const char *writer, int way,
                           const struct context *context, const struct ending *expected) {
     for (int alone = 0; alone < 2; alone++) {
         struct session_options options = options_of(network, way);
@@ -140,25 +94,25 @@ static void check_readers(const struct network *network, const char *writer, int
 
 static void test_restored(void **state) {
     (void)state;
-    for (int n = 0; n < N_NETWORK; n++) {
-        open_network(&networks[n]);
-        struct context context = context_test_named(networks[n].name);
+    for (int n = 0; n < N_CONTEXT_NETWORK; n++) {
+        context_test_open_network(&context_test_networks[n]);
+        struct context context = context_test_named(context_test_networks[n].name);
         for (int way = 0; way < N_WAY; way++) {
-            struct session_options options = options_of(&networks[n], way);
+            struct session_options options = options_of(&context_test_networks[n], way);
             struct ending expected;
             struct session *session = read_document(&mpi_test_comm, &options);
             context_test_succeed(context_save(session, &context, NULL));
             end(session, &expected); // saving changes nothing
             session_close(&session);
-            check_readers(&networks[n], "all", (way + 1) % N_WAY, &context, &expected);
-            check_readers(&networks[n], "all", way, &context, &expected);
+            check_readers(&context_test_networks[n], "all", (way + 1) % N_WAY, &context, &expected);
+            check_readers(&context_test_networks[n], "all", way, &context, &expected);
             if (mpi_test_comm.rank == 0) {
                 session = read_document(&context_test_self, &options);
                 context_test_succeed(context_save(session, &context, NULL));
                 session_close(&session);
             }
             context_test_meet();
-            check_readers(&networks[n], "one", (way + 3) % N_WAY, &context, &expected);
+            check_readers(&context_test_networks[n], "one", (way + 3) % N_WAY, &context, &expected);
             free(expected.logits);
         }
         checkpoint_close(&context_test_checkpoint);
@@ -168,7 +122,7 @@ static void test_restored(void **state) {
 // Where ranks and layout are the same, so are all bits.
 static void test_same_bits(void **state) {
     (void)state;
-    open_checkpoint("tiny-llama");
+    context_test_open_checkpoint("tiny-llama");
     const struct session_options options = {.max_tokens = N_ALL};
     struct context context = context_test_named("bits");
     struct ending expected, ending;
@@ -193,10 +147,10 @@ static void test_same_bits(void **state) {
 static void test_parts(void **state) {
     (void)state;
     enum { N_HALF = 300 };
-    open_checkpoint("tiny-llama");
+    context_test_open_checkpoint("tiny-llama");
     struct context context = context_test_named("parts");
     static float expected[N_ALL], logprob[N_ALL];
-    int64_t n_restored;
+    struct context_restored restored;
     struct session *session = context_test_open_session(&mpi_test_comm, &context_test_plain);
     context_test_append(session, 0, N_HALF, logprob, NULL);
     context_test_succeed(context_save(session, &context, logprob));
@@ -205,12 +159,12 @@ static void test_parts(void **state) {
     session_close(&session);
     memset(logprob, 0, sizeof logprob);
     session = context_test_open_session(&mpi_test_comm, &context_test_plain);
-    context_test_succeed(context_restore(session, &context, logprob, &n_restored));
-    assert_int_equal(n_restored, N_HALF);
+    context_test_succeed(context_restore(session, &context, logprob, &restored));
+    assert_int_equal(restored.n, N_HALF);
     context_test_append(session, N_HALF, N_TOKEN - N_HALF, logprob + N_HALF, NULL);
     assert_true(isnan(logprob[0]));
     for (int i = 1; i < N_TOKEN; i++)
-        assert_true(fabs((double)logprob[i] - expected[i]) <= fp32_sums);
+        assert_true(fabs((double)logprob[i] - expected[i]) <= CONTEXT_FP32_SUMS);
     context_test_succeed(context_save(session, &context, logprob));
     session_close(&session);
     assert_false(context_test_exists(&context, "pages-1") ||
@@ -227,26 +181,25 @@ static void test_parts(void **state) {
 // What was not saved is not restored.
 static void test_nothing(void **state) {
     (void)state;
-    open_checkpoint("tiny-llama");
+    context_test_open_checkpoint("tiny-llama");
     static float logprob[N_TOKEN];
-    int64_t n_restored = -1;
+    struct context_restored restored;
     struct context context = context_test_named("nothing"), other = context;
     struct session *session = context_test_open_session(&mpi_test_comm, &context_test_plain);
-    context_test_succeed(context_restore(session, &context, NULL, &n_restored));
-    assert_int_equal(n_restored, 0);
+    context_test_succeed(context_restore(session, &context, NULL, &restored));
+    assert_int_equal(restored.n, 0);
     context_test_append(session, 0, N_TOKEN, NULL, NULL);
     context_test_succeed(context_save(session, &context, NULL));
     session_close(&session);
     session = context_test_open_session(&mpi_test_comm, &context_test_plain);
     other.n = N_TOKEN - 1;
-    context_test_succeed(context_restore(session, &other, NULL, &n_restored));
-    assert_int_equal(n_restored, 0);
+    context_test_succeed(context_restore(session, &other, logprob, &restored)); // a beginning
+    assert_int_equal(restored.n, 0);
     other = context_test_named("other");
-    context_test_succeed(context_restore(session, &other, NULL, &n_restored));
-    assert_int_equal(n_restored, 0);
-    context_test_succeed(
-        context_restore(session, &context, logprob, &n_restored)); // none were saved
-    assert_int_equal(n_restored, 0);
+    context_test_succeed(context_restore(session, &other, NULL, &restored));
+    assert_int_equal(restored.n, 0);
+    context_test_succeed(context_restore(session, &context, logprob, &restored)); // none were saved
+    assert_int_equal(restored.n, 0);
     assert_int_equal(session_length(session), 0);
     session_close(&session);
     checkpoint_close(&context_test_checkpoint);
@@ -255,7 +208,7 @@ static void test_nothing(void **state) {
 // Rows that only a window's session held are not there for one that keeps all.
 static void test_lost_rows(void **state) {
     (void)state;
-    open_checkpoint("tiny-llama");
+    context_test_open_checkpoint("tiny-llama");
     context_test_succeed(model_spec_set_window(&context_test_checkpoint.spec, 20, 2));
     struct context context = context_test_named("lost");
     struct session_options options = context_test_plain;
