@@ -16,8 +16,10 @@ static const struct attention_kernel kernels[] = {
      attention_wgmma_128},
     {"wgmma 192/128", 90, 90, 192, 128, false, ATTENTION_WGMMA_ROWS, ATTENTION_WGMMA_ROWS,
      attention_wgmma_192},
+    {"wgmma 256", 90, 90, 256, 256, false, ATTENTION_WGMMA_ROWS, ATTENTION_WGMMA_ROWS,
+     attention_wgmma_256},
     {"wgmma latent", 90, 90, 576, 512, true, 1, ATTENTION_WGMMA_LATENT_ROWS, attention_wgmma_latent,
-     ATTENTION_WGMMA_LATENT_BYTES},
+     ATTENTION_WGMMA_LATENT_BYTES, ATTENTION_WGMMA_LATENT_WAVE},
     {"mma 64", 80, 0, 64, 64, false, 1, ATTENTION_MMA_ROWS, attention_mma_64},
     {"mma 96", 80, 0, 96, 96, false, 1, ATTENTION_MMA_ROWS, attention_mma_96},
     {"mma 128", 80, 0, 128, 128, false, 1, ATTENTION_MMA_ROWS, attention_mma_128},
@@ -112,13 +114,17 @@ enum status attention_describe(struct backend *backend, const struct attention_a
     return OK;
 }
 
-// Ranges of keys, so that there are blocks enough to fill any device.
-static void split_keys(const struct attention_args *a, int row_tile, struct attention_work *w) {
-    int64_t n_block = divide_up(w->n_row, row_tile) * w->n_kv_head;
-    w->split_rows = row_tile;
+// Ranges of keys, so that there are blocks enough to fill any device, or just enough to fill the
+// only one that the kernel is for.
+static void split_keys(const struct attention_args *a, const struct attention_kernel *kernel,
+                       struct attention_work *w) {
+    int64_t n_block = divide_up(w->n_row, kernel->row_tile) * w->n_kv_head;
+    w->split_rows = kernel->row_tile;
     if (n_block >= ATTENTION_MIN_BLOCK) return;
-    int64_t longest = visible_longest(a, row_tile), n = longest / ATTENTION_MIN_SPLIT_KEY;
-    if (n > divide_up(ATTENTION_MIN_BLOCK, n_block)) n = divide_up(ATTENTION_MIN_BLOCK, n_block);
+    int64_t longest = visible_longest(a, kernel->row_tile), n = longest / ATTENTION_MIN_SPLIT_KEY;
+    int64_t most = divide_up(ATTENTION_MIN_BLOCK, n_block);
+    if (2 * n_block <= kernel->wave) most = kernel->wave / n_block;
+    if (n > most) n = most;
     if (n <= 1) return;
     w->split_key =
         (int)divide_up(divide_up(longest, n), ATTENTION_SPLIT_MULTIPLE) * ATTENTION_SPLIT_MULTIPLE;
@@ -150,7 +156,7 @@ enum status cuda_attention(struct backend *backend, const struct attention_args 
     if (args->n_query == 0) return OK;
     const struct attention_kernel *kernel = kernels;
     while (!fits(kernel, cuda_state(backend), args)) kernel++;
-    split_keys(args, kernel->row_tile, &work);
+    split_keys(args, kernel, &work);
     int64_t n_partial = work.n_split > 1 ? work.n_split * args->n_query * args->n_head : 0;
     int64_t partials_bytes = partial_bytes(n_partial, args->value_dim);
     int64_t marks_bytes = n_spoiled_tile(&work) * (int64_t)sizeof(int);

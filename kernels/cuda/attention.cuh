@@ -55,16 +55,19 @@ struct attention_kernel {
     int row_tile;            // rows of a block
     attention_launch *launch;
     int shared_bytes; // of a block, where not every device has so many
+    int wave;         // blocks that the only device it is for runs at once, where one range each
+                      // is best: results of ranges are large beside their keys
 };
 
 attention_launch attention_plain_launch, attention_mma_64, attention_mma_96, attention_mma_128,
     attention_mma_192, attention_mma_256, attention_mma_latent, attention_wgmma_64,
-    attention_wgmma_128, attention_wgmma_192, attention_wgmma_latent;
+    attention_wgmma_128, attention_wgmma_192, attention_wgmma_256, attention_wgmma_latent;
 enum {
     ATTENTION_PLAIN_ROWS = 32,
     ATTENTION_MMA_ROWS = 64,
     ATTENTION_WGMMA_ROWS = 128,
-    ATTENTION_WGMMA_LATENT_ROWS = 64
+    ATTENTION_WGMMA_LATENT_ROWS = 64,
+    ATTENTION_WGMMA_LATENT_WAVE = 132
 };
 enum {
     ATTENTION_MMA_192_BYTES = 111616,

@@ -1,4 +1,4 @@
-// Attention with bf16 products by wgmma, keys and values of 64 or 128, or 192 and 128. A block
+// Attention with bf16 products by wgmma, keys and values of 64, 128 or 256, or 192 and 128. A block
 // takes 128 rows of one kv head and one range of keys: one thread of the first warpgroup brings
 // tiles of keys and values by tensor copies, each of the two others works on 64 rows, one on its
 // weights while the other is on its products (Shah et al. 2024, FlashAttention-3, sections 3.1
@@ -18,9 +18,9 @@ constexpr int kProducerRegisters = 24, kConsumerRegisters = 240;
 // Barriers between warps; 0 is __syncthreads'. Each consumer has its own of both.
 constexpr int kBarrierQueries = 1, kBarrierTurn = 3;
 
-template <int HEAD_DIM, int VALUE_DIM> struct shape {
+template <int HEAD_DIM, int VALUE_DIM, int KEY_TILE> struct shape {
     static constexpr int kHeadDim = HEAD_DIM, kValueDim = VALUE_DIM;
-    static constexpr int kRowBlocks = 1, kKeyTile = 128;
+    static constexpr int kRowBlocks = 1, kKeyTile = KEY_TILE;
     static constexpr int kRowTile = kConsumers * kGroupRows;
     static constexpr int kPanelBytes = kKeyTile * kPanel * 2, kQueryPanelBytes = kGroupRows * 128;
     static constexpr int kKeyBytes = kKeyTile * HEAD_DIM * 2; // of a tile
@@ -239,11 +239,14 @@ template <class S> enum status launch(struct backend *backend, const struct atte
 } // namespace
 
 enum status attention_wgmma_64(struct backend *backend, const struct attention_work *work) {
-    return launch<shape<64, 64>>(backend, work);
+    return launch<shape<64, 64, 128>>(backend, work);
 }
 enum status attention_wgmma_128(struct backend *backend, const struct attention_work *work) {
-    return launch<shape<128, 128>>(backend, work);
+    return launch<shape<128, 128, 128>>(backend, work);
 }
 enum status attention_wgmma_192(struct backend *backend, const struct attention_work *work) {
-    return launch<shape<192, 128>>(backend, work);
+    return launch<shape<192, 128, 128>>(backend, work);
+}
+enum status attention_wgmma_256(struct backend *backend, const struct attention_work *work) {
+    return launch<shape<256, 256, 64>>(backend, work);
 }

@@ -84,18 +84,24 @@ __device__ inline void wait_free(const room &m, int turn, int part) {
     mbarrier_wait(&m.free[turn % kStages][part], (turn / kStages + 1) % 2);
 }
 
-// Rows to the panels of queries, by all consumers; row_at(i) is NULL where there is none.
+// Rows to the panels of queries, by all consumers, four threads a row; row_at(i) is NULL where
+// there is none.
 template <class ROW_AT> __device__ inline void load_queries(unsigned char *to, ROW_AT row_at) {
-    constexpr int kChunks = kHeadDim / 8, kLoaders = kConsumers * kGroup;
-    for (int i = threadIdx.x - kGroup; i < kRows * kChunks; i += kLoaders) {
-        int row = i / kChunks, chunk = i % kChunks;
-        const bf16_t *from = row_at(row);
-        uint4 x = make_uint4(0, 0, 0, 0);
-        if (from) x = *(const uint4 *)(from + chunk * 8);
-        *(uint4 *)(to + chunk / 8 * kQueryPanelBytes + row * 128 + (chunk % 8 ^ row % 8) * 16) = x;
+    constexpr int kLoaders = kConsumers * kGroup / kRows, kLoads = kHeadDim / 8 / kLoaders;
+    int row = (threadIdx.x - kGroup) / kLoaders, first = threadIdx.x % kLoaders;
+    const uint4 *from = (const uint4 *)row_at(row);
+    uint4 x[kLoads];
+#pragma unroll
+    for (int i = 0; i < kLoads; i++)
+        x[i] = from ? from[first + i * kLoaders] : make_uint4(0, 0, 0, 0);
+    to += row * 128;
+#pragma unroll
+    for (int i = 0; i < kLoads; i++) {
+        int chunk = first + i * kLoaders;
+        *(uint4 *)(to + chunk / 8 * kQueryPanelBytes + (chunk % 8 ^ row % 8) * 16) = x[i];
     }
     fence_async_proxy();
-    barrier_sync(kBarrierConsumers, kLoaders);
+    barrier_sync(kBarrierConsumers, kConsumers * kGroup);
 }
 
 // score = or += query key^T over one panel.

@@ -132,6 +132,7 @@ static const struct attention_case prefill_cases[] = {
     {"attention causal 16K d64 32:32", 16384, 16384, 32, 32, 64, 64, EVERY, 0, false},
     {"attention causal 16K d64 32:8", 16384, 16384, 32, 8, 64, 64, EVERY, 0, false},
     {"attention full 16K x 16K d64 32:32", 16384, 16384, 32, 32, 64, 64, EVERY, EVERY, false},
+    {"attention causal 16K d256 16:8", 16384, 16384, 16, 8, 256, 256, EVERY, 0, false},
     {"attention causal 16K MLA 192/128 128:128", 16384, 16384, 128, 128, 192, 128, EVERY, 0, false},
     {"attention window 4096 16K d128 32:8", 16384, 16384, 32, 8, 128, 128, 4095, 0, false},
     {"attention window 4096 128K d128 32:8", 131072, 131072, 32, 8, 128, 128, 4095, 0, false},
