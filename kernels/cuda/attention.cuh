@@ -61,7 +61,8 @@ struct attention_kernel {
 
 attention_launch attention_plain_launch, attention_mma_64, attention_mma_96, attention_mma_128,
     attention_mma_192, attention_mma_256, attention_mma_latent, attention_wgmma_64,
-    attention_wgmma_128, attention_wgmma_192, attention_wgmma_256, attention_wgmma_latent;
+    attention_wgmma_128, attention_wgmma_192, attention_wgmma_256, attention_wgmma_latent,
+    attention_wgmma_latent_pair;
 enum {
     ATTENTION_PLAIN_ROWS = 32,
     ATTENTION_MMA_ROWS = 64,

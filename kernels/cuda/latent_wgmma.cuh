@@ -61,18 +61,21 @@ __device__ inline room find_room(unsigned char *shared) {
     return m;
 }
 
-// n_arrival: of the first warpgroup, for a part that has come.
-__device__ inline void init_room(const room &m, int n_arrival) {
+// n_arrival: of the first warpgroup, for a part that has come. N_BLOCK: blocks that share tiles.
+template <int N_BLOCK> __device__ inline void init_room(const room &m, int n_arrival) {
     if (threadIdx.x == 0) {
         for (int i = 0; i < kStages; i++)
             for (int part = 0; part < kParts; part++) {
                 mbarrier_init(&m.full[i][part], n_arrival);
-                mbarrier_init(&m.free[i][part], kGroup / WARP);
+                mbarrier_init(&m.free[i][part], N_BLOCK * kGroup / WARP);
             }
         *m.spoiled = 0;
         mbarrier_fence_init();
     }
     __syncthreads();
+    if (N_BLOCK == 1) return;
+    cluster_arrive();
+    cluster_wait();
 }
 
 // Where a part of a stage's tiles begins, in panels.
@@ -82,6 +85,15 @@ __device__ inline int first_panel(int stage, int part) {
 // Waits until a part of tile `turn` may be overwritten; the first round finds it free.
 __device__ inline void wait_free(const room &m, int turn, int part) {
     mbarrier_wait(&m.free[turn % kStages][part], (turn / kStages + 1) % 2);
+}
+
+// Frees a part of tile `turn`, in all blocks that share it: one arrival of each warp.
+template <int N_BLOCK> __device__ inline void release(const room &m, int turn, int part) {
+    uint64_t *barrier = &m.free[turn % kStages][part];
+    if (N_BLOCK == 1)
+        mbarrier_arrive_warp(barrier);
+    else if (threadIdx.x % WARP < N_BLOCK)
+        mbarrier_arrive_at(barrier, threadIdx.x % WARP);
 }
 
 // Rows to the panels of queries, by all consumers, four threads a row; row_at(i) is NULL where
@@ -192,12 +204,13 @@ __device__ inline void take(const room &m, int consumer, rows<share> &r,
     shrink_sums<share>(r, shrink);
 }
 
-// All tiles, at least one. KEYS says whether threads wrote the tiles and hides, of a tile's scores,
-// those that a row does not see.
+// All tiles, at least one. KEYS says whether threads wrote the tiles and how many blocks share
+// them, and hides, of a tile's scores, those that a row does not see.
 template <class KEYS>
 __device__ inline void consume(const room &m, const KEYS &keys, int n_tile, int consumer,
                                float scale, rows<share> &r) {
     constexpr bool kWritten = KEYS::kWritten;
+    constexpr int kBlocks = KEYS::kBlocks;
     int turn = consumer; // the own tiles
     tile_scores<share> score;
     uint32_t weight[kWeights][4];
@@ -211,7 +224,7 @@ __device__ inline void consume(const room &m, const KEYS &keys, int n_tile, int 
         give(m, consumer, r, weight);
         multiply_values(m, 0, consumer, weight, r);
         wgmma_finish<0>(r.sum[0]);
-        mbarrier_arrive_warp(&m.free[0][OWN]);
+        release<kBlocks>(m, 0, OWN);
         turn += kConsumers;
     }
     for (; turn < n_tile; turn += kConsumers) {
@@ -220,7 +233,7 @@ __device__ inline void consume(const room &m, const KEYS &keys, int n_tile, int 
         multiply_values(m, turn - 1, consumer, weight, r);
         multiply_keys<OTHERS, kWritten>(m, turn, score);
         wgmma_finish<1>(r.sum[0]);
-        mbarrier_arrive_warp(&m.free[(turn - 1) % kStages][OTHERS]);
+        release<kBlocks>(m, turn - 1, OTHERS);
         wgmma_finish<0>(score[0]);
         keys.hide(turn, r, score);
         weigh_tile(scale, r, score, weight, shrink);
@@ -228,7 +241,7 @@ __device__ inline void consume(const room &m, const KEYS &keys, int n_tile, int 
         shrink_sums<share>(r, shrink);
         multiply_values(m, turn, consumer, weight, r);
         wgmma_finish<0>(r.sum[0]);
-        mbarrier_arrive_warp(&m.free[turn % kStages][OWN]);
+        release<kBlocks>(m, turn, OWN);
     }
     if (turn > n_tile) return; // the last tile was the own
     take(m, consumer, r, weight);

@@ -14,6 +14,7 @@ static_assert(kTileKeys == SPARSE_TILE, "parts are whole tiles");
 // The tiles of a block.
 struct tiles {
     static constexpr bool kWritten = true;
+    static constexpr int kBlocks = 1;
     int begin, end;
     __device__ void hide(int turn, const rows<share> &r, tile_scores<share> &score) const {
         int first = begin + turn * kTileKeys;
@@ -111,7 +112,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     DYNAMIC_SHARED(shared);
     room m = find_room(shared);
     sparse_place p = sparse_find_place(args, parts.n_part, kRows, kTileKeys);
-    init_room(m, kGroup);
+    init_room<1>(m, kGroup);
     if (threadIdx.x < kGroup) {
         registers_lower<kProducerRegisters>();
         produce(args, p, m);

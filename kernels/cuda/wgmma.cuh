@@ -192,6 +192,14 @@ __device__ inline void mbarrier_wait(uint64_t *barrier, int parity) {
                  : "memory");
 }
 
+// Arrives at the barrier in that place of a block of the cluster.
+__device__ inline void mbarrier_arrive_at(uint64_t *barrier, int block) {
+    asm volatile("{\n.reg .b32 at;\nmapa.shared::cluster.u32 at, %0, %1;\n"
+                 "mbarrier.arrive.shared::cluster.b64 _, [at];\n}\n" ::"r"(shared_address(barrier)),
+                 "r"(block)
+                 : "memory");
+}
+
 // Arrives once this thread's copies to shared memory so far (copy_async_16) have come.
 __device__ inline void mbarrier_arrive_copies(uint64_t *barrier) {
     asm volatile(
@@ -217,6 +225,16 @@ __device__ inline void tensor_copy_3d(void *shared, const CUtensorMap *map, uint
                  "l"(map), "r"(x), "r"(y), "r"(z), "r"(shared_address(barrier))
                  : "memory");
 }
+// The same place of every block of a cluster whose bit is in `blocks` gets the box, and its barrier
+// the bytes.
+__device__ inline void tensor_copy_3d_to(uint16_t blocks, void *shared, const CUtensorMap *map,
+                                         uint64_t *barrier, int x, int y, int z) {
+    asm volatile(
+        "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes"
+        ".multicast::cluster [%0], [%1, {%2, %3, %4}], [%5], %6;\n" ::"r"(shared_address(shared)),
+        "l"(map), "r"(x), "r"(y), "r"(z), "r"(shared_address(barrier)), "h"(blocks)
+        : "memory");
+}
 // Contiguous bytes, a multiple of 16, at addresses that are.
 __device__ inline void bulk_copy(void *shared, const void *global, int bytes, uint64_t *barrier) {
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes "
@@ -227,6 +245,14 @@ __device__ inline void bulk_copy(void *shared, const void *global, int bytes, ui
 // Stores of this thread to shared memory are seen by products and tensor copies that come after.
 __device__ inline void fence_async_proxy() {
     asm volatile("fence.proxy.async.shared::cta;\n" ::: "memory");
+}
+
+// All threads of a cluster arrive, then wait for those that have not returned.
+__device__ inline void cluster_arrive() {
+    asm volatile("barrier.cluster.arrive;\n" ::: "memory");
+}
+__device__ inline void cluster_wait() {
+    asm volatile("barrier.cluster.wait;\n" ::: "memory");
 }
 
 // Barriers between warps, 1 to 15; a number of threads syncs, or arrives without waiting.
