@@ -4,7 +4,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "dist/cluster.h"
 #include "dist/mpi_messages.h"
 
 enum { MESSAGE_BYTES = 4 << 20 };
@@ -40,16 +39,15 @@ static enum status post_receive(struct comm *comm, struct lane *lane, struct com
 }
 
 static enum status wait_lane(struct comm *comm, struct lane *lane, const char *operation) {
-    double begun = cluster_seconds();
+    struct patience patience = patience_begin();
     for (;;) {
         int next = lane->next;
         bool done;
         TRY(lane_poll(lane, operation, &done));
         if (done) return OK;
-        double now = cluster_seconds();
-        if (lane->next != next) begun = now;
-        if (now - begun > comm->deadline_s) return lane_too_late(lane, operation, comm->deadline_s);
-        mpi_give_way(lane->ranks, now - begun);
+        double waited = patience_look(&patience, lane->next != next, comm->deadline_s);
+        if (waited > comm->deadline_s) return lane_too_late(lane, operation, comm->deadline_s);
+        mpi_give_way(lane->ranks, waited);
     }
 }
 

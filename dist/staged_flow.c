@@ -2,8 +2,6 @@
 
 #include <stdlib.h>
 
-#include "dist/cluster.h"
-
 enum { TAG_CHUNK = 1 };
 
 static const struct copy_ops *copies_of(const struct flow *flow) {
@@ -153,15 +151,14 @@ static int64_t steps(const struct flow *flow) {
 
 enum status flow_wait(struct flow *flow, double deadline_s) {
     if (!flow->operation) return OK;
-    double begun = cluster_seconds();
+    struct patience patience = patience_begin();
     for (;;) {
         int64_t before = steps(flow);
         TRY(flow_advance(flow));
         if (finished(flow)) break;
-        double now = cluster_seconds();
-        if (steps(flow) != before) begun = now;
-        if (now - begun > deadline_s) return too_late(flow, deadline_s);
-        mpi_give_way(flow->ranks, now - begun);
+        double waited = patience_look(&patience, steps(flow) != before, deadline_s);
+        if (waited > deadline_s) return too_late(flow, deadline_s);
+        mpi_give_way(flow->ranks, waited);
     }
     flow->operation = NULL;
     flow->in.n = flow->in.current = flow->out.n = flow->out.current = 0;
@@ -169,11 +166,11 @@ enum status flow_wait(struct flow *flow, double deadline_s) {
 }
 
 enum status flow_wait_copy(struct flow *flow, int64_t ticket, double deadline_s) {
-    double begun = cluster_seconds();
+    struct patience patience = patience_begin();
     for (bool done;;) {
         TRY(copies_of(flow)->ended(flow->backend, ticket, &done));
         if (done) return OK;
-        double waited = cluster_seconds() - begun;
+        double waited = patience_look(&patience, false, deadline_s);
         if (waited > deadline_s) return too_late(flow, deadline_s);
         mpi_give_way(flow->ranks, waited);
     }

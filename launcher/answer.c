@@ -99,16 +99,16 @@ static enum status read_document(struct answer *a) {
     return OK;
 }
 
-static json_t *describe(const struct answer *a, int question, double seconds) {
+static enum status describe(const struct answer *a, int question, double seconds, json_t **out) {
     const struct task *task = a->task;
     const struct job *job = task->job;
     const char *name = job->documents.items[task->document].name;
     const struct string_list *questions = &job->options->questions;
     char *text;
     size_t bytes;
-    if (tokenizer_decode(job->tokenizer, a->token, a->n_token, false, &text, &bytes) != OK) {
-        return NULL;
-    }
+    enum status status =
+        tokenizer_decode(job->tokenizer, a->token, a->n_token, false, &text, &bytes);
+    if (status != OK) return status_context(status, "the answer on %s is no text", name);
     int64_t n_prompt = a->document_end + a->prompt->after[question].n;
     json_t *object = json_object();
     json_object_set_new(object, "document", json_text(name, strlen(name)));
@@ -129,7 +129,8 @@ static json_t *describe(const struct answer *a, int question, double seconds) {
                             json_integer(job_sequence_length(job, task->document)));
     json_object_set_new(object, "seconds", json_number(seconds));
     free(text);
-    return object;
+    *out = object;
+    return OK;
 }
 
 static enum status answer_question(struct answer *a, int question) {
@@ -143,14 +144,16 @@ static enum status answer_question(struct answer *a, int question) {
     beacon_begin(job->profile.beacon,
                  &(struct beacon_task){ACTIVITY_ANSWERING,
                                        job->documents.items[a->task->document].name, o->max_tokens,
-                                       question + 1, a->task->n_line});
+                                       o->questions.n > 0 ? question + 1 : 0, o->questions.n});
     TRY(generate(a, &a->prompt->after[question], &sampler, question, o->max_tokens));
     job->tokens_generated += a->n_token;
     if (o->evidence > 0) TRY(evidence_take_answer(&a->evidence, job->session, a->n_appended));
     if (job->comm.rank != 0) return OK;
     double begun = profile_begin(&job->profile, PHASE_IO);
     double seconds = cluster_seconds() - started;
-    TRY(results_write(a->task->results, a->task->ids[question], describe(a, question, seconds)));
+    json_t *line = NULL;
+    TRY(describe(a, question, seconds, &line));
+    TRY(results_write(a->task->results, a->task->ids[question], line));
     profile_end(&job->profile, PHASE_IO, begun);
     fprintf(stderr, "answered question %d of %d: %lld tokens in %.2f s\n", question + 1,
             a->task->n_line, (long long)a->n_token, seconds);

@@ -229,13 +229,12 @@ static enum status share_logprobs(struct access *a, int64_t n) {
     return a->comm->ops->broadcast(a->comm, a->logprob, bytes, 0);
 }
 
-// As if one chunk had all of them: who owns a position is this job's choice.
+// Each rank owns what it would if this job had read them: a job that goes on gives the same bits.
 static enum status place_tokens(struct session *s, const struct context_manifest *m, int64_t n) {
     if (n > s->sizes.forward.n_all)
         FAIL(ERR_CONFIG, "%lld saved tokens do not fit the session, which has room for %lld",
              (long long)n, (long long)s->sizes.forward.n_all);
-    if (!sequence_append(&s->sequence, s->sizes.layout.layout, n))
-        FAIL(ERR_MEMORY, "no memory for the sequence");
+    TRY(session_place_chunks(s, n));
     int64_t n_row = sequence_count(&s->sequence, s->forward.comm->rank, 0, n);
     if (n_row > s->sizes.forward.n_row)
         FAIL(ERR_MEMORY, "the K/V shard has room for %lld tokens, not %lld",

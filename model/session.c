@@ -107,6 +107,15 @@ enum status session_check_tokens(const struct session *s, const int32_t *token, 
     return OK;
 }
 
+enum status session_place_chunks(struct session *s, int64_t n) {
+    for (int64_t done = 0, piece; done < n; done += piece) {
+        piece = n - done < s->sizes.chunk ? n - done : s->sizes.chunk;
+        if (!sequence_append(&s->sequence, s->sizes.layout.layout, piece))
+            FAIL(ERR_MEMORY, "no memory for the sequence");
+    }
+    return OK;
+}
+
 // Appends a piece to the sequence and describes it for the forward pass.
 static enum status begin_chunk(struct session *s, int64_t n, bool decode,
                                struct forward_chunk *chunk) {

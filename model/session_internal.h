@@ -23,6 +23,8 @@ struct session {
 
 // Refuses tokens that do not fit behind what the session holds, or are none.
 enum status session_check_tokens(const struct session *session, const int32_t *token, int64_t n);
+// Who owns n tokens more, as if they were read: in chunks.
+enum status session_place_chunks(struct session *session, int64_t n);
 // Appends at most sizes.chunk tokens and runs all layers: buffers.x then holds this rank's tokens,
 // session.position theirs. Of the chunk, score, n_document and document_end are given.
 enum status session_prefill_chunk(struct session *session, const int32_t *token, int64_t n,
