@@ -203,8 +203,9 @@ static void describe(const struct sighting *s, bool several, struct line *out) {
 
 // Ranks that are one line: of one host, doing the same.
 struct group {
-    struct line what, ranks; // the second: "0-3, 8"
-    int first, last, n;      // ranks of the run that is not in the text yet, and all
+    const struct sighting *one; // of the ranks
+    struct line what, ranks;    // by which it knows its ranks; "0-3, 8"
+    int first, last, n;         // ranks of the run that is not in the text yet, and all
     double from, to;
 };
 
@@ -233,7 +234,7 @@ static int group_alike(const struct sightings *all, struct group *out) {
     for (int i = 0; i < all->n; i++) {
         const struct sighting *s = &all->list[i];
         struct line what = {.n = 0};
-        describe(s, !apart, &what);
+        describe(s, true, &what);
         int g = apart ? -1 : n - 1;
         while (g >= 0 && strcmp(out[g].what.text, what.text) != 0) g = g > n - NEAR ? g - 1 : -1;
         int rank = s->beacon.rank;
@@ -241,23 +242,29 @@ static int group_alike(const struct sightings *all, struct group *out) {
             join(&out[g], s);
             continue;
         }
-        out[n] = (struct group){
-            .what = what, .first = rank, .last = rank, .n = 1, .from = s->at, .to = s->at};
+        out[n] = (struct group){.one = s,
+                                .what = what,
+                                .first = rank,
+                                .last = rank,
+                                .n = 1,
+                                .from = s->at,
+                                .to = s->at};
         n++;
     }
     return n;
 }
 
 static void print_group(struct group *group, int n_rank, FILE *out) {
-    struct line times = {.n = 0};
+    struct line what = {.n = 0}, times = {.n = 0};
     end_run(group);
+    describe(group->one, group->n > 1, &what);
     add_time(&times, group->from);
     if ((time_t)group->from != (time_t)group->to) {
         add(&times, " to ");
         add_time(&times, group->to);
     }
     fprintf(out, "  rank%s %s of %d%s, at %s\n", group->n > 1 ? "s" : "", group->ranks.text, n_rank,
-            group->what.text, times.text);
+            what.text, times.text);
 }
 
 static void print_groups(const struct sightings *all, enum beacons_when when, FILE *out) {
@@ -291,7 +298,9 @@ static void print_job(const struct sightings *all, enum beacons_when when, FILE 
                                                  : "is running, or was cut off:");
     if (stopped) return;
     print_groups(all, when, out);
-    if (all->n < n_rank) fprintf(out, "  %d ranks left no word\n", n_rank - all->n);
+    int n_silent = n_rank - all->n;
+    if (n_silent > 0)
+        fprintf(out, "  %d rank%s left no word\n", n_silent, n_silent == 1 ? "" : "s");
 }
 
 void inspect_beacons(const char *output, enum beacons_when when, FILE *out) {
