@@ -55,11 +55,29 @@ static enum status agreed(struct job *job, enum status status) {
     return status;
 }
 
-static enum status save(struct job *job, const struct reading *reading,
-                        const struct context *context) {
+// What is kept of a document while it is read.
+struct keeping {
+    const struct context *context; // NULL: nothing
+    struct context_saving *saving; // one at a time; NULL: none
+    double last;                   // when one was begun
+};
+
+static enum status save_begin(struct job *job, const struct reading *reading,
+                              struct keeping *keeping) {
     double begun = profile_begin(&job->profile, PHASE_IO);
     beacon_saving(job->profile.beacon, true);
-    TRY(agreed(job, context_save(job->session, context, reading->logprob)));
+    TRY(agreed(job, context_save_begin(job->session, keeping->context, reading->logprob,
+                                       &keeping->saving)));
+    beacon_saving(job->profile.beacon, false);
+    profile_end(&job->profile, PHASE_IO, begun);
+    return OK;
+}
+
+static enum status save_end(struct job *job, struct keeping *keeping, bool wait) {
+    if (!keeping->saving) return OK;
+    double begun = profile_begin(&job->profile, PHASE_IO);
+    beacon_saving(job->profile.beacon, true);
+    TRY(agreed(job, context_save_end(&keeping->saving, wait)));
     beacon_saving(job->profile.beacon, false);
     profile_end(&job->profile, PHASE_IO, begun);
     return OK;
@@ -75,6 +93,19 @@ static enum status is_due(struct job *job, double *last, bool *due) {
     return OK;
 }
 
+// Behind a chunk. now: the session's state is to be on the disk, otherwise it goes there beside the
+// chunks that follow, every store.every seconds unless the one before is still on its way.
+static enum status keep(struct job *job, const struct reading *reading, struct keeping *keeping,
+                        bool now) {
+    bool due = now;
+    if (!keeping->context) return OK;
+    TRY(save_end(job, keeping, now));
+    if (!now && !keeping->saving) TRY(is_due(job, &keeping->last, &due));
+    if (!due) return OK;
+    TRY(save_begin(job, reading, keeping));
+    return now ? save_end(job, keeping, true) : OK;
+}
+
 // What is behind the restored tokens, chunk by chunk, so that a job that ends early has not read in
 // vain. context NULL: nothing is kept.
 static enum status read_rest(struct job *job, const struct reading *reading,
@@ -82,19 +113,19 @@ static enum status read_rest(struct job *job, const struct reading *reading,
                              const struct context *context) {
     int64_t begin = restored->n;
     int64_t chunk = job->options->chunk > 0 ? job->options->chunk : reading->n;
-    double last = cluster_seconds();
+    struct keeping keeping = {.context = context, .last = cluster_seconds()};
+    enum status status = OK;
     for (int64_t end; begin < reading->n; begin = end) {
-        bool due = true, stops = false; // at the end
+        bool stops = false;
         end = begin + chunk < reading->n ? begin + chunk : reading->n;
-        TRY(append(job, reading, restored->n_scored, (struct span){begin, end - begin}));
-        if (end < reading->n) {
-            TRY(stop_wanted(job, &stops));
-            if (context) TRY(is_due(job, &last, &due));
-        }
-        if (context && (due || stops)) TRY(save(job, reading, context));
-        if (stops) return stop_here(job);
+        TRY_OR(done, append(job, reading, restored->n_scored, (struct span){begin, end - begin}));
+        if (end < reading->n) TRY_OR(done, stop_wanted(job, &stops));
+        TRY_OR(done, keep(job, reading, &keeping, stops || end == reading->n));
+        if (stops) TRY_OR(done, stop_here(job));
     }
-    return OK;
+done:
+    context_save_drop(&keeping.saving);
+    return status;
 }
 
 static void tell(const struct job *job, const struct reading *reading,

@@ -1,6 +1,6 @@
 // A saved context's insides: its folder's files (context_files.c), what the manifest says
 // (context_manifest.c), the rows (context_pages.c) and which context begins like a document
-// (context_search.c). context_store.c puts them together.
+// (context_search.c). context_save.c and context_store.c, which restores, put them together.
 #ifndef HALKA_MODEL_CONTEXT_INTERNAL_H
 #define HALKA_MODEL_CONTEXT_INTERNAL_H
 
@@ -103,5 +103,30 @@ enum status context_pages_write(struct session *session, int file, const char *p
                                 struct context_manifest *manifest);
 enum status context_pages_read(struct session *session, int file, const char *path,
                                const struct context_manifest *manifest);
+
+// Of one save or restore.
+struct context_access {
+    struct session *session;
+    const struct context *context;
+    struct comm *comm;            // the host's
+    struct context_source source; // of the folder
+    char *folder, *manifest_path; // owned
+    char *path[N_CONTEXT_FILE];   // owned, of the manifest's generation
+    int lock, file;               // of the folder on rank 0, and of the pages; -1: not open
+    struct context_manifest manifest;
+    float *logprob; // as restored, owned
+    bool committed; // the manifest has its name
+};
+// To be closed after a failure, too. name: the folder; files: those of the manifest's generation;
+// pages: opens them.
+enum status context_access_open(struct session *session, const struct context *context,
+                                struct context_access *out);
+enum status context_access_name(struct context_access *access, const struct context_source *source);
+enum status context_access_files(struct context_access *access);
+enum status context_access_pages(struct context_access *access, bool write);
+void context_access_close(struct context_access *access);
+static inline bool context_access_root(const struct context_access *access) {
+    return access->comm->rank == 0;
+}
 
 #endif

@@ -140,8 +140,6 @@ static enum status move_slab(struct transfer *t, int64_t n_page, int64_t length)
             t->offset += CONTEXT_PAGE * t->part.bytes;
         }
     }
-    // On the disk now: at the end it would be all at once, and others would wait for it.
-    if (t->write) TRY(durable_sync(t->file, t->path));
     return comm->ops->all_reduce(comm, t->digest, n_page, REDUCE_SUM_I64);
 }
 

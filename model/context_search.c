@@ -131,7 +131,7 @@ static enum status list_candidates(const struct search *search, const char *own_
     const struct context *context = search->context;
     struct dirent **entries = NULL;
     enum status status = OK;
-    int n_entry = scandir(context->dir, &entries, is_key, NULL);
+    int n_entry = scandir(context->dir, &entries, is_key, alphasort);
     *n = 0;
     *out = calloc((size_t)(n_entry > 0 ? n_entry : 1), sizeof **out);
     if (!*out) FAIL_OR(done, ERR_MEMORY, "no memory for %d saved contexts", n_entry);

@@ -9,32 +9,18 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-// Of one save or restore.
-struct access {
-    struct session *session;
-    const struct context *context;
-    struct comm *comm;            // the host's
-    struct context_source source; // of the folder
-    char *folder, *manifest_path; // owned
-    char *path[N_CONTEXT_FILE];   // owned, of the manifest's generation
-    int lock, file;               // of the folder on rank 0, and of the pages; -1: not open
-    struct context_manifest manifest;
-    float *logprob; // as restored, owned
-    bool committed; // the manifest has its name
-};
-
-static enum status access_open(struct session *s, const struct context *context,
-                               struct access *out) {
-    *out = (struct access){.session = s,
-                           .context = context,
-                           .comm = comm_host(s->forward.comm),
-                           .lock = -1,
-                           .file = -1};
+enum status context_access_open(struct session *s, const struct context *context,
+                                struct context_access *out) {
+    *out = (struct context_access){.session = s,
+                                   .context = context,
+                                   .comm = comm_host(s->forward.comm),
+                                   .lock = -1,
+                                   .file = -1};
     if (s->sizes.encode_only) FAIL(ERR_INTERNAL, "a session that encodes keeps nothing to save");
     return OK;
 }
 
-static enum status name_folder(struct access *a, const struct context_source *source) {
+enum status context_access_name(struct context_access *a, const struct context_source *source) {
     a->source = *source;
     a->folder = context_path(a->context->dir, source->key, NULL);
     a->manifest_path = context_path(a->context->dir, source->key, CONTEXT_MANIFEST);
@@ -43,7 +29,7 @@ static enum status name_folder(struct access *a, const struct context_source *so
 }
 
 // The manifest's generation is known.
-static enum status name_files(struct access *a) {
+enum status context_access_files(struct context_access *a) {
     for (int kind = 0; kind < N_CONTEXT_FILE; kind++) {
         char name[CONTEXT_NAME_BYTES];
         context_name(kind, a->manifest.generation, name);
@@ -53,7 +39,7 @@ static enum status name_files(struct access *a) {
     return OK;
 }
 
-static void access_close(struct access *a) {
+void context_access_close(struct context_access *a) {
     if (a->file >= 0) close(a->file);
     if (a->lock >= 0) close(a->lock);
     context_manifest_close(&a->manifest);
@@ -63,18 +49,8 @@ static void access_close(struct access *a) {
     free(a->folder);
 }
 
-static bool is_root(const struct access *a) {
-    return a->comm->rank == 0;
-}
-
-static enum status begin_generation(struct access *a) {
-    struct context_manifest *m = &a->manifest;
-    TRY(context_folder_open(a->context->dir, a->folder, true, &a->lock));
-    return context_generation_make(a->folder, m->n_page * m->page_bytes, &m->generation);
-}
-
 // Every rank may be the first to see the file, where folders are cached.
-static enum status open_pages(struct access *a, bool write) {
+enum status context_access_pages(struct context_access *a, bool write) {
     int flags = write ? O_WRONLY | O_CREAT : O_RDONLY | O_NONBLOCK;
     struct stat info;
     int64_t bytes = a->manifest.n_page * a->manifest.page_bytes;
@@ -89,124 +65,25 @@ static enum status open_pages(struct access *a, bool write) {
     return OK;
 }
 
-static enum status save_last_state(struct access *a) {
-    struct session *s = a->session;
-    const struct forward *f = &s->forward;
-    int64_t n = f->spec->n_hidden, bytes = dtype_bytes(f->activation, n);
-    enum status status = OK;
-    if (s->last_position != s->sequence.length - 1) return OK;
-    a->manifest.last_state = malloc((size_t)context_last_bytes(s));
-    void *state = malloc((size_t)bytes);
-    if (!a->manifest.last_state || !state) FAIL_OR(done, ERR_MEMORY, "no memory for a state");
-    TRY_OR(done, f->backend->ops->download(f->backend, state, f->buffers.last_hidden, bytes));
-    TRY_OR(done, f->backend->ops->sync(f->backend));
-    dtype_to_float(f->activation, state, n, a->manifest.last_state);
-done:
-    free(state);
-    return status;
-}
-
-// Another job may have saved the same context since.
-static bool manifest_is(const char *path, const char *text) {
-    void *found = NULL;
-    int64_t bytes = (int64_t)strlen(text), n;
-    bool same = context_file_read(path, bytes, &found, &n) == OK && found && n == bytes &&
-                memcmp(found, text, (size_t)n) == 0;
-    free(found);
-    return same;
-}
-
-// Those of a folder never differ, so that this may be at any time.
-static enum status write_tokens(struct access *a) {
-    const struct context *c = a->context;
-    enum status status = OK;
-    char *path = context_path(c->dir, a->source.key, CONTEXT_TOKENS);
-    if (!path) FAIL(ERR_MEMORY, "no memory for a path");
-    TRY_OR(done,
-           context_file_write(a->path[CONTEXT_IDS], c->token, (size_t)c->n * sizeof *c->token));
-    if (rename(a->path[CONTEXT_IDS], path) != 0)
-        FAIL_OR(done, ERR_IO, "cannot write %s: %s", path, strerror(errno));
-done:
-    free(path);
-    return status;
-}
-
-// All pages are on the disk: the new state takes the old one's place.
-static enum status commit(struct access *a, const float *logprob) {
-    struct context_manifest *m = &a->manifest;
-    enum status status = OK;
-    TRY(write_tokens(a));
-    m->scored = logprob != NULL;
-    if (logprob) {
-        size_t bytes = (size_t)m->done * sizeof *logprob;
-        digest_bytes(logprob, bytes, m->logprobs_digest);
-        TRY(context_file_write(a->path[CONTEXT_LOGPROBS], logprob, bytes));
-    }
-    char *text = context_manifest_print(m, a->session, &a->source);
-    if (!text) FAIL(ERR_MEMORY, "no memory for %s", a->manifest_path);
-    TRY_OR(done, context_file_write(a->path[CONTEXT_PART], text, strlen(text)));
-    if (rename(a->path[CONTEXT_PART], a->manifest_path) != 0)
-        FAIL_OR(done, ERR_IO, "cannot write %s: %s", a->manifest_path, strerror(errno));
-    a->committed = true;
-    TRY_OR(done, durable_sync(a->lock, a->folder));
-    if (context_folder_alone(a->lock) && manifest_is(a->manifest_path, text))
-        context_generation_keep(a->folder, m->generation);
-done:
-    free(text);
-    return status;
-}
-
-static enum status save(struct access *a, const float *logprob) {
-    struct session *s = a->session;
-    struct context_manifest *m = &a->manifest;
-    if (s->sequence.length < 1 || s->sequence.length > a->context->n)
-        FAIL(ERR_INTERNAL, "the session holds %lld tokens of a context of %lld",
-             (long long)s->sequence.length, (long long)a->context->n);
-    struct context_source source;
-    context_source_of(a->context, &source);
-    TRY(name_folder(a, &source));
-    TRY(context_manifest_open(s, source.n_token, s->sequence.length, m));
-    for (int i = 0; i < s->forward.kv.n_layer; i++)
-        m->begin[i] = kv_store_held_from(&s->forward.kv, i);
-    TRY(comm_agree(a->comm, is_root(a) ? begin_generation(a) : OK));
-    TRY(a->comm->ops->broadcast(a->comm, &m->generation, sizeof m->generation, 0));
-    TRY(name_files(a));
-    TRY(comm_agree(a->comm, open_pages(a, true)));
-    TRY(context_pages_write(s, a->file, a->path[CONTEXT_PAGES], m));
-    TRY(save_last_state(a));
-    return comm_agree(a->comm, is_root(a) ? commit(a, logprob) : OK);
-}
-
-enum status context_save(struct session *session, const struct context *context,
-                         const float *logprob) {
-    struct access a;
-    enum status status = access_open(session, context, &a);
-    if (status == OK) status = save(&a, logprob);
-    bool unfinished = status != OK && a.comm->rank == 0 && !a.committed;
-    for (int kind = 0; unfinished && kind < N_CONTEXT_FILE; kind++)
-        if (a.path[kind]) unlink(a.path[kind]);
-    access_close(&a);
-    return status;
-}
-
 // On every rank, as rank 0 found it.
-static enum status share_found(struct access *a, bool scored, struct context_found *found) {
+static enum status share_found(struct context_access *a, bool scored, struct context_found *found) {
     struct comm *comm = a->comm;
-    TRY(comm_agree(comm, is_root(a) ? context_search(a->session, a->context, scored, found) : OK));
+    TRY(comm_agree(
+        comm, context_access_root(a) ? context_search(a->session, a->context, scored, found) : OK));
     TRY(comm->ops->broadcast(comm, &found->n, sizeof found->n, 0));
     if (found->n == 0) return OK;
     TRY(comm->ops->broadcast(comm, &found->text.bytes, sizeof found->text.bytes, 0));
     TRY(comm->ops->broadcast(comm, &found->source, sizeof found->source, 0));
     found->source.identity = a->context->identity; // an address of this rank
-    TRY(name_folder(a, &found->source));
-    if (!is_root(a)) found->text.text = malloc((size_t)found->text.bytes + 1);
+    TRY(context_access_name(a, &found->source));
+    if (!context_access_root(a)) found->text.text = malloc((size_t)found->text.bytes + 1);
     if (!found->text.text) FAIL(ERR_MEMORY, "no memory for %s", a->manifest_path);
     TRY(comm->ops->broadcast(comm, found->text.text, found->text.bytes, 0));
     const struct context_text text = {found->text.text, found->text.bytes, a->manifest_path};
     return context_manifest_parse(&text, a->session, &a->source, &a->manifest);
 }
 
-static enum status read_logprobs(struct access *a) {
+static enum status read_logprobs(struct context_access *a) {
     const struct context_manifest *m = &a->manifest;
     int64_t expected = m->done * (int64_t)sizeof *a->logprob, bytes;
     char digest[DIGEST_BYTES];
@@ -221,10 +98,10 @@ static enum status read_logprobs(struct access *a) {
     return OK;
 }
 
-static enum status share_logprobs(struct access *a, int64_t n) {
+static enum status share_logprobs(struct context_access *a, int64_t n) {
     int64_t bytes = n * (int64_t)sizeof *a->logprob;
-    TRY(comm_agree(a->comm, is_root(a) ? read_logprobs(a) : OK));
-    if (!is_root(a)) a->logprob = malloc((size_t)bytes);
+    TRY(comm_agree(a->comm, context_access_root(a) ? read_logprobs(a) : OK));
+    if (!context_access_root(a)) a->logprob = malloc((size_t)bytes);
     if (!a->logprob) FAIL(ERR_MEMORY, "no memory for log-probabilities");
     return a->comm->ops->broadcast(a->comm, a->logprob, bytes, 0);
 }
@@ -259,16 +136,16 @@ static enum status take_state(struct session *s, const struct context_manifest *
     return status == OK ? f->backend->ops->sync(f->backend) : status;
 }
 
-static enum status restore(struct access *a, const struct context_found *found, float *logprob,
-                           struct context_restored *out) {
+static enum status restore(struct context_access *a, const struct context_found *found,
+                           float *logprob, struct context_restored *out) {
     struct session *s = a->session;
     const struct context_manifest *m = &a->manifest;
     struct context_source own;
     int64_t n = found->n, n_scored = n < m->done ? n + 1 : n;
-    if (is_root(a)) (void)futimens(found->lock, NULL); // when it was last of use
-    TRY(name_files(a));
+    if (context_access_root(a)) (void)futimens(found->lock, NULL); // when it was last of use
+    TRY(context_access_files(a));
     if (logprob) TRY(share_logprobs(a, n_scored));
-    TRY(comm_agree(a->comm, open_pages(a, false)));
+    TRY(comm_agree(a->comm, context_access_pages(a, false)));
     TRY(place_tokens(s, m, n));
     TRY(context_pages_read(s, a->file, a->path[CONTEXT_PAGES], m));
     TRY(take_state(s, m));
@@ -282,9 +159,9 @@ static enum status restore(struct access *a, const struct context_found *found, 
 
 enum status context_restore(struct session *session, const struct context *context, float *logprob,
                             struct context_restored *out) {
-    struct access a;
+    struct context_access a;
     struct context_found found = {.lock = -1};
-    enum status status = access_open(session, context, &a);
+    enum status status = context_access_open(session, context, &a);
     bool empty = session->sequence.length == 0;
     *out = (struct context_restored){0};
     if (status == OK && !empty)
@@ -301,6 +178,6 @@ done:
         session->last_position = -1;
     }
     context_found_close(&found);
-    access_close(&a);
+    context_access_close(&a);
     return status;
 }

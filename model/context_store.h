@@ -36,6 +36,18 @@ void context_key(const struct context *context, char out[DIGEST_BYTES]);
 enum status context_save(struct session *session, const struct context *context,
                          const float *logprob);
 
+// Likewise, in two steps, between which the session may append, and context_save_end be called any
+// number of times; what context and logprob point to stays as it is below the session's length. The
+// first has handed all rows to the kernel when it returns (no copy of them is kept, but in the page
+// cache). The second takes the state into use and sets *saving to NULL once the rows are on every
+// rank's disk, for which it waits if told to; it fails like context_save, and *saving is NULL then.
+struct context_saving; // opaque
+enum status context_save_begin(struct session *session, const struct context *context,
+                               const float *logprob, struct context_saving **out);
+enum status context_save_end(struct context_saving **saving, bool wait);
+// Gives the state up, on this rank; the earlier one stays. Accepts NULL in *saving.
+void context_save_drop(struct context_saving **saving);
+
 struct context_restored {
     int64_t n;        // tokens that the session holds now; 0: nothing was found
     int64_t n_scored; // entries of logprob that are known: n, or n + 1, the last of which an append

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -228,13 +229,69 @@ static void test_lost_rows(void **state) {
     checkpoint_close(&context_test_checkpoint);
 }
 
+static void expect_restored(const struct context *context, int64_t n) {
+    struct context_restored restored;
+    struct session *session = context_test_open_session(&context_test_self, &context_test_plain);
+    context_test_meet();
+    context_test_succeed(context_restore(session, context, NULL, &restored));
+    assert_int_equal(restored.n, n);
+    session_close(&session);
+    context_test_meet();
+}
+
+// While a state is on its way to the disk the session reads on, and the earlier one is what is
+// there: also when it does not get there.
+static void test_beside(void **state) {
+    (void)state;
+    context_test_open_checkpoint("tiny-llama");
+    static float logprob[N_TOKEN];
+    struct context context = context_test_named("beside");
+    struct context_saving *saving = NULL;
+    struct session *session = context_test_open_session(&mpi_test_comm, &context_test_plain);
+    context_test_append(session, 0, 100, logprob, NULL);
+    context_test_succeed(context_save(session, &context, logprob));
+    context_test_append(session, 100, 200, logprob + 100, NULL);
+    context_test_succeed(context_save_begin(session, &context, logprob, &saving));
+    context_test_append(session, 300, N_TOKEN - 300, logprob + 300, NULL);
+    expect_restored(&context, 100);
+    while (saving) context_test_succeed(context_save_end(&saving, false));
+    expect_restored(&context, 300);
+    assert_false(context_test_exists(&context, "pages-1"));
+    context_test_meet();
+    context_test_succeed(context_save_begin(session, &context, logprob, &saving));
+    context_save_drop(&saving);
+    assert_null(saving);
+    expect_restored(&context, 300);
+    char *tokens = context_test_path(&context, "tokens");
+    if (mpi_test_comm.rank == 0) {
+        assert_int_equal(unlink(tokens), 0);
+        assert_int_equal(mkdir(tokens, 0777), 0);
+    }
+    context_test_succeed(context_save_begin(session, &context, logprob, &saving));
+    assert_int_equal(context_save_end(&saving, true), ERR_IO);
+    assert_null(saving);
+    if (!strstr(status_message(), tokens))
+        fail_msg("%s expected, got %s", tokens, status_message());
+    expect_restored(&context, 300);
+    assert_true(context_test_exists(&context, "pages-2"));
+    assert_false(context_test_exists(&context, "pages-3") ||
+                 context_test_exists(&context, "ids-3"));
+    context_test_meet();
+    if (mpi_test_comm.rank == 0) assert_int_equal(rmdir(tokens), 0);
+    context_test_succeed(context_save(session, &context, logprob));
+    expect_restored(&context, N_TOKEN);
+    session_close(&session);
+    free(tokens);
+    checkpoint_close(&context_test_checkpoint);
+}
+
 int main(int argc, char **argv) {
     mpi_test_start(&argc, &argv);
     if (!context_test_open()) return mpi_test_stop(1);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_restored),  cmocka_unit_test(test_same_bits),
         cmocka_unit_test(test_parts),     cmocka_unit_test(test_nothing),
-        cmocka_unit_test(test_lost_rows),
+        cmocka_unit_test(test_lost_rows), cmocka_unit_test(test_beside),
     };
     int failed = cmocka_run_group_tests_name("context store", tests, NULL, NULL);
     context_test_close();
