@@ -193,6 +193,41 @@ static void test_windows(void **state) {
     checkpoint_close(&context_test_checkpoint);
 }
 
+static void append_chunks(struct session *session, const struct context *context, int64_t from,
+                          int64_t to, struct reading *out) {
+    for (int64_t at = from; at < to; at += 100)
+        context_test_succeed(session_append(session, &(struct append_args){
+                                                         .token = context->token + at,
+                                                         .n = to - at < 100 ? to - at : 100,
+                                                         .logprob = out->logprob + at,
+                                                     }));
+}
+
+// On one rank, where the chunks are those in which the saved beginning was read, so are all bits.
+static void test_same_bits(void **state) {
+    (void)state;
+    static struct reading expected, got;
+    int32_t token[N_LONG];
+    struct context_restored restored;
+    context_test_open_checkpoint("tiny-llama");
+    char identity[40];
+    snprintf(identity, sizeof identity, "bits of rank %d", mpi_test_comm.rank);
+    struct context context = context_test_named(identity);
+    struct session *session = context_test_open_session(&context_test_self, &plain);
+    append_chunks(session, &context, 0, N_TOKEN, &expected);
+    context_test_succeed(context_save(session, &context, expected.logprob));
+    context = text_of(identity, N_LONG, -1, token);
+    append_chunks(session, &context, N_TOKEN, N_LONG, &expected);
+    context_test_succeed(session_truncate(session, 0));
+    context_test_succeed(context_restore(session, &context, got.logprob, &restored));
+    assert_int_equal(restored.n, N_TOKEN);
+    append_chunks(session, &context, N_TOKEN, N_LONG, &got);
+    assert_memory_equal(got.logprob, expected.logprob, sizeof got.logprob);
+    session_close(&session);
+    context_test_meet();
+    checkpoint_close(&context_test_checkpoint);
+}
+
 static void expect(const struct context *context, bool scored, int64_t n, const char *like) {
     static float logprob[N_LONG];
     struct context_restored restored;
@@ -330,7 +365,7 @@ int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_beginnings), cmocka_unit_test(test_networks),
         cmocka_unit_test(test_windows),    cmocka_unit_test(test_candidates),
-        cmocka_unit_test(test_damage),
+        cmocka_unit_test(test_damage),     cmocka_unit_test(test_same_bits),
     };
     int failed = cmocka_run_group_tests_name("beginnings of contexts", tests, NULL, NULL);
     context_test_close();
