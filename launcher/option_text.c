@@ -13,7 +13,9 @@ static const char *const verb_help[N_VERB][2] = {
     [VERB_VERIFY] = {"verify", "numerical self-test on these ranks: residuals, PASSED or FAILED"},
     [VERB_EVALUATE] = {"evaluate", "retrieval by length and depth and perplexity by position of "
                                    "[JOB.cfg] -> OUTPUT/results.jsonl, plots"},
-    [VERB_INSPECT] = {"inspect", "what the checkpoint or result folder PATH holds"},
+    [VERB_INSPECT] =
+        {"inspect",
+         "what a checkpoint, store or result folder PATH holds, and where a job's ranks are"},
 };
 
 const char *verb_name(enum verb verb) {
