@@ -3,6 +3,7 @@
 #include "launcher/results.h"
 #include "launcher/stop.h"
 #include "model/context_store.h"
+#include "model/durable.h"
 
 enum status reading_open(struct job *job) {
     struct comm *host = comm_host(&job->comm);
@@ -10,6 +11,8 @@ enum status reading_open(struct job *job) {
     enum status status = OK; // files among the options are read once
     if (host->rank == 0)
         status = options_digest(job->options, CHANGES_CONTEXT, job->context_options);
+    if (status == OK && host->rank == 0) // rather than when the document has been read
+        status = durable_folder(job->options->store, "store", "store.dir");
     TRY(comm_agree(host, status));
     return host->ops->broadcast(host, job->context_options, sizeof job->context_options, 0);
 }

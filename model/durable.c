@@ -7,18 +7,20 @@
 #include <unistd.h>
 
 enum status durable_folder(const char *path, const char *what, const char *option) {
+    int why = 0; // of the first that could not be made
     char *copy = strdup(path);
     if (!copy) FAIL(ERR_MEMORY, "no memory for a path");
     for (char *slash = copy + 1; *slash; slash++) {
         if (*slash != '/') continue;
         *slash = '\0';
-        mkdir(copy, 0777);
+        if (mkdir(copy, 0777) != 0 && errno != EEXIST && why == 0) why = errno;
         *slash = '/';
     }
     free(copy);
     struct stat info;
     if (mkdir(path, 0777) != 0 && errno != EEXIST)
-        FAIL(ERR_CREATE, "cannot make the %s %s: %s", what, path, strerror(errno));
+        FAIL(ERR_CREATE, "cannot make the %s %s: %s", what, path,
+             strerror(errno == ENOENT && why ? why : errno));
     if (stat(path, &info) != 0 || !S_ISDIR(info.st_mode))
         FAIL(ERR_CREATE, "%s is not a folder: choose another %s", path, option);
     return OK;
