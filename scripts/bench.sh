@@ -7,6 +7,8 @@
 #   embed    scripts/bench_embed.sh: tokens/s of an encoder, beside torch where PYTHON has it
 #   decode   tokens/s writing 64 tokens at depth 0, 4K and 8K on 1 and 2 ranks
 # Best of RUNS runs (default 2). A busy machine costs a factor of 2 to 5: look at the load first.
+# LLAMA_BENCH, a path of llama.cpp's llama-bench: prefill and decode also by it, on the same file and as many
+# threads, with flash attention off and on, the better counting; its row says how many times its rate 1 rank has.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 70
 build=${1:-build/cpu}
@@ -47,6 +49,17 @@ best_seconds() { # RANKS OUTPUT ARGUMENTS...
     done
     echo "$best"
 }
+# peer WIDTH N RATE ARGUMENT...: the row of llama-bench beside Halka's rate on one rank.
+peer() {
+    local width=$1 n=$2 rate=$3
+    shift 3
+    [ -n "${LLAMA_BENCH:-}" ] || return 0
+    "$LLAMA_BENCH" -m "$model" -t "$(nproc)" -fa 0,1 -r "$runs" -o jsonl "$@" 2>"$work/log" |
+        grep -o '"samples_ts": *\[[^]]*' | sed 's/.*\[//' | tr ',' '\n' | sort -g | tail -1 |
+        awk -v w="$width" -v n="$n" -v rate="$rate" '{ best = $1 } END {
+            if (best > 0) printf "%*d llama.cpp %6.1f   Halka on 1 rank: %.2f times\n", w, n, best, rate / best
+            else printf "%*d llama.cpp failed\n", w, n }'
+}
 
 for part in "${parts[@]}"; do
     case $part in
@@ -81,12 +94,14 @@ for part in "${parts[@]}"; do
                     if (s > 0) printf "%17d %6d %9.1f %12.3f %18.2fx\n", n, r, n / s, w, one / s
                     else printf "%17d %6d failed\n", n, r }'
             done
+            peer 17 $n "$(awk "BEGIN { print $n / $one }")" -p $n -n 0
         done
         ;;
     decode)
         echo "== decode: depth  ranks  tokens/s"
         for n in 1 4096 8192; do
             ids $n >"$work/tokens"
+            one=
             for ranks in 1 2; do
                 # The difference of a long and a short answer leaves the prefill out.
                 answer=(--tokens "$work/tokens" --task answer --set task.temperature=0)
@@ -96,7 +111,9 @@ for part in "${parts[@]}"; do
                 awk -v n=$n -v r=$ranks -v a="$short" -v b="$long" -v made="${made:-0}" 'BEGIN {
                     if (b > a && made > 1) printf "%15d %6d %9.1f\n", n, r, (made - 1) / (b - a)
                     else printf "%15d %6d no figure (%d tokens made)\n", n, r, made }'
+                one=${one:-$(awk "BEGIN { print (${made:-0} - 1) / ($long - $short) }")}
             done
+            peer 15 $n "$one" -p 0 -n 64 -d $n
         done
         ;;
     embed) scripts/bench_embed.sh "$build" ;;
