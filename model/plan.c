@@ -3,8 +3,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-// What a process holds besides model buffers, measured with `halka run` (proportional set size): MPI,
-// a tokenizer and what oneDNN generates and keeps; and libraries, which the ranks of a node share.
+// What a process holds besides model buffers, measured with `halka run` (proportional set size):
+// MPI, a tokenizer and what oneDNN generates and keeps; and libraries, which the ranks of a node
+// share.
 enum { BASE_BYTES = 16 << 20, LIBRARY_BYTES = 14 << 20 };
 
 // Host memory for a token of the whole document: its id, its log-probability as gathered, shifted,
