@@ -29,7 +29,8 @@ struct beacon_work {
 };
 
 #define BEACON_MAGIC "HALKARNK"
-enum { BEACON_VERSION = 1, NO_PHASE = -1 };
+// Besides those of enum phase: between two, and while the host waits for its device.
+enum { BEACON_VERSION = 1, NO_PHASE = -1, DEVICE_PHASE = -2 };
 
 // The file's contents, in the byte order and layout of the machine that wrote it.
 struct beacon {
@@ -43,7 +44,7 @@ struct beacon {
     char host[256];
     // From here on what changes.
     volatile double updated; // cluster_seconds
-    volatile int32_t phase;  // enum phase, NO_PHASE between two
+    volatile int32_t phase;  // enum phase, or as above
     volatile int32_t layer;  // from 1; 0: outside the layers
     volatile int32_t n_layer;
     volatile int32_t step, n_step; // of the ring, from 1; 0: in none

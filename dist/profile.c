@@ -41,6 +41,14 @@ void profile_end(struct profile *profile, enum phase phase, double begun) {
     if (now > 0) profile->seconds[phase] += now - begun;
 }
 
+enum status profile_sync(struct profile *profile, struct backend *backend) {
+    struct beacon *beacon = profile->device ? profile->beacon : NULL;
+    if (beacon) beacon_phase(beacon, DEVICE_PHASE, cluster_seconds());
+    TRY(backend->ops->sync(backend));
+    if (beacon) beacon_phase(beacon, NO_PHASE, cluster_seconds());
+    return OK;
+}
+
 void profile_attach(struct profile *profile, struct backend *backend) {
     if (!backend->ops->phase) return;
     profile->device = backend;

@@ -37,6 +37,9 @@ struct profile {
 // queueing.
 double profile_begin(struct profile *profile, enum phase phase);
 void profile_end(struct profile *profile, enum phase phase, double begun);
+// Waits for all queued work, which the beacon tells of: where a device works, the host's phases are
+// those of queueing.
+enum status profile_sync(struct profile *profile, struct backend *backend);
 // Lets the backend count its phases into the profile, where it queues work, and ends that.
 void profile_attach(struct profile *profile, struct backend *backend);
 void profile_detach(struct profile *profile);

@@ -58,7 +58,7 @@ static bool is_sound(const struct beacon *b, const struct beacon_work *w, int ra
     return memcmp(b->magic, BEACON_MAGIC, sizeof b->magic) == 0 && b->version == BEACON_VERSION &&
            b->bytes == sizeof *b && b->rank == rank &&
            within(b->ranks, rank + 1, BEACON_MAX_RANKS) && b->job > 0 && b->pid > 0 &&
-           within(b->phase, NO_PHASE, N_PHASE - 1) && within(b->n_layer, 0, MANY) &&
+           within(b->phase, DEVICE_PHASE, N_PHASE - 1) && within(b->n_layer, 0, MANY) &&
            within(b->layer, 0, b->n_layer) && within(b->n_step, 0, BEACON_MAX_RANKS) &&
            within(b->step, 0, b->n_step) && within(b->saving, 0, 1) &&
            within(b->end, 0, N_BEACON_END - 1) && within(b->code, 0, 255) &&
@@ -178,7 +178,8 @@ static void add_work(struct line *line, const struct sighting *s) {
     bool answers = w->activity == ACTIVITY_ANSWERING;
     add(line, "%s", activity_name[w->activity]);
     if (b->saving) add(line, ", saving the context");
-    if (b->phase != NO_PHASE) add(line, ", in %s", phase_name[b->phase]);
+    if (b->phase == DEVICE_PHASE) add(line, ", waiting for its device");
+    if (b->phase >= 0) add(line, ", in %s", phase_name[b->phase]);
     if (b->layer) add(line, ", layer %d of %d", b->layer, b->n_layer);
     if (b->layer && b->step) add(line, ", ring step %d of %d", b->step, b->n_step);
     if (w->question) add(line, ", question %d of %d", w->question, w->n_question);

@@ -153,7 +153,7 @@ static enum status gather_by_position(struct session *s, int64_t begin, int64_t 
     TRY(comm->ops->all_gather(comm, own, s->forward.buffers.all_values, bytes));
     TRY(BACKEND(s)->ops->download(BACKEND(s), s->gathered, s->forward.buffers.all_values,
                                   (end - begin) * (int64_t)sizeof *own));
-    TRY(BACKEND(s)->ops->sync(BACKEND(s)));
+    TRY(profile_sync(s->forward.profile, BACKEND(s)));
     const float *value = s->gathered;
     for (int rank = 0; rank < size; rank++) {
         int64_t n = bytes[rank] / (int64_t)sizeof *own;
@@ -314,7 +314,7 @@ static enum status prefill(struct session *s, const struct append_args *args) {
         if (args->logprob) TRY(chunk_logprobs(s, &chunk, args, append_begin));
         done += n;
         if (done == args->n) TRY(share_last_hidden(s, &chunk));
-        TRY(BACKEND(s)->ops->sync(BACKEND(s))); // what is reported as read has been read
+        TRY(profile_sync(f->profile, BACKEND(s))); // what is reported as read has been read
         profile_sample_memory(f->profile);
         if (args->progress) args->progress(args->user, done);
     }

@@ -38,7 +38,7 @@ static enum status deliver_states(struct session *s, const struct encode_args *a
         if (tile) {
             TRY(BACKEND(s)->ops->download(BACKEND(s), tile, states,
                                           count * hidden * (int64_t)sizeof *states));
-            TRY(BACKEND(s)->ops->sync(BACKEND(s)));
+            TRY(profile_sync(s->forward.profile, BACKEND(s)));
         }
         TRY(args->states(args->user, s->position + row, count, tile ? tile : states));
     }
@@ -52,7 +52,7 @@ static enum status encode(struct session *s, const struct encode_args *args, flo
                                       .document_end = args->document_end};
         TRY(session_prefill_chunk(s, args->token + done, n, &chunk));
         TRY(deliver_states(s, args, &chunk, tile));
-        TRY(BACKEND(s)->ops->sync(BACKEND(s)));
+        TRY(profile_sync(s->forward.profile, BACKEND(s)));
         profile_sample_memory(s->forward.profile);
         done += n;
         if (args->progress) args->progress(args->user, done);

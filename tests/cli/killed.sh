@@ -23,9 +23,10 @@ mkdir "$use"
 cp tests/fixtures/tiny-qwen2/*.json tests/fixtures/tiny-qwen2/*.safetensors "$use"
 cp tests/fixtures/embed/tokenizer.json "$use"
 score=(--model "$tiny" --tokens "$work/long" --task score --set task.token_logprobs=true
-    --set run.precision=fp32 --set model.context=65536 --set prefill.chunk=500)
+    --set run.backend=cpu --set run.precision=fp32 --set model.context=65536 --set prefill.chunk=500)
 answer=(--model "$use" --document tests/fixtures/evidence/paragraphs.txt --task answer
-    --set task.max_tokens=3000 --set run.precision=fp32 --set model.context=65536)
+    --set run.backend=cpu --set task.max_tokens=3000 --set run.precision=fp32
+    --set model.context=65536)
 
 plain() { sed 's/"seconds": [^,}]*//' "$work/$1/results.jsonl"; } # OUTPUT
 counted() { grep -oE "\"$2\": [0-9]+" "$work/$1/report.json" | sed 's/.*: //'; } # OUTPUT KEY

@@ -191,6 +191,10 @@ static void half_a_turn_is_none(void **state) {
     write_beacon(&before);
     expect_text(BEACONS_ASKED, "token 8192 of 20000 of report.txt");
     beacon_layer(&beacon, 0, 30);
+    beacon_phase(&beacon, DEVICE_PHASE, 0);
+    write_beacon(&beacon);
+    expect_text(BEACONS_ASKED,
+                "was answering, waiting for its device, question 2 of 3, token 0 of");
     beacon_phase(&beacon, NO_PHASE, 0);
     beacon_saving(&beacon, true);
     write_beacon(&beacon);
@@ -241,7 +245,7 @@ static void terminals_are_spared(void **state) {
 static void damage_is_survived(void **state) {
     (void)state;
     uint64_t random = 1;
-    for (int round = 0; round < 3000; round++) {
+    for (int round = 0; round < 1000; round++) {
         struct beacon beacon = reading_beacon(0, 3);
         for (int i = 0; i < 1 + round % 7; i++) {
             random = random * 6364136223846793005u + 1442695040888963407u;

@@ -117,6 +117,13 @@ static void a_device_counts_its_phases(void **state) {
     begun = profile_begin(&profile, PHASE_IO);
     profile_end(&profile, PHASE_IO, begun);
     assert_true(profile.seconds[PHASE_IO] > 0);
+    struct beacon beacon = {.phase = DEVICE_PHASE};
+    profile.beacon = &beacon;
+    profile_begin(&profile, PHASE_MATMUL);
+    assert_int_equal(beacon.phase, PHASE_MATMUL);
+    assert_int_equal(profile_sync(&profile, &device), OK);
+    assert_int_equal(beacon.phase, NO_PHASE);
+    profile.beacon = NULL;
     profile_detach(&profile);
     profile_begin(&profile, PHASE_MERGE);
     assert_int_equal(device.ops->sync(&device), OK);
