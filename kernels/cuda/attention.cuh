@@ -73,7 +73,7 @@ enum {
 enum {
     ATTENTION_MMA_192_BYTES = 111616,
     ATTENTION_MMA_LATENT_BYTES = 231424,
-    ATTENTION_WGMMA_LATENT_BYTES = 231504
+    ATTENTION_WGMMA_LATENT_BYTES = 231520
 };
 
 // attention.cu: checks the arguments and describes the work, unsplit, with `out` and `lse` the

@@ -22,8 +22,7 @@ constexpr int kHalfPanels = kValueDim / kConsumers / kPanel;
 // of the value's columns with the last panel, of keys only; the other consumer's half.
 constexpr int kStages = kConsumers, kParts = 2;
 enum part { OWN, OTHERS };
-// Barriers between warps; 0 is __syncthreads'. Each consumer has its own of the weights it gives.
-constexpr int kBarrierConsumers = 1, kBarrierGiven = 2;
+constexpr int kBarrierConsumers = 1; // barrier between warps; 0 is __syncthreads'
 
 // A consumer's share of the rows: attention_rows.cuh.
 struct share {
@@ -37,7 +36,7 @@ constexpr int kWeightBytes = kWeights * kGroup * (int)sizeof(uint4);
 constexpr int kMaxBytes = kGroup * (int)sizeof(float2);
 constexpr int kAlign = 1024; // of panels
 constexpr int kSharedBytes = kAlign + kQueryBytes + kStages * kTileBytes + kWeightBytes +
-                             kMaxBytes + 2 * kStages * kParts * (int)sizeof(uint64_t) + 16;
+                             kMaxBytes + (2 * kParts + 1) * kStages * (int)sizeof(uint64_t) + 16;
 
 // Shared memory of a block.
 struct room {
@@ -46,6 +45,7 @@ struct room {
     float2 *max;                // [kGroup] the rows' maxima with that tile
     uint64_t (*full)[kParts];   // [kStages] the part has come
     uint64_t (*free)[kParts];   // [kStages] its consumer is done with it
+    uint64_t *given;            // [kStages] the tile's weights are there
     int *spoiled;
 };
 
@@ -57,18 +57,21 @@ __device__ inline room find_room(unsigned char *shared) {
     m.max = (float2 *)(m.weight + kWeights);
     m.full = (uint64_t(*)[kParts])(m.max + kGroup);
     m.free = m.full + kStages;
-    m.spoiled = (int *)(m.free + kStages);
+    m.given = (uint64_t *)(m.free + kStages);
+    m.spoiled = (int *)(m.given + kStages);
     return m;
 }
 
 // n_arrival: of the first warpgroup, for a part that has come. N_BLOCK: blocks that share tiles.
 template <int N_BLOCK> __device__ inline void init_room(const room &m, int n_arrival) {
     if (threadIdx.x == 0) {
-        for (int i = 0; i < kStages; i++)
+        for (int i = 0; i < kStages; i++) {
             for (int part = 0; part < kParts; part++) {
                 mbarrier_init(&m.full[i][part], n_arrival);
                 mbarrier_init(&m.free[i][part], N_BLOCK * kGroup / WARP);
             }
+            mbarrier_init(&m.given[i], kGroup);
+        }
         *m.spoiled = 0;
         mbarrier_fence_init();
     }
@@ -171,21 +174,21 @@ __device__ inline void weigh_tile(float scale, rows<share> &r, tile_scores<share
 
 // The own tile's weights for the other consumer, whose threads have the same rows and columns of
 // weights. A thread's place is free: it took from there what its fellow gave last.
-__device__ inline void give(const room &m, int consumer, const rows<share> &r,
+__device__ inline void give(const room &m, int turn, const rows<share> &r,
                             const uint32_t (&weight)[kWeights][4]) {
     int i = threadIdx.x % kGroup;
     m.max[i] = make_float2(r.max[0][0], r.max[0][1]);
 #pragma unroll
     for (int k = 0; k < kWeights; k++)
         m.weight[k][i] = make_uint4(weight[k][0], weight[k][1], weight[k][2], weight[k][3]);
-    barrier_arrive(kBarrierGiven + consumer, kConsumers * kGroup);
+    mbarrier_arrive(&m.given[turn % kStages]);
 }
 
-// Waits for the other consumer's weights of the tile before and its maxima; sums shrink to them.
-__device__ inline void take(const room &m, int consumer, rows<share> &r,
+// Waits for the other consumer's weights of tile `turn` and its maxima; sums shrink to them.
+__device__ inline void take(const room &m, int turn, rows<share> &r,
                             uint32_t (&weight)[kWeights][4]) {
     int i = threadIdx.x % kGroup;
-    barrier_sync(kBarrierGiven + 1 - consumer, kConsumers * kGroup);
+    mbarrier_wait(&m.given[turn % kStages], turn / kStages % 2);
     float2 max = m.max[i];
     float shrink[1][2] = {{attention_shrink(r.max[0][0], max.x), //
                            attention_shrink(r.max[0][1], max.y)}};
@@ -221,7 +224,7 @@ __device__ inline void consume(const room &m, const KEYS &keys, int n_tile, int 
         wgmma_finish<0>(score[0]);
         keys.hide(0, r, score);
         weigh_tile(scale, r, score, weight, shrink);
-        give(m, consumer, r, weight);
+        give(m, 0, r, weight);
         multiply_values(m, 0, consumer, weight, r);
         wgmma_finish<0>(r.sum[0]);
         release<kBlocks>(m, 0, OWN);
@@ -229,7 +232,7 @@ __device__ inline void consume(const room &m, const KEYS &keys, int n_tile, int 
     }
     for (; turn < n_tile; turn += kConsumers) {
         multiply_keys<OWN, kWritten>(m, turn, score);
-        take(m, consumer, r, weight);
+        take(m, turn - 1, r, weight);
         multiply_values(m, turn - 1, consumer, weight, r);
         multiply_keys<OTHERS, kWritten>(m, turn, score);
         wgmma_finish<1>(r.sum[0]);
@@ -237,14 +240,14 @@ __device__ inline void consume(const room &m, const KEYS &keys, int n_tile, int 
         wgmma_finish<0>(score[0]);
         keys.hide(turn, r, score);
         weigh_tile(scale, r, score, weight, shrink);
-        give(m, consumer, r, weight);
+        give(m, turn, r, weight);
         shrink_sums<share>(r, shrink);
         multiply_values(m, turn, consumer, weight, r);
         wgmma_finish<0>(r.sum[0]);
         release<kBlocks>(m, turn, OWN);
     }
     if (turn > n_tile) return; // the last tile was the own
-    take(m, consumer, r, weight);
+    take(m, n_tile - 1, r, weight);
     multiply_values(m, n_tile - 1, consumer, weight, r);
     wgmma_finish<0>(r.sum[0]);
 }
