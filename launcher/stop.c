@@ -13,6 +13,7 @@ void stop_watch(void) {
     sigset_t signals;
     list_signals(&signals);
     sigprocmask(SIG_BLOCK, &signals, NULL);
+    signal(SIGXFSZ, SIG_IGN); // beyond a limit on the length of files, the write says so
 }
 
 static bool is_asked(void) {

@@ -131,13 +131,16 @@ rank=()
 both=(--tokens "$work/short" "${score[@]}" --set store.dir="$work/small/store" --set store.every=0.000001)
 mkdir "$work/small"
 ! mount -t tmpfs -o size=1500k tmpfs "$work/small" 2>/dev/null || mounted=$work/small
-( # each rank may find it full
-    trap '' XFSZ
-    [ -n "$mounted" ] || ulimit -f 1000
-    exec "$mpirun" -np 2 "$halka" run --output "$work/full" "${both[@]}" >"$work/log" 2>&1
-)
+begin 2 full "${both[@]}"
+if [ -z "$mounted" ]; then
+    catch "a store that becomes full" full "reading"
+    for pid in "${rank[@]}"; do prlimit --pid "$pid" --fsize=1000000; done
+    kill -CONT "${rank[@]}"
+fi
+wait "$job" # each rank may find it full
 same "a full store: exit code" $? 74
-grep -qE "^halka: error: rank [01] .*: cannot write $work/small/store/.*: (No space|File too large)" "$work/log" ||
+gone "a full store"
+grep -qE "^halka: error: rank [01] .*: cannot (write|make) $work/small/store/.*: (No space|File too large)" "$work/log" ||
     failed "what is full" "$work/log"
 same "the results before it are whole" "$(grep -c '"id": "[0-9a-f]*"}$' "$work/full/results.jsonl")" 1
 "$halka" inspect "$work/full" >"$work/seen"
