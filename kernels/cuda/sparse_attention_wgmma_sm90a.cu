@@ -37,16 +37,27 @@ __device__ inline void find_selected(const struct sparse_attention_args &args,
     }
 }
 
-// One panel of the thread's rows; zeros for those that are not selected.
-__device__ inline void gather_panel(const struct attention_args &a, const int (&row)[kGathered],
-                                    int panel, unsigned char *tile) {
-    int lane = threadIdx.x % 8, first = threadIdx.x / 8;
-    unsigned char *to = tile + panel * kPanelBytes + first * 128 + (lane ^ first % 8) * 16;
+// A part of a tile: of each of the thread's rows all panels in turn; zeros for those that are not
+// selected.
+template <int PART>
+__device__ inline void gather_part(const attention_args &a, const int (&row)[kGathered],
+                                   const room &m, int turn) {
+    int lane = threadIdx.x % 8, first = threadIdx.x / 8, stage = turn % kStages;
+    int panel = first_panel(stage, PART);
+    unsigned char *to = m.key + stage * kTileBytes + first * 128 + (lane ^ first % 8) * 16;
+    wait_free(m, turn, PART);
 #pragma unroll
     for (int j = 0; j < kGathered; j++) {
-        int64_t at = max(row[j], 0) * a.key_stride + panel * kPanel + lane * 8;
-        copy_async_16(to + j * kGatherers * 128, (const bf16_t *)a.key + at, row[j] >= 0);
+        const bf16_t *from = (const bf16_t *)a.key + max(row[j], 0) * a.key_stride + lane * 8;
+        unsigned char *row_to = to + j * kGatherers * 128;
+        auto copy = [&](int i) {
+            copy_async_16(row_to + i * kPanelBytes, from + i * kPanel, row[j] >= 0);
+        };
+        if (PART == OWN) copy(kPanels - 1);
+#pragma unroll
+        for (int i = 0; i < kHalfPanels; i++) copy(panel + i);
     }
+    mbarrier_arrive_copies(&m.full[stage][PART]);
 }
 
 __device__ inline void produce(const sparse_attention_args &args, const sparse_place &p,
@@ -54,17 +65,10 @@ __device__ inline void produce(const sparse_attention_args &args, const sparse_p
     int row[kGathered], turn = 0;
     find_selected(args, p, p.begin, row);
     for (int first = p.begin; first < p.end; first += kTileKeys, turn++) {
-        int stage = turn % kStages, next[kGathered];
-        unsigned char *tile = m.key + stage * kTileBytes;
+        int next[kGathered];
         find_selected(args, p, first + kTileKeys, next);
-        for (int part = 0; part < kParts; part++) {
-            wait_free(m, turn, part);
-            if (part == OWN) gather_panel(args.attention, row, kPanels - 1, tile);
-#pragma unroll
-            for (int i = 0; i < kHalfPanels; i++)
-                gather_panel(args.attention, row, first_panel(stage, part) + i, tile);
-            mbarrier_arrive_copies(&m.full[stage][part]);
-        }
+        gather_part<OWN>(args.attention, row, m, turn);
+        gather_part<OTHERS>(args.attention, row, m, turn);
 #pragma unroll
         for (int j = 0; j < kGathered; j++) row[j] = next[j];
     }
