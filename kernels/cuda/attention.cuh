@@ -52,11 +52,11 @@ struct attention_kernel {
     int head_dim, value_dim; // exactly; 0: any, in any format and alignment
     bool value_in_key;       // and a value is the beginning of its key
     int64_t fewest_row;      // of a kv head, that are worth its tiles
-    int row_tile;            // rows of a block
+    int row_tile;            // rows of a block, or of a cluster of blocks that share their keys
     attention_launch *launch;
     int shared_bytes; // of a block, where not every device has so many
-    int wave;         // blocks that the only device it is for runs at once, where one range each
-                      // is best: results of ranges are large beside their keys
+    int wave;         // row tiles that the only device it is for takes at once, where one range
+                      // each is best: results of ranges are large beside their keys
 };
 
 attention_launch attention_plain_launch, attention_mma_64, attention_mma_96, attention_mma_128,

@@ -80,6 +80,7 @@ const struct attention_case attention_cases[] = {
     {"NaN in keys of 128", 150, 300, 2, 1, 128, 128, CAUSAL, LAST, NAN_KEY, 0, 0},
     {"NaN in values of 128", 150, 300, 2, 1, 128, 128, CAUSAL, LAST, NAN_VALUE, 0, 0},
     {"NaN in values of 64", 150, 301, 2, 1, 64, 64, CAUSAL, LAST, NAN_VALUE, 0, 0},
+    {"NaN in values of 256", 65, 150, 2, 1, 256, 256, CAUSAL, LAST, NAN_VALUE, 8, 0},
     {"infinite scores of 128", 150, 300, 2, 1, 128, 128, CAUSAL, LAST, INF_KEY, 0, 0},
     {"infinite values of 128", 150, 300, 2, 1, 128, 128, CAUSAL, LAST, INF_VALUE, 0, 0},
     {"window", 131, 131, 4, 4, 16, 16, WINDOW, LAST, RANDOM, 0, 40},
