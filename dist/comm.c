@@ -50,5 +50,6 @@ enum status comm_agree(struct comm *comm, enum status status) {
                  status_message());
     }
     TRY(comm->ops->broadcast(comm, &verdict, sizeof verdict, (int)failing));
-    FAIL((enum status)verdict.code, "%s", verdict.text);
+    return status_share(status_fail((enum status)verdict.code, __FILE__ ":" STATUS_TEXT(__LINE__),
+                                    "%s", verdict.text));
 }

@@ -8,6 +8,7 @@
 
 static _Thread_local char message[MESSAGE_BYTES];
 static _Thread_local const char *failed_at = "";
+static _Thread_local bool shared;
 
 enum status status_fail(enum status code, const char *where, const char *format, ...) {
     va_list args;
@@ -15,6 +16,7 @@ enum status status_fail(enum status code, const char *where, const char *format,
     vsnprintf(message, sizeof message, format, args);
     va_end(args);
     failed_at = where;
+    shared = false;
     return code;
 }
 
@@ -24,6 +26,15 @@ const char *status_message(void) {
 
 const char *status_where(void) {
     return failed_at;
+}
+
+enum status status_share(enum status code) {
+    shared = true;
+    return code;
+}
+
+bool status_is_shared(void) {
+    return shared;
 }
 
 enum status status_context(enum status code, const char *format, ...) {

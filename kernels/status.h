@@ -3,6 +3,8 @@
 #ifndef HALKA_KERNELS_STATUS_H
 #define HALKA_KERNELS_STATUS_H
 
+#include <stdbool.h>
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -29,6 +31,9 @@ enum status status_fail(enum status code, const char *where, const char *format,
 const char *status_message(void);
 // "file:line" of that failure, for --verbose and internal errors.
 const char *status_where(void);
+// Every rank has this thread's last failure, and comes back with it. By comm_agree alone.
+enum status status_share(enum status code);
+bool status_is_shared(void);
 // Replaces the message by "context: message": for callers that know the file or the document.
 enum status status_context(enum status code, const char *format, ...)
     __attribute__((format(printf, 2, 3)));

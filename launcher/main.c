@@ -60,7 +60,8 @@ int main(int argc, char **argv) {
     if (status == OK) status = do_verb(&job);
     beacon_files_close(&job, status);
     // A rank that failed alone, or lost the others, must not wait for them in MPI_Finalize.
-    if (status != OK && (job.working || status == ERR_RANK)) {
+    bool alone = job.working && !status_is_shared();
+    if (status != OK && (alone || status == ERR_RANK)) {
         status_context(status, "rank %d (%s)", cluster.rank, cluster.host);
         print_error(&options, status);
         cluster_abort(&cluster, status);
