@@ -75,9 +75,7 @@ static enum status read_document(struct answer *a) {
     if (!token) FAIL(ERR_MEMORY, "no memory for %lld tokens", (long long)n);
     if (n_head > 0) memcpy(token, a->prompt->head.id, (size_t)n_head * sizeof *token);
     memcpy(token + n_head, a->text.tokens.id, (size_t)a->text.tokens.n * sizeof *token);
-    struct progress progress =
-        progress_begin(job->profile.beacon, job->comm.rank == 0,
-                       job->documents.items[a->task->document].name, ACTIVITY_READING, n);
+    struct progress progress = progress_begin(job, job->documents.items[a->task->document].name, n);
     int64_t n_restored;
     enum status status =
         reading_run(job,

@@ -180,8 +180,7 @@ static enum status read_all(struct embedder *e, const struct task *tasks) {
     e->batch.token = malloc((size_t)e->batch.capacity * sizeof *e->batch.token);
     if (!e->batch.token) FAIL(ERR_MEMORY, "no memory for a batch");
     if (job->options->task == TASK_LOCATE) TRY(read_questions(e));
-    e->progress =
-        progress_begin(job->profile.beacon, job->comm.rank == 0, name, ACTIVITY_READING, n_token);
+    e->progress = progress_begin(job, name, n_token);
     for (int i = 0; i < job->documents.n; i++) {
         if (task_is_finished(&tasks[i])) continue;
         TRY(stop_if_wanted(job));

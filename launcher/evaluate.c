@@ -143,9 +143,7 @@ static enum status run_cell(struct evaluation *e, int index) {
     double begun = cluster_seconds(), score = 0;
     json_t *line = NULL;
     bool curve = cell->family == CELL_CURVE;
-    struct progress progress =
-        progress_begin(job->profile.beacon, job->comm.rank == 0, grid_family_name(cell->family),
-                       ACTIVITY_READING, cell->length);
+    struct progress progress = progress_begin(job, grid_family_name(cell->family), cell->length);
     TRY(curve ? evaluate_curve(e, cell, &progress, &line, &score)
               : evaluate_question(e, cell, &progress, &line, &score));
     if (job->comm.rank != 0) return OK;

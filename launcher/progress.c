@@ -8,14 +8,13 @@
 // Seconds between two lines.
 static const double terminal_interval = 0.2, plain_interval = 10;
 
-struct progress progress_begin(struct beacon *beacon, bool shown, const char *name,
-                               enum activity activity, int64_t total) {
-    beacon_begin(beacon, &(struct beacon_task){activity, name, total, 0, 0});
+struct progress progress_begin(const struct job *job, const char *name, int64_t total) {
+    struct beacon *beacon = job->profile.beacon;
+    beacon_begin(beacon, &(struct beacon_task){ACTIVITY_READING, name, total, 0, 0});
     return (struct progress){.beacon = beacon,
-                             .shown = shown,
+                             .shown = job->comm.rank == 0,
                              .terminal = isatty(STDERR_FILENO),
                              .name = name,
-                             .activity = activity,
                              .total = total,
                              .begun = cluster_seconds(),
                              .last_shown = cluster_seconds()};
@@ -31,7 +30,7 @@ void progress_update(void *user, int64_t tokens_done) {
     p->last_shown = now;
     double rate = (double)p->done / (now - p->begun);
     fprintf(stderr, "%s%s %s: %lld of %lld tokens, %.0f tokens/s, %.0f s left%s",
-            p->terminal ? "\r" : "", activity_name[p->activity], p->name, (long long)p->done,
+            p->terminal ? "\r" : "", activity_name[ACTIVITY_READING], p->name, (long long)p->done,
             (long long)p->total, rate, (double)(p->total - p->done) / rate,
             p->terminal ? "\033[K" : "\n");
 }
@@ -40,6 +39,6 @@ void progress_end(struct progress *p) {
     if (!p->shown) return;
     double seconds = cluster_seconds() - p->begun;
     fprintf(stderr, "%s%s %s: %lld tokens in %.2f s, %.0f tokens/s%s\n", p->terminal ? "\r" : "",
-            activity_name[p->activity], p->name, (long long)p->done, seconds,
+            activity_name[ACTIVITY_READING], p->name, (long long)p->done, seconds,
             seconds > 0 ? (double)p->done / seconds : 0, p->terminal ? "\033[K" : "");
 }

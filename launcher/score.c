@@ -87,9 +87,7 @@ enum status score_document(const struct task *task) {
     int64_t n = text.tokens.n;
     logprob = malloc((size_t)n * sizeof *logprob);
     if (!logprob) FAIL_OR(done, ERR_MEMORY, "no memory for %lld log-probabilities", (long long)n);
-    struct progress progress =
-        progress_begin(job->profile.beacon, job->comm.rank == 0,
-                       job->documents.items[task->document].name, ACTIVITY_READING, n);
+    struct progress progress = progress_begin(job, job->documents.items[task->document].name, n);
     TRY_OR(done, score_tokens(job, text.tokens.id, n, logprob, &progress));
     progress_end(&progress);
     if (job->comm.rank == 0) {
