@@ -55,17 +55,20 @@ static bool manifest_is(const char *path, const char *text) {
     return same;
 }
 
+// Whole, or not at all.
+static enum status put_file(const char *part, const char *path, const void *data, size_t bytes) {
+    TRY(context_file_write(part, data, bytes));
+    if (rename(part, path) != 0) FAIL(ERR_IO, "cannot write %s: %s", path, strerror(errno));
+    return OK;
+}
+
 // Those of a folder never differ, so that this may be at any time.
 static enum status write_tokens(const struct context_access *a) {
     const struct context *c = a->context;
-    enum status status = OK;
     char *path = context_path(c->dir, a->source.key, CONTEXT_TOKENS);
     if (!path) FAIL(ERR_MEMORY, "no memory for a path");
-    TRY_OR(done,
-           context_file_write(a->path[CONTEXT_IDS], c->token, (size_t)c->n * sizeof *c->token));
-    if (rename(a->path[CONTEXT_IDS], path) != 0)
-        FAIL_OR(done, ERR_IO, "cannot write %s: %s", path, strerror(errno));
-done:
+    enum status status =
+        put_file(a->path[CONTEXT_IDS], path, c->token, (size_t)c->n * sizeof *c->token);
     free(path);
     return status;
 }
@@ -94,9 +97,7 @@ static enum status commit(struct context_access *a) {
     enum status status = OK;
     char *text = context_manifest_print(m, a->session, &a->source);
     if (!text) FAIL(ERR_MEMORY, "no memory for %s", a->manifest_path);
-    TRY_OR(done, context_file_write(a->path[CONTEXT_PART], text, strlen(text)));
-    if (rename(a->path[CONTEXT_PART], a->manifest_path) != 0)
-        FAIL_OR(done, ERR_IO, "cannot write %s: %s", a->manifest_path, strerror(errno));
+    TRY_OR(done, put_file(a->path[CONTEXT_PART], a->manifest_path, text, strlen(text)));
     a->committed = true;
     TRY_OR(done, durable_sync(a->lock, a->folder));
     if (context_folder_alone(a->lock) && manifest_is(a->manifest_path, text))

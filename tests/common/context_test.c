@@ -1,5 +1,6 @@
 #include "tests/common/context_test.h"
 
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -37,25 +38,35 @@ static struct profile profile;
 static int32_t token[N_ALL];
 static char dir[SHARED_FOLDER_BYTES];
 
-bool context_test_open(void) {
+int context_test_open(void **state) {
+    (void)state;
     mpi_test_open_backend(BACKEND_CPU, &backend);
     struct backend *device = backend.memory == MEMORY_DEVICE ? &backend : NULL;
     if (comm_self_open(&context_test_self, device) != OK || !shared_folder_open(dir)) {
         fprintf(stderr, "%s\n", status_message());
-        return false;
+        return -1;
     }
     for (int i = 0; i < N_ALL; i++) token[i] = (int32_t)((i * 131 + i * i % 7 + 17) % 256);
-    return true;
+    return 0;
 }
 
-void context_test_close(void) {
+int context_test_close(void **state) {
+    (void)state;
     shared_folder_close(dir);
     comm_close(&context_test_self);
     mpi_test_close_backend(&backend);
+    return 0;
 }
 
 void context_test_succeed(enum status status) {
     if (status != OK) fail_msg("%s", status_message());
+}
+
+void context_test_compare(const char *what, const char *of, int64_t n, const float *got,
+                          const float *expected, double tolerance) {
+    for (int64_t i = 0; i < n; i++)
+        if (!(fabs((double)got[i] - expected[i]) <= tolerance))
+            fail_msg("%s: %s %d: %.7f, not %.7f", what, of, (int)i, got[i], expected[i]);
 }
 
 void context_test_meet(void) {

@@ -1,5 +1,6 @@
 // Contexts that a test saves and restores: a text of three pages, an open checkpoint, a folder that
-// all ranks use. Between context_test_open and context_test_close; failures end the test.
+// all ranks use. context_test_open and context_test_close set a group of tests up and tear it down;
+// failures end the test.
 #ifndef HALKA_TESTS_COMMON_CONTEXT_TEST_H
 #define HALKA_TESTS_COMMON_CONTEXT_TEST_H
 
@@ -14,8 +15,8 @@ extern struct comm context_test_self;             // this rank alone
 extern struct checkpoint context_test_checkpoint; // opened and closed by each test
 extern const struct session_options context_test_plain;
 
-bool context_test_open(void); // false: the reason was printed
-void context_test_close(void);
+int context_test_open(void **state); // not 0: the reason was printed
+int context_test_close(void **state);
 
 // Another order of sums in fp32: of ln p and logits to 13, 3 layers.
 #define CONTEXT_FP32_SUMS 1e-4
@@ -36,6 +37,9 @@ void context_test_open_checkpoint(const char *name);
 void context_test_open_network(const struct context_network *network);
 
 void context_test_succeed(enum status status);
+// n log-probabilities ("token") or logits ("logit"), none of them further from what is expected.
+void context_test_compare(const char *what, const char *of, int64_t n, const float *got,
+                          const float *expected, double tolerance);
 // All ranks are here.
 void context_test_meet(void);
 struct session *context_test_open_session(struct comm *comm, const struct session_options *options);

@@ -280,13 +280,11 @@ static void test_unfinished(void **state) {
 
 int main(int argc, char **argv) {
     mpi_test_start(&argc, &argv);
-    if (!context_test_open()) return mpi_test_stop(1);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_damage),     cmocka_unit_test(test_manifests),
         cmocka_unit_test(test_refusals),   cmocka_unit_test(test_jobs_at_once),
         cmocka_unit_test(test_unfinished),
     };
-    int failed = cmocka_run_group_tests_name("damaged contexts", tests, NULL, NULL);
-    context_test_close();
-    return mpi_test_stop(failed);
+    return mpi_test_stop(cmocka_run_group_tests_name("damaged contexts", tests, context_test_open,
+                                                     context_test_close));
 }

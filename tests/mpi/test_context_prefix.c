@@ -84,14 +84,11 @@ static struct context_restored read_on(bool alone, const struct session_options 
 static void compare(const char *what, int64_t n, const struct reading *got,
                     const struct reading *expected, double tolerance) {
     assert_true(isnan(got->logprob[0]));
-    for (int64_t i = 1; i < n; i++)
-        if (!(fabs((double)got->logprob[i] - expected->logprob[i]) <= tolerance))
-            fail_msg("%s: token %d: %.7f, not %.7f", what, (int)i, got->logprob[i],
-                     expected->logprob[i]);
-    for (int64_t i = 0; got->logits && i < context_test_checkpoint.spec.n_vocab; i++)
-        if (!(fabs((double)got->logits[i] - expected->logits[i]) <= tolerance))
-            fail_msg("%s: logit %d: %.7f, not %.7f", what, (int)i, got->logits[i],
-                     expected->logits[i]);
+    context_test_compare(what, "token behind the first", n - 1, got->logprob + 1,
+                         expected->logprob + 1, tolerance);
+    if (got->logits)
+        context_test_compare(what, "logit", context_test_checkpoint.spec.n_vocab, got->logits,
+                             expected->logits, tolerance);
 }
 
 // Of the document, `restored` tokens are found on all ranks and on each by itself; the result is
@@ -361,13 +358,11 @@ static void test_damage(void **state) {
 
 int main(int argc, char **argv) {
     mpi_test_start(&argc, &argv);
-    if (!context_test_open()) return mpi_test_stop(1);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_beginnings), cmocka_unit_test(test_networks),
         cmocka_unit_test(test_windows),    cmocka_unit_test(test_candidates),
         cmocka_unit_test(test_damage),     cmocka_unit_test(test_same_bits),
     };
-    int failed = cmocka_run_group_tests_name("beginnings of contexts", tests, NULL, NULL);
-    context_test_close();
-    return mpi_test_stop(failed);
+    return mpi_test_stop(cmocka_run_group_tests_name("beginnings of contexts", tests,
+                                                     context_test_open, context_test_close));
 }

@@ -39,14 +39,8 @@ static void end(struct session *session, struct ending *out) {
 static void compare(const char *what, const struct ending *got, const struct ending *expected,
                     double tolerance) {
     int64_t n = (1 + N_DECODE) * context_test_checkpoint.spec.n_vocab;
-    for (int64_t i = 0; i < N_TAIL; i++)
-        if (!(fabs((double)got->logprob[i] - expected->logprob[i]) <= tolerance))
-            fail_msg("%s: token %d: %.7f, not %.7f", what, (int)i, got->logprob[i],
-                     expected->logprob[i]);
-    for (int64_t i = 0; i < n; i++)
-        if (!(fabs((double)got->logits[i] - expected->logits[i]) <= tolerance))
-            fail_msg("%s: logit %d: %.7f, not %.7f", what, (int)i, got->logits[i],
-                     expected->logits[i]);
+    context_test_compare(what, "token", N_TAIL, got->logprob, expected->logprob, tolerance);
+    context_test_compare(what, "logit", n, got->logits, expected->logits, tolerance);
 }
 
 // Room, chunks, layout and what may be forgotten differ from job to job. Much room keeps windows
@@ -287,13 +281,11 @@ static void test_beside(void **state) {
 
 int main(int argc, char **argv) {
     mpi_test_start(&argc, &argv);
-    if (!context_test_open()) return mpi_test_stop(1);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_restored),  cmocka_unit_test(test_same_bits),
         cmocka_unit_test(test_parts),     cmocka_unit_test(test_nothing),
         cmocka_unit_test(test_lost_rows), cmocka_unit_test(test_beside),
     };
-    int failed = cmocka_run_group_tests_name("context store", tests, NULL, NULL);
-    context_test_close();
-    return mpi_test_stop(failed);
+    return mpi_test_stop(
+        cmocka_run_group_tests_name("context store", tests, context_test_open, context_test_close));
 }

@@ -15,20 +15,16 @@
 #include "launcher/beacon_files.h"
 #include "launcher/inspect_beacons.h"
 #include "model/utf8.h"
+#include "tests/common/make_files.h"
 
-static char folder[64];
+static char *folder, status_folder[64];
 
 static void path_of(const char *name, char out[256]) {
-    snprintf(out, 256, "%s/status/%s", folder, name);
+    snprintf(out, 256, "%s/%s", status_folder, name);
 }
 
 static void write_bytes(const char *name, const void *data, size_t bytes) {
-    char path[256];
-    path_of(name, path);
-    FILE *file = fopen(path, "w");
-    assert_non_null(file);
-    assert_int_equal(fwrite(data, 1, bytes, file), bytes);
-    fclose(file);
+    free(folder_write(status_folder, name, data, bytes));
 }
 
 static void write_beacon(const struct beacon *beacon) {
@@ -39,18 +35,18 @@ static void write_beacon(const struct beacon *beacon) {
 
 static int make_folder(void **state) {
     (void)state;
-    strcpy(folder, "/tmp/halka-beacon-XXXXXX");
-    char path[256];
-    if (!mkdtemp(folder)) return -1;
-    path_of("", path);
-    return mkdir(path, 0777);
+    folder = folder_make();
+    snprintf(status_folder, sizeof status_folder, "%s/" BEACON_FOLDER, folder);
+    return mkdir(status_folder, 0777);
 }
 
 static int remove_folder(void **state) {
     (void)state;
     char command[128];
-    snprintf(command, sizeof command, "rm -rf %s", folder);
-    return system(command);
+    snprintf(command, sizeof command, "rm -rf %s", status_folder);
+    int failed = system(command);
+    folder_remove(folder);
+    return failed;
 }
 
 static struct beacon beacon_of(int rank, int ranks) {
