@@ -25,33 +25,39 @@ static enum status read_manifest(const char *folder, json_t **out) {
     return status;
 }
 
-static int is_visible(const struct dirent *entry) {
-    return entry->d_name[0] != '.';
+static int64_t file_bytes(const char *folder, const char *name) {
+    char path[4096];
+    struct stat info;
+    int n = name ? snprintf(path, sizeof path, "%s/%s", folder, name) : -1;
+    if (n < 0 || (size_t)n >= sizeof path || strchr(name, '/')) return 0;
+    return stat(path, &info) == 0 && S_ISREG(info.st_mode) ? (int64_t)info.st_blocks * 512 : 0;
 }
 
-static int64_t folder_bytes(const char *folder) {
-    char path[4096];
-    int64_t bytes = 0;
-    struct stat info;
-    struct dirent **files = NULL;
-    int n = scandir(folder, &files, is_visible, alphasort);
-    for (int i = 0; i < n; i++) {
-        snprintf(path, sizeof path, "%s/%s", folder, files[i]->d_name);
-        if (stat(path, &info) == 0 && S_ISREG(info.st_mode)) bytes += (int64_t)info.st_blocks * 512;
-        free(files[i]);
+// On the disk, of the files that are the context's.
+static int64_t context_bytes(const char *folder, const json_t *manifest) {
+    int64_t bytes = file_bytes(folder, CONTEXT_MANIFEST) + file_bytes(folder, CONTEXT_TOKENS);
+    const json_t *saves = json_object_get(manifest, "saves"), *save;
+    size_t i;
+    json_array_foreach(saves, i, save) {
+        bytes += file_bytes(folder, json_string_value(json_object_get(save, "pages")));
+        bytes += file_bytes(folder, json_string_value(json_object_get(save, "logprobs")));
     }
-    free(files);
     return bytes;
 }
 
 static void print_context(const char *folder, const json_t *manifest) {
     const char *dtype = json_string_value(json_object_get(manifest, "dtype"));
     const char *name = json_string_value(json_object_get(manifest, "name"));
-    bool scored = json_is_string(json_object_get(manifest, "logprobs"));
-    printf("%s: %s, %lld of %lld tokens, K/V %s%s, %.1f MiB, written by %lld ranks\n", folder,
-           name ? name : "-", (long long)json_integer_value(json_object_get(manifest, "done")),
+    const json_t *saves = json_object_get(manifest, "saves");
+    long long n_save = (long long)json_array_size(saves);
+    bool scored = json_is_string(json_object_get(json_array_get(saves, 0), "logprobs"));
+    printf("%s: %s, %lld of %lld tokens, K/V %s%s, %.1f MiB in %lld save%s, the last of %lld "
+           "ranks\n",
+           folder, name ? name : "-",
+           (long long)json_integer_value(json_object_get(manifest, "done")),
            (long long)json_integer_value(json_object_get(manifest, "n_token")), dtype ? dtype : "-",
-           scored ? ", log-probabilities" : "", (double)folder_bytes(folder) / (1 << 20),
+           scored ? ", log-probabilities" : "", (double)context_bytes(folder, manifest) / (1 << 20),
+           n_save, n_save == 1 ? "" : "s",
            (long long)json_integer_value(json_object_get(manifest, "ranks")));
 }
 

@@ -73,14 +73,14 @@ enum status context_folder_open(const char *dir, const char *folder, bool write,
     int file = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (file < 0 && errno == ENOENT && !write) return OK;
     if (file < 0) FAIL(ERR_IO, "cannot open %s: %s", folder, strerror(errno));
-    while (flock(file, LOCK_SH) != 0 && errno == EINTR) {
-    }
+    context_folder_share(file);
     *out = file;
     return OK;
 }
 
-bool context_folder_alone(int lock) {
-    return flock(lock, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK; // or it has no locks
+void context_folder_share(int lock) {
+    while (flock(lock, LOCK_SH) != 0 && errno == EINTR) {
+    }
 }
 
 // Of a file named KIND-G; -1: it is none.
@@ -100,30 +100,17 @@ static int has_generation(const struct dirent *entry) {
     return generation_of(entry->d_name) >= 0;
 }
 
-// The latest generation of which there is a file, 0: none; unlinks those of all but `keep`, -1:
-// none.
-static enum status walk_generations(const char *folder, int64_t keep, int64_t *latest) {
+enum status context_generation_make(const char *folder, int64_t bytes, int64_t *generation) {
     struct dirent **entries;
     int n = scandir(folder, &entries, has_generation, alphasort);
     if (n < 0) FAIL(ERR_IO, "cannot read %s: %s", folder, strerror(errno));
-    *latest = 0;
+    *generation = 0; // the latest
     for (int i = 0; i < n; i++) {
-        int64_t generation = generation_of(entries[i]->d_name);
-        char *path = NULL;
-        if (generation > *latest) *latest = generation;
-        if (keep >= 0 && generation != keep &&
-            asprintf(&path, "%s/%s", folder, entries[i]->d_name) > 0) {
-            unlink(path); // or it only takes room
-            free(path);
-        }
+        int64_t found = generation_of(entries[i]->d_name);
+        if (found > *generation) *generation = found;
         free(entries[i]);
     }
     free(entries);
-    return OK;
-}
-
-enum status context_generation_make(const char *folder, int64_t bytes, int64_t *generation) {
-    TRY(walk_generations(folder, -1, generation));
     char name[CONTEXT_NAME_BYTES], *path = NULL;
     int file;
     do { // other jobs may save, too
@@ -144,9 +131,25 @@ done:
     return status;
 }
 
-void context_generation_keep(const char *folder, int64_t generation) {
-    int64_t latest;
-    (void)walk_generations(folder, generation, &latest);
+static bool is_among(int64_t x, const int64_t *list, int n) {
+    for (int i = 0; i < n; i++)
+        if (list[i] == x) return true;
+    return false;
+}
+
+void context_generations_keep(const char *folder, const int64_t *generation, int n) {
+    struct dirent **entries;
+    int n_entry = scandir(folder, &entries, has_generation, alphasort);
+    for (int i = 0; i < n_entry; i++) {
+        char *path = NULL;
+        if (!is_among(generation_of(entries[i]->d_name), generation, n) &&
+            asprintf(&path, "%s/%s", folder, entries[i]->d_name) > 0) {
+            unlink(path); // or it only takes room
+            free(path);
+        }
+        free(entries[i]);
+    }
+    if (n_entry >= 0) free(entries);
 }
 
 enum status context_read_at(int file, const char *path, void *data, int64_t bytes, int64_t offset) {
@@ -186,6 +189,7 @@ enum status context_file_read(const char *path, int64_t most, void **out, int64_
     if (!*out) FAIL_OR(done, ERR_MEMORY, "no memory for %s", path);
     *bytes = info.st_size;
     TRY_OR(done, context_read_at(file, path, *out, info.st_size, 0));
+    ((char *)*out)[info.st_size] = '\0';
 done:
     if (file >= 0) close(file);
     if (status != OK) {

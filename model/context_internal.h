@@ -7,8 +7,6 @@
 #include "model/context_store.h"
 #include "model/session_internal.h"
 
-#define CONTEXT_TOKENS "tokens"
-
 // What a folder is of: the document of the job, or one that begins like it.
 struct context_source {
     const char *identity, *name; // name NULL: not known
@@ -31,35 +29,48 @@ void context_name(enum context_file kind, int64_t generation, char out[CONTEXT_N
 // A descriptor of DIR/KEY, which is made for writing, with a shared lock that goes with it: no
 // file of any generation is removed meanwhile. *out -1: the folder is to be read and is not there.
 enum status context_folder_open(const char *dir, const char *folder, bool write, int *out);
-// Whether nobody else has it open. The lock is then exclusive, otherwise gone.
-bool context_folder_alone(int lock);
+// Its lock is shared, whatever it was.
+void context_folder_share(int lock);
 // Makes the pages of the next generation, of that many bytes.
 enum status context_generation_make(const char *folder, int64_t bytes, int64_t *generation);
-// Removes the files of all other generations.
-void context_generation_keep(const char *folder, int64_t generation);
+// Removes the files of generations that are not among these.
+void context_generations_keep(const char *folder, const int64_t *generation, int n);
 
 // A new file, on the disk when this returns.
 enum status context_file_write(const char *path, const void *data, size_t bytes);
-// All of a file of at most `most` bytes, which the caller frees. *out NULL: there is none.
+// All of a file of at most `most` bytes, which the caller frees; a zero is behind them. *out NULL:
+// there is none.
 enum status context_file_read(const char *path, int64_t most, void **out, int64_t *bytes);
 enum status context_read_at(int file, const char *path, void *data, int64_t bytes, int64_t offset);
 
-struct context_manifest {
-    int64_t n_token, done; // of the document, and of those the ones that are saved
-    int64_t n_page, page_bytes;
-    int64_t generation; // in the names of its files
-    int64_t *digest;    // [n_page] owned
-    int64_t *begin;     // [n_layer] owned: positions held, as struct kv_layer says
-    bool scored;        // there are log-probabilities, of this digest
+// One save: the rows of positions [from, done) in the files of a generation, never changed again.
+struct context_segment {
+    int64_t generation;
+    int64_t from, done;
+    int64_t n_page;  // from that of position `from` on
+    int64_t *digest; // [n_page] owned
+    int64_t *begin;  // [n_layer] owned: of these positions, those that a layer held
+    bool scored;     // there are log-probabilities, of this digest
     char logprobs_digest[DIGEST_BYTES];
-    float *last_state;             // [n_hidden] owned; NULL: not known
-    char name[CONTEXT_LIKE_BYTES]; // of the document, when parsed; "": it has none
 };
 
-// Sized for the first `done` tokens, and the session's geometry; digests are zeroes. To be closed
-// after a failure, too.
-enum status context_manifest_open(const struct session *session, int64_t n_token, int64_t done,
-                                  struct context_manifest *out);
+enum { CONTEXT_MOST_SEGMENTS = 512 }; // the save behind them writes all anew
+struct context_manifest {
+    int64_t n_token, done; // of the document, and of those the ones that are saved
+    int64_t page_bytes;
+    int n_segment;
+    struct context_segment *segment; // [n_segment] owned, one behind the other
+    bool scored;                     // all are
+    float *last_state;               // [n_hidden] owned; NULL: not known
+    char name[CONTEXT_LIKE_BYTES];   // of the document, when parsed; "": it has none
+};
+
+// Without segments. To be closed after a failure, too, like all that follow.
+void context_manifest_open(const struct session *session, int64_t n_token,
+                           struct context_manifest *out);
+// A segment more, up to `done`; its digests and positions are zeroes.
+enum status context_manifest_add(struct context_manifest *manifest, const struct session *session,
+                                 int64_t done);
 void context_manifest_close(struct context_manifest *manifest); // accepts a zeroed struct
 // Largest file of a manifest of so many tokens.
 int64_t context_manifest_most(const struct session *session, int64_t n_token);
@@ -68,13 +79,16 @@ char *context_manifest_print(const struct context_manifest *manifest, const stru
                              const struct context_source *source);
 // ERR_INPUT unless it is a manifest of this source, with rows such as the session keeps.
 struct context_text {
-    char *text; // owned by who read it
+    char *text; // owned by who read it, a zero behind its bytes
     int64_t bytes;
     const char *path;
 };
 enum status context_manifest_parse(const struct context_text *text, const struct session *session,
                                    const struct context_source *source,
                                    struct context_manifest *out);
+// The position from which on the files have all rows of a layer, for a session of `n` tokens;
+// before it, they have the sinks.
+int64_t context_manifest_held(const struct context_manifest *manifest, int layer, int64_t n);
 // Whether the layers' rows in the files are all that a token behind the first `n` sees.
 bool context_manifest_reaches(const struct context_manifest *manifest,
                               const struct session *session, int64_t n);
@@ -93,16 +107,23 @@ void context_found_close(struct context_found *found);
 // Says of the last failure, ERR_INPUT, which context it is of and what to do.
 enum status context_refuse(const char *folder);
 
+// The session's first n tokens are those of the context whose manifest has this text.
+void context_stored_set(struct session *session, const char *manifest, int64_t n);
+
 int64_t context_page_bytes(const struct kv_store *store);
 int64_t context_last_bytes(const struct session *session); // of last_state
 
-// The rows of the session's positions, slab by slab. write fills in the digests, complete on every
-// rank, and read, into a session that has the positions but no rows, compares them: the file may
+// The rows of a segment's positions, slab by slab. write fills in the digests, complete on every
+// rank, and read, into a session that has the positions but no rows, compares them: the segment may
 // have rows of more.
-enum status context_pages_write(struct session *session, int file, const char *path,
-                                struct context_manifest *manifest);
-enum status context_pages_read(struct session *session, int file, const char *path,
-                               const struct context_manifest *manifest);
+struct context_file_of {
+    int file;
+    const char *path;
+};
+enum status context_pages_write(struct session *session, struct context_file_of file,
+                                struct context_segment *segment);
+enum status context_pages_read(struct session *session, struct context_file_of file,
+                               const struct context_segment *segment);
 
 // Of one save or restore.
 struct context_access {
@@ -111,20 +132,25 @@ struct context_access {
     struct comm *comm;            // the host's
     struct context_source source; // of the folder
     char *folder, *manifest_path; // owned
-    char *path[N_CONTEXT_FILE];   // owned, of the manifest's generation
+    char *path[N_CONTEXT_FILE];   // owned, of the generation in work
     int lock, file;               // of the folder on rank 0, and of the pages; -1: not open
     struct context_manifest manifest;
     float *logprob; // as restored, owned
     bool committed; // the manifest has its name
 };
-// To be closed after a failure, too. name: the folder; files: those of the manifest's generation;
-// pages: opens them.
+// To be closed after a failure, too. name: the folder; files: those of a generation, in place of
+// another's; pages: opens them.
 enum status context_access_open(struct session *session, const struct context *context,
                                 struct context_access *out);
 enum status context_access_name(struct context_access *access, const struct context_source *source);
-enum status context_access_files(struct context_access *access);
-enum status context_access_pages(struct context_access *access, bool write);
+enum status context_access_files(struct context_access *access, int64_t generation);
+enum status context_access_pages(struct context_access *access,
+                                 const struct context_segment *segment, bool write);
 void context_access_close(struct context_access *access);
+// Rank 0: removes what the manifest does not name, unless the folder is in use or the manifest's
+// text is no longer this one (NULL: there is none). Its lock is then exclusive, or gone. certain:
+// nor where the file system has no locks.
+void context_access_clean(struct context_access *access, const char *text, bool certain);
 static inline bool context_access_root(const struct context_access *access) {
     return access->comm->rank == 0;
 }

@@ -1,8 +1,9 @@
-// The rows of a saved context. Page p holds, layer by layer and part by part (kv_store_parts), the
-// rows of positions [p * CONTEXT_PAGE, ..) in their order; those of positions that a layer does not
-// hold are left as they are, zeroes. Its digest is the sum of the hashes of its rows, each of which
-// knows where it belongs: so ranks add up what they hold of a page, and any number of them finds
-// the same sum. All ranks go slab by slab of pages in step, so that none waits long for another.
+// The rows of a segment of a saved context. Page p holds, layer by layer and part by part
+// (kv_store_parts), the rows of positions [p * CONTEXT_PAGE, ..) in their order; those of positions
+// before the segment, or that a layer does not hold, are left as they are, zeroes. Its digest is
+// the sum of the hashes of its rows, each of which knows where it belongs: so ranks add up what
+// they hold of a page, and any number of them finds the same sum. All ranks go slab by slab of
+// pages in step, so that none waits long for another.
 #include <stdlib.h>
 #include <string.h>
 
@@ -13,16 +14,14 @@ enum { PAGE_ALIGNMENT = 4096, SLAB_BYTES = 64 << 20 };
 
 struct transfer {
     struct session *session;
-    int file;
-    const char *path;
+    struct context_file_of file;
+    const struct context_segment *segment;
     bool write;
     int64_t page_bytes;
-    int64_t done;              // positions in the file
-    const int64_t *begin;      // [n_layer] of the positions in the file
     struct position_run *runs; // room, owned
     char *rows;                // this rank's of one part in a slab, owned
     int64_t *digest;           // [pages of a slab], owned
-    int64_t first_page;        // of the slab
+    int64_t first_page;        // of the slab, among all of the context
     // The part that is moved.
     struct kv_part part;
     int64_t offset; // in a page
@@ -53,11 +52,12 @@ static int64_t widest_row(const struct kv_store *store) {
 // Rows of n consecutive positions in one page. 40 bits of each hash: sums stay below 2^63.
 static enum status move_rows(struct transfer *t, int64_t position, int64_t n, char *rows) {
     int64_t page = position / CONTEXT_PAGE, bytes = t->part.bytes;
-    int64_t at = page * t->page_bytes + t->offset + position % CONTEXT_PAGE * bytes;
+    int64_t in_file = page - t->segment->from / CONTEXT_PAGE;
+    int64_t at = in_file * t->page_bytes + t->offset + position % CONTEXT_PAGE * bytes;
     if (t->write)
-        TRY(durable_write_at(t->file, t->path, rows, n * bytes, at));
+        TRY(durable_write_at(t->file.file, t->file.path, rows, n * bytes, at));
     else
-        TRY(context_read_at(t->file, t->path, rows, n * bytes, at));
+        TRY(context_read_at(t->file.file, t->file.path, rows, n * bytes, at));
     for (int64_t i = 0; i < n; i++) {
         uint64_t seed = t->seed | (uint64_t)(position + i);
         uint64_t hash = XXH3_64bits_withSeed(rows + i * bytes, (size_t)bytes, seed);
@@ -94,7 +94,7 @@ static enum status move_part(struct transfer *t, int layer, const struct kv_chun
     const struct kv_store *kv = &t->session->forward.kv;
     int64_t bytes = t->part.bytes;
     struct kv_rows spans[2];
-    int n = kv_store_rows(kv, layer, slab, t->begin[layer], spans);
+    int n = kv_store_rows(kv, layer, slab, t->segment->begin[layer], spans);
     for (int i = 0; t->write && i < n; i++)
         TRY(backend->ops->download(backend, rows_of(t, slab, &spans[i]),
                                    t->part.rows + spans[i].row * bytes, spans[i].n * bytes));
@@ -117,16 +117,18 @@ static enum status move_part(struct transfer *t, int layer, const struct kv_chun
 // rank reads them, of a part, after its own.
 static enum status read_behind(struct transfer *t, int64_t length) {
     int64_t end = ceil_div(length, CONTEXT_PAGE) * CONTEXT_PAGE;
-    if (end > t->done) end = t->done;
+    if (end > t->segment->done) end = t->segment->done;
     if (length >= end || t->session->forward.comm->rank != 0) return OK;
     return move_rows(t, length, end - length, t->rows);
 }
 
-static enum status move_slab(struct transfer *t, int64_t n_page, int64_t length) {
+// This rank's part.
+static enum status move_own(struct transfer *t, int64_t n_page, int64_t length) {
     struct session *s = t->session;
-    struct comm *comm = comm_host(s->forward.comm);
     int64_t begin = t->first_page * CONTEXT_PAGE, end = begin + n_page * CONTEXT_PAGE;
-    struct kv_chunk slab = {&s->sequence, comm->rank, begin, end < length ? end : length, false};
+    if (begin < t->segment->from) begin = t->segment->from;
+    struct kv_chunk slab = {&s->sequence, s->forward.comm->rank, begin, end < length ? end : length,
+                            false};
     t->offset = 0;
     memset(t->digest, 0, (size_t)n_page * sizeof *t->digest);
     for (int i = 0; i < s->forward.kv.n_layer; i++) {
@@ -140,6 +142,13 @@ static enum status move_slab(struct transfer *t, int64_t n_page, int64_t length)
             t->offset += CONTEXT_PAGE * t->part.bytes;
         }
     }
+    return OK;
+}
+
+// A full disk or a lost server meets several ranks at once: one of them tells of it.
+static enum status move_slab(struct transfer *t, int64_t n_page, int64_t length) {
+    struct comm *comm = comm_host(t->session->forward.comm);
+    TRY(comm_agree(comm, move_own(t, n_page, length)));
     return comm->ops->all_reduce(comm, t->digest, n_page, REDUCE_SUM_I64);
 }
 
@@ -163,36 +172,37 @@ static enum status transfer_open(struct transfer *t, int64_t n_page, int64_t *sl
     FAIL(ERR_MEMORY, "no memory for %lld pages of a saved context", (long long)n);
 }
 
-static enum status check_slab(const struct transfer *t, int64_t n_page,
-                              const struct context_manifest *m) {
+static enum status check_slab(const struct transfer *t, int64_t n_page) {
+    const struct context_segment *segment = t->segment;
     for (int64_t i = 0; i < n_page; i++) {
-        int64_t page = t->first_page + i, first = page * CONTEXT_PAGE;
-        int64_t last = first + CONTEXT_PAGE < m->done ? first + CONTEXT_PAGE : m->done;
-        if (t->digest[i] != m->digest[page])
+        int64_t page = t->first_page + i, first = page * CONTEXT_PAGE, last = first + CONTEXT_PAGE;
+        if (first < segment->from) first = segment->from;
+        if (last > segment->done) last = segment->done;
+        if (t->digest[i] != segment->digest[page - segment->from / CONTEXT_PAGE])
             FAIL(ERR_INPUT, "page %lld (tokens %lld to %lld) of %s is damaged", (long long)page,
-                 (long long)first, (long long)last - 1, t->path);
+                 (long long)first, (long long)last - 1, t->file.path);
     }
     return OK;
 }
 
-// written NULL: reads, and compares with the manifest's digests what else would go there.
-static enum status move_pages(struct transfer *t, const struct context_manifest *m,
-                              int64_t *written) {
+// written NULL: reads, and compares with the segment's digests what else would go there.
+static enum status move_pages(struct transfer *t, int64_t *written) {
     enum status status = OK;
     struct backend *backend = BACKEND(t->session);
-    int64_t length = t->session->sequence.length, n_page = ceil_div(length, CONTEXT_PAGE), slab = 0;
+    const struct context_segment *segment = t->segment;
+    int64_t length = t->session->sequence.length, slab = 0;
+    if (length > segment->done) length = segment->done;
+    int64_t first = segment->from / CONTEXT_PAGE, end = ceil_div(length, CONTEXT_PAGE);
     t->write = written != NULL;
-    t->page_bytes = m->page_bytes;
-    t->done = m->done;
-    t->begin = m->begin;
-    TRY_OR(done, transfer_open(t, n_page, &slab));
-    for (; t->first_page < n_page; t->first_page += slab) {
-        int64_t left = n_page - t->first_page, n = left < slab ? left : slab;
+    t->page_bytes = context_page_bytes(&t->session->forward.kv);
+    TRY_OR(done, transfer_open(t, end - first, &slab));
+    for (t->first_page = first; t->first_page < end; t->first_page += slab) {
+        int64_t left = end - t->first_page, n = left < slab ? left : slab;
         TRY_OR(done, move_slab(t, n, length));
         if (written)
-            memcpy(written + t->first_page, t->digest, (size_t)n * sizeof *t->digest);
+            memcpy(written + (t->first_page - first), t->digest, (size_t)n * sizeof *t->digest);
         else
-            TRY_OR(done, check_slab(t, n, m));
+            TRY_OR(done, check_slab(t, n));
     }
     TRY_OR(done, backend->ops->sync(backend));
 done:
@@ -200,14 +210,14 @@ done:
     return status;
 }
 
-enum status context_pages_write(struct session *session, int file, const char *path,
-                                struct context_manifest *m) {
-    struct transfer t = {.session = session, .file = file, .path = path};
-    return move_pages(&t, m, m->digest);
+enum status context_pages_write(struct session *session, struct context_file_of file,
+                                struct context_segment *segment) {
+    struct transfer t = {.session = session, .file = file, .segment = segment};
+    return move_pages(&t, segment->digest);
 }
 
-enum status context_pages_read(struct session *session, int file, const char *path,
-                               const struct context_manifest *m) {
-    struct transfer t = {.session = session, .file = file, .path = path};
-    return move_pages(&t, m, NULL);
+enum status context_pages_read(struct session *session, struct context_file_of file,
+                               const struct context_segment *segment) {
+    struct transfer t = {.session = session, .file = file, .segment = segment};
+    return move_pages(&t, NULL);
 }

@@ -1,6 +1,8 @@
-// Saving a context. Its rows go to the kernel at once, page by page on all ranks in step; that they
-// are on the disk a thread of each rank waits for, while the session reads on. The state takes its
-// place when every rank's thread is done. Only the main thread calls MPI.
+// Saving a context: a segment of what has been read since the session's last save, or restore, if
+// the manifest is still that one's; otherwise of all. Its rows go to the kernel at once, page by
+// page on all ranks in step; that they are on the disk a thread of each rank waits for, while the
+// session reads on. The state takes its place when every rank's thread is done. Only the main
+// thread calls MPI.
 #include <errno.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -22,10 +24,76 @@ struct context_saving {
     char message[1024];
 };
 
-static enum status begin_generation(struct context_access *a) {
-    struct context_manifest *m = &a->manifest;
+static struct context_segment *last_segment(const struct context_access *a) {
+    return &a->manifest.segment[a->manifest.n_segment - 1];
+}
+
+// What is there. *text, owned by the caller, NULL: nothing that can be gone on with.
+static enum status read_manifest(struct context_access *a, void **text) {
+    int64_t bytes;
+    int64_t most = context_manifest_most(a->session, a->source.n_token);
+    TRY(context_file_read(a->manifest_path, most, text, &bytes));
+    if (!*text) return OK;
+    return context_manifest_parse(&(struct context_text){*text, bytes, a->manifest_path},
+                                  a->session, &a->source, &a->manifest);
+}
+
+// What killed jobs left goes before room is taken for more; the lock is shared again.
+static void clear(struct context_access *a) {
+    void *text = NULL;
+    if (read_manifest(a, &text) == OK) context_access_clean(a, text, true);
+    free(text);
+    context_manifest_close(&a->manifest);
+    context_folder_share(a->lock);
+}
+
+// The manifest of the segments that the new one goes behind, or of none.
+static enum status take_base(struct context_access *a, bool scored) {
+    const struct session *s = a->session;
+    const struct context_manifest *m = &a->manifest;
+    char digest[DIGEST_BYTES];
+    void *text = NULL;
+    enum status status = read_manifest(a, &text);
+    if (text) digest_bytes(text, strlen(text), digest);
+    bool same = status == OK && text && s->stored.n == m->done &&
+                strcmp(digest, s->stored.manifest) == 0 && m->done < s->sequence.length &&
+                (m->scored || !scored) && m->n_segment < CONTEXT_MOST_SEGMENTS;
+    free(text);
+    free(a->manifest.last_state); // is another one now
+    a->manifest.last_state = NULL;
+    if (same) return OK;
+    context_manifest_close(&a->manifest);
+    context_manifest_open(s, a->source.n_token, &a->manifest);
+    return OK;
+}
+
+static enum status begin_segment(struct context_access *a, bool scored) {
     TRY(context_folder_open(a->context->dir, a->folder, true, &a->lock));
-    return context_generation_make(a->folder, m->n_page * m->page_bytes, &m->generation);
+    clear(a);
+    TRY(take_base(a, scored));
+    TRY(context_manifest_add(&a->manifest, a->session, a->session->sequence.length));
+    struct context_segment *added = last_segment(a);
+    return context_generation_make(a->folder, added->n_page * a->manifest.page_bytes,
+                                   &added->generation);
+}
+
+// On every rank; those before it rank 0 alone knows.
+static enum status share_segment(struct context_access *a, bool scored) {
+    struct context_manifest *m = &a->manifest;
+    bool root = context_access_root(a);
+    TRY(comm_agree(a->comm, root ? begin_segment(a, scored) : OK));
+    int64_t place[2] = {0};
+    if (root) memcpy(place, (int64_t[]){last_segment(a)->generation, last_segment(a)->from}, 16);
+    TRY(a->comm->ops->broadcast(a->comm, place, sizeof place, 0));
+    if (!root) {
+        context_manifest_open(a->session, a->source.n_token, m);
+        m->done = place[1];
+        TRY(context_manifest_add(m, a->session, a->session->sequence.length));
+        last_segment(a)->generation = place[0];
+    }
+    for (int i = 0; i < a->session->forward.kv.n_layer; i++)
+        last_segment(a)->begin[i] = kv_store_held_from(&a->session->forward.kv, i);
+    return context_access_files(a, place[0]);
 }
 
 static enum status save_last_state(struct context_access *a) {
@@ -43,16 +111,6 @@ static enum status save_last_state(struct context_access *a) {
 done:
     free(state);
     return status;
-}
-
-// Another job may have saved the same context since.
-static bool manifest_is(const char *path, const char *text) {
-    void *found = NULL;
-    int64_t bytes = (int64_t)strlen(text), n;
-    bool same = context_file_read(path, bytes, &found, &n) == OK && found && n == bytes &&
-                memcmp(found, text, (size_t)n) == 0;
-    free(found);
-    return same;
 }
 
 // Whole, or not at all.
@@ -78,10 +136,11 @@ static enum status write_through(const struct context_saving *s) {
     const struct context_access *a = &s->access;
     TRY(durable_sync(a->file, a->path[CONTEXT_PAGES]));
     if (!context_access_root(a)) return OK;
-    TRY(write_tokens(a));
+    const struct context_segment *added = last_segment(a);
+    if (added->from == 0) TRY(write_tokens(a));
     if (!s->logprob) return OK;
-    return context_file_write(a->path[CONTEXT_LOGPROBS], s->logprob,
-                              (size_t)a->manifest.done * sizeof *s->logprob);
+    return context_file_write(a->path[CONTEXT_LOGPROBS], s->logprob + added->from,
+                              (size_t)(added->done - added->from) * sizeof *s->logprob);
 }
 
 static void *run_thread(void *user) {
@@ -93,15 +152,14 @@ static void *run_thread(void *user) {
 
 // All files are on the disk: the new state takes the old one's place.
 static enum status commit(struct context_access *a) {
-    struct context_manifest *m = &a->manifest;
     enum status status = OK;
-    char *text = context_manifest_print(m, a->session, &a->source);
+    char *text = context_manifest_print(&a->manifest, a->session, &a->source);
     if (!text) FAIL(ERR_MEMORY, "no memory for %s", a->manifest_path);
     TRY_OR(done, put_file(a->path[CONTEXT_PART], a->manifest_path, text, strlen(text)));
     a->committed = true;
     TRY_OR(done, durable_sync(a->lock, a->folder));
-    if (context_folder_alone(a->lock) && manifest_is(a->manifest_path, text))
-        context_generation_keep(a->folder, m->generation);
+    context_stored_set(a->session, text, a->manifest.done);
+    context_access_clean(a, text, false);
 done:
     free(text);
     return status;
@@ -110,25 +168,21 @@ done:
 static enum status begin(struct context_saving *saving) {
     struct context_access *a = &saving->access;
     struct session *s = a->session;
-    struct context_manifest *m = &a->manifest;
     if (s->sequence.length < 1 || s->sequence.length > a->context->n)
         FAIL(ERR_INTERNAL, "the session holds %lld tokens of a context of %lld",
              (long long)s->sequence.length, (long long)a->context->n);
     struct context_source source;
     context_source_of(a->context, &source);
     TRY(context_access_name(a, &source));
-    TRY(context_manifest_open(s, source.n_token, s->sequence.length, m));
-    for (int i = 0; i < s->forward.kv.n_layer; i++)
-        m->begin[i] = kv_store_held_from(&s->forward.kv, i);
-    TRY(comm_agree(a->comm, context_access_root(a) ? begin_generation(a) : OK));
-    TRY(a->comm->ops->broadcast(a->comm, &m->generation, sizeof m->generation, 0));
-    TRY(context_access_files(a));
-    TRY(comm_agree(a->comm, context_access_pages(a, true)));
-    TRY(context_pages_write(s, a->file, a->path[CONTEXT_PAGES], m));
+    TRY(share_segment(a, saving->logprob != NULL));
+    struct context_segment *added = last_segment(a);
+    TRY(comm_agree(a->comm, context_access_pages(a, added, true)));
+    TRY(context_pages_write(s, (struct context_file_of){a->file, a->path[CONTEXT_PAGES]}, added));
     TRY(save_last_state(a));
-    m->scored = saving->logprob != NULL;
-    if (m->scored)
-        digest_bytes(saving->logprob, (size_t)m->done * sizeof(float), m->logprobs_digest);
+    added->scored = saving->logprob != NULL;
+    if (added->scored)
+        digest_bytes(saving->logprob + added->from,
+                     (size_t)(added->done - added->from) * sizeof(float), added->logprobs_digest);
     saving->running = pthread_create(&saving->thread, NULL, run_thread, saving) == 0;
     if (!saving->running) run_thread(saving);
     return OK;

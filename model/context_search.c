@@ -40,13 +40,18 @@ enum status context_refuse(const char *folder) {
 }
 
 // Tokens of the first `common` that can be restored. The next token is predicted from the state of
-// the last, which the manifest has of the last one done: any other is to be computed again.
+// the last, which the manifest has of the last one done: any other is to be computed again. Of a
+// layer's window there may be no more rows than at the end of each save.
 static int64_t restorable(const struct search *search, const struct context_manifest *m,
                           int64_t common) {
     int64_t n = common < m->done ? common : m->done;
     if (search->scored && !m->scored) return 0;
     if (n < m->done || !m->last_state) n--;
-    return context_manifest_reaches(m, search->session, n) ? n : 0;
+    for (int i = m->n_segment - 1; i >= 0; i--) {
+        if (context_manifest_reaches(m, search->session, n)) return n;
+        if (m->segment[i].from < n) n = m->segment[i].from;
+    }
+    return 0;
 }
 
 static enum status read_manifest(const struct search *search, const struct context_source *source,

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -20,6 +21,11 @@ enum status context_access_open(struct session *s, const struct context *context
     return OK;
 }
 
+void context_stored_set(struct session *s, const char *manifest, int64_t n) {
+    digest_bytes(manifest, strlen(manifest), s->stored.manifest);
+    s->stored.n = n;
+}
+
 enum status context_access_name(struct context_access *a, const struct context_source *source) {
     a->source = *source;
     a->folder = context_path(a->context->dir, source->key, NULL);
@@ -28,19 +34,24 @@ enum status context_access_name(struct context_access *a, const struct context_s
     return OK;
 }
 
-// The manifest's generation is known.
-enum status context_access_files(struct context_access *a) {
+enum status context_access_files(struct context_access *a, int64_t generation) {
     for (int kind = 0; kind < N_CONTEXT_FILE; kind++) {
         char name[CONTEXT_NAME_BYTES];
-        context_name(kind, a->manifest.generation, name);
+        context_name(kind, generation, name);
+        free(a->path[kind]);
         a->path[kind] = context_path(a->context->dir, a->source.key, name);
         if (!a->path[kind]) FAIL(ERR_MEMORY, "no memory for a path");
     }
     return OK;
 }
 
-void context_access_close(struct context_access *a) {
+static void close_pages(struct context_access *a) {
     if (a->file >= 0) close(a->file);
+    a->file = -1;
+}
+
+void context_access_close(struct context_access *a) {
+    close_pages(a);
     if (a->lock >= 0) close(a->lock);
     context_manifest_close(&a->manifest);
     free(a->logprob);
@@ -50,10 +61,12 @@ void context_access_close(struct context_access *a) {
 }
 
 // Every rank may be the first to see the file, where folders are cached.
-enum status context_access_pages(struct context_access *a, bool write) {
+enum status context_access_pages(struct context_access *a, const struct context_segment *segment,
+                                 bool write) {
     int flags = write ? O_WRONLY | O_CREAT : O_RDONLY | O_NONBLOCK;
     struct stat info;
-    int64_t bytes = a->manifest.n_page * a->manifest.page_bytes;
+    int64_t bytes = segment->n_page * a->manifest.page_bytes;
+    close_pages(a);
     a->file = open(a->path[CONTEXT_PAGES], flags | O_CLOEXEC, 0666);
     if (a->file < 0 && !write && errno == ENOENT)
         FAIL(ERR_INPUT, "%s is missing", a->path[CONTEXT_PAGES]);
@@ -63,6 +76,27 @@ enum status context_access_pages(struct context_access *a, bool write) {
         FAIL(ERR_INPUT, "%s is of %lld bytes, not %lld", a->path[CONTEXT_PAGES],
              (long long)info.st_size, (long long)bytes);
     return OK;
+}
+
+// Another job may have saved the same context since.
+static bool manifest_is(const char *path, const char *text) {
+    void *found = NULL;
+    int64_t bytes = text ? (int64_t)strlen(text) : 0, n;
+    bool read = context_file_read(path, bytes, &found, &n) == OK;
+    bool same =
+        text ? read && found && n == bytes && memcmp(found, text, (size_t)n) == 0 : read && !found;
+    free(found);
+    return same;
+}
+
+void context_access_clean(struct context_access *a, const char *text, bool certain) {
+    const struct context_manifest *m = &a->manifest;
+    bool alone = flock(a->lock, LOCK_EX | LOCK_NB) == 0 || (!certain && errno != EWOULDBLOCK);
+    int64_t *named = malloc((size_t)(m->n_segment + 1) * sizeof *named);
+    for (int i = 0; named && i < m->n_segment; i++) named[i] = m->segment[i].generation;
+    if (alone && named && manifest_is(a->manifest_path, text))
+        context_generations_keep(a->folder, named, m->n_segment);
+    free(named);
 }
 
 // On every rank, as rank 0 found it.
@@ -78,32 +112,54 @@ static enum status share_found(struct context_access *a, bool scored, struct con
     TRY(context_access_name(a, &found->source));
     if (!context_access_root(a)) found->text.text = malloc((size_t)found->text.bytes + 1);
     if (!found->text.text) FAIL(ERR_MEMORY, "no memory for %s", a->manifest_path);
-    TRY(comm->ops->broadcast(comm, found->text.text, found->text.bytes, 0));
+    TRY(comm->ops->broadcast(comm, found->text.text, found->text.bytes + 1, 0));
     const struct context_text text = {found->text.text, found->text.bytes, a->manifest_path};
     return context_manifest_parse(&text, a->session, &a->source, &a->manifest);
 }
 
-static enum status read_logprobs(struct context_access *a) {
-    const struct context_manifest *m = &a->manifest;
-    int64_t expected = m->done * (int64_t)sizeof *a->logprob, bytes;
-    char digest[DIGEST_BYTES];
+// Those of a segment.
+static enum status read_logprobs(struct context_access *a, const struct context_segment *segment) {
+    const char *path = a->path[CONTEXT_LOGPROBS];
+    int64_t expected = (segment->done - segment->from) * (int64_t)sizeof *a->logprob, bytes;
+    char digest[DIGEST_BYTES] = "";
     void *data;
-    TRY(context_file_read(a->path[CONTEXT_LOGPROBS], expected, &data, &bytes));
-    a->logprob = data;
-    if (!data || bytes != expected)
-        FAIL(ERR_INPUT, "%s is missing or cut off", a->path[CONTEXT_LOGPROBS]);
-    digest_bytes(data, (size_t)bytes, digest);
-    if (strcmp(digest, m->logprobs_digest) != 0)
-        FAIL(ERR_INPUT, "%s is damaged", a->path[CONTEXT_LOGPROBS]);
+    TRY(context_file_read(path, expected, &data, &bytes));
+    bool whole = data && bytes == expected;
+    if (whole) {
+        digest_bytes(data, (size_t)bytes, digest);
+        memcpy(a->logprob + segment->from, data, (size_t)bytes);
+    }
+    free(data);
+    if (!whole) FAIL(ERR_INPUT, "%s is missing or cut off", path);
+    if (strcmp(digest, segment->logprobs_digest) != 0) FAIL(ERR_INPUT, "%s is damaged", path);
+    return OK;
+}
+
+static enum status read_all_logprobs(struct context_access *a, int64_t n) {
+    for (int i = 0; i < a->manifest.n_segment && a->manifest.segment[i].from < n; i++) {
+        TRY(context_access_files(a, a->manifest.segment[i].generation));
+        TRY(read_logprobs(a, &a->manifest.segment[i]));
+    }
     return OK;
 }
 
 static enum status share_logprobs(struct context_access *a, int64_t n) {
-    int64_t bytes = n * (int64_t)sizeof *a->logprob;
-    TRY(comm_agree(a->comm, context_access_root(a) ? read_logprobs(a) : OK));
-    if (!context_access_root(a)) a->logprob = malloc((size_t)bytes);
+    a->logprob = malloc((size_t)(a->manifest.done + 1) * sizeof *a->logprob);
     if (!a->logprob) FAIL(ERR_MEMORY, "no memory for log-probabilities");
-    return a->comm->ops->broadcast(a->comm, a->logprob, bytes, 0);
+    TRY(comm_agree(a->comm, context_access_root(a) ? read_all_logprobs(a, n) : OK));
+    return a->comm->ops->broadcast(a->comm, a->logprob, n * (int64_t)sizeof *a->logprob, 0);
+}
+
+// Segment by segment, the first `n` tokens.
+static enum status read_pages(struct context_access *a, int64_t n) {
+    for (int i = 0; i < a->manifest.n_segment && a->manifest.segment[i].from < n; i++) {
+        const struct context_segment *segment = &a->manifest.segment[i];
+        TRY(context_access_files(a, segment->generation));
+        TRY(comm_agree(a->comm, context_access_pages(a, segment, false)));
+        TRY(context_pages_read(a->session,
+                               (struct context_file_of){a->file, a->path[CONTEXT_PAGES]}, segment));
+    }
+    return OK;
 }
 
 // Each rank owns what it would if this job had read them: a job that goes on gives the same bits.
@@ -117,7 +173,7 @@ static enum status place_tokens(struct session *s, const struct context_manifest
         FAIL(ERR_MEMORY, "the K/V shard has room for %lld tokens, not %lld",
              (long long)s->sizes.forward.n_row, (long long)n_row);
     for (int i = 0; i < s->forward.kv.n_layer; i++)
-        kv_store_adopt(&s->forward.kv, i, m->begin[i], n);
+        kv_store_adopt(&s->forward.kv, i, context_manifest_held(m, i, n), n);
     return OK;
 }
 
@@ -142,18 +198,22 @@ static enum status restore(struct context_access *a, const struct context_found 
     const struct context_manifest *m = &a->manifest;
     struct context_source own;
     int64_t n = found->n, n_scored = n < m->done ? n + 1 : n;
-    if (context_access_root(a)) (void)futimens(found->lock, NULL); // when it was last of use
-    TRY(context_access_files(a));
     if (logprob) TRY(share_logprobs(a, n_scored));
-    TRY(comm_agree(a->comm, context_access_pages(a, false)));
     TRY(place_tokens(s, m, n));
-    TRY(context_pages_read(s, a->file, a->path[CONTEXT_PAGES], m));
+    TRY(read_pages(a, n));
     TRY(take_state(s, m));
     if (logprob) memcpy(logprob, a->logprob, (size_t)n_scored * sizeof *logprob);
     *out = (struct context_restored){.n = n, .n_scored = n_scored};
     context_source_of(a->context, &own);
     if (strcmp(own.key, a->source.key) != 0)
         snprintf(out->like, sizeof out->like, "%s", m->name[0] ? m->name : a->source.key);
+    else if (n == m->done)
+        context_stored_set(s, found->text.text, n);
+    if (!context_access_root(a)) return OK;
+    (void)futimens(found->lock, NULL); // when it was last of use
+    a->lock = found->lock;
+    context_access_clean(a, found->text.text, true);
+    a->lock = -1;
     return OK;
 }
 
@@ -176,6 +236,7 @@ done:
         kv_store_truncate(&session->forward.kv, 0);
         sequence_truncate(&session->sequence, 0);
         session->last_position = -1;
+        session->stored.n = 0;
     }
     context_found_close(&found);
     context_access_close(&a);

@@ -1,11 +1,10 @@
-// A context on disk: what a session keeps of the tokens that it read, in the order of their
-// positions, whatever ranks hold them. Saved on any number of ranks, it is restored on any other.
-//   DIR/KEY/pages-G      of each layer the rows of keys, values, index keys, page by page of
-//                        CONTEXT_PAGE positions (context_pages.c)
+// A context on disk: what a session keeps of tokens that it read, saved and restored on any ranks.
+//   DIR/KEY/pages-G      what save G found new: of each layer the rows of keys, values, index keys,
+//                        page by page of CONTEXT_PAGE positions (context_pages.c)
 //   DIR/KEY/logprobs-G   fp32 by position, where the session scored
 //   DIR/KEY/tokens       int32 ids of the whole document
-//   DIR/KEY/manifest.json   geometry, digests, tokens done, last state: names the G whose files are
-// valid, so that a save, to files of another G, is complete with its rename. (On KEY: below.)
+//   DIR/KEY/manifest.json   geometry, digests, tokens done, last state: lists the G whose files are
+// valid, one behind the other, none of which is changed again. (On KEY: context_key.)
 #ifndef HALKA_MODEL_CONTEXT_STORE_H
 #define HALKA_MODEL_CONTEXT_STORE_H
 
@@ -14,6 +13,7 @@
 
 enum { CONTEXT_PAGE = 256, CONTEXT_LIKE_BYTES = 200 };
 #define CONTEXT_MANIFEST "manifest.json"
+#define CONTEXT_TOKENS "tokens"
 #define CONTEXT_FORMAT "halka context" // its "format"
 
 struct context {
@@ -30,9 +30,10 @@ void context_key(const struct context *context, char out[DIGEST_BYTES]);
 
 // Collective, as what follows is: every rank, same arguments. Saves all that the session holds, the
 // first session_length(session) of the context's tokens, in place of an earlier state, which stays
-// valid until this one is complete. logprob: [n] or NULL, entries below the session's length. Jobs
-// may save and restore one context at once: the last save holds. ERR_CREATE, on every rank: the
-// folder cannot be made; ERR_IO: nor written.
+// valid until this one is complete. What this session saved or restored before is not written again
+// where nobody else has saved the context since. logprob: [n] or NULL, entries below the session's
+// length. Jobs may save and restore one context at once: the last save holds. ERR_CREATE, on every
+// rank: the folder cannot be made; ERR_IO: nor written.
 enum status context_save(struct session *session, const struct context *context,
                          const float *logprob);
 

@@ -403,6 +403,7 @@ enum status session_truncate(struct session *s, int64_t length) {
     sequence_truncate(&s->sequence, length);
     s->forward.step.kept = false;
     if (s->last_position >= length) s->last_position = -1;
+    if (s->stored.n > length) s->stored.n = 0;
     return OK;
 }
 

@@ -2,6 +2,7 @@
 #ifndef HALKA_MODEL_SESSION_INTERNAL_H
 #define HALKA_MODEL_SESSION_INTERNAL_H
 
+#include "model/digest.h"
 #include "model/plan.h"
 
 struct session {
@@ -16,6 +17,11 @@ struct session {
     int64_t last_position; // whose normed state buffers.last_hidden holds; -1: none
     int64_t n_zero;        // of forward.zeros
     bool mass_on;
+    // The first n tokens are on disk as the context of this manifest (context_save.c); 0: none are.
+    struct {
+        char manifest[DIGEST_BYTES];
+        int64_t n;
+    } stored;
     struct selection_study study; // open when options.study and some layer selects
 };
 

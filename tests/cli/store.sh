@@ -65,7 +65,7 @@ score "windows" windows --set store.dir="$work/none" --set document.window=1000
 same "no store of windows" "$(find "$work/none" -name manifest.json 2>/dev/null | wc -l)" 0
 
 # Killed in mid-document: what was saved is not read again.
-saved() { grep -oE '"done": [0-9]+' "$work"/cut/*/manifest.json 2>/dev/null | sed 's/.*: //'; }
+saved() { grep -m1 -oE '"done": [0-9]+' "$work"/cut/*/manifest.json 2>/dev/null | sed 's/.*: //'; }
 for i in $(seq 0 15999); do echo $((i * 37 % 101)); done >"$work/long"
 long() { # in a process of its own
     exec "$halka" run --model "$tiny" --tokens "$work/long" --task score --output "$work/cut_output" \

@@ -187,6 +187,19 @@ static void test_windows(void **state) {
     check("no window", &options, &context, 0, CONTEXT_FP32_SUMS);
     save_part(false, &options, &half, 300, true);
     check("the window of another", &options, &context, 300, CONTEXT_FP32_SUMS);
+    static struct reading reading;
+    struct session *session = context_test_open_session(&mpi_test_comm, &options);
+    context = context_test_named("windows");
+    for (int64_t end = 390; end <= N_TOKEN; end += N_TOKEN - 390) {
+        context.n = end;
+        append(session, &context, session_length(session), &reading);
+        context.n = N_TOKEN;
+        context_test_succeed(context_save(session, &context, reading.logprob));
+    }
+    session_close(&session);
+    free(reading.logits);
+    context = text_of("windows", N_LONG, 400, token);
+    check("the window of an earlier save", &options, &context, 390, CONTEXT_FP32_SUMS);
     checkpoint_close(&context_test_checkpoint);
 }
 

@@ -60,11 +60,18 @@ static struct session_options options_of(const struct context_network *network, 
     return options;
 }
 
-// The last tokens come one at a time, as an answer's do.
-static struct session *read_document(struct comm *comm, const struct session_options *options) {
+// The last tokens come one at a time, as an answer's do. context: it is saved on the way.
+static struct session *read_document(struct comm *comm, const struct session_options *options,
+                                     const struct context *context) {
+    static const int64_t ends[] = {130, 131, 450, N_TOKEN - 6};
     struct session *session = context_test_open_session(comm, options);
-    context_test_append(session, 0, N_TOKEN - 6, NULL, NULL);
+    for (size_t i = 0; i < sizeof ends / sizeof *ends; i++) {
+        int64_t from = session_length(session);
+        context_test_append(session, from, ends[i] - from, NULL, NULL);
+        if (context) context_test_succeed(context_save(session, context, NULL));
+    }
     for (int i = 6; i > 0; i--) context_test_append(session, N_TOKEN - i, 1, NULL, NULL);
+    if (context) context_test_succeed(context_save(session, context, NULL));
     return session;
 }
 
@@ -95,14 +102,13 @@ static void test_restored(void **state) {
         for (int way = 0; way < N_WAY; way++) {
             struct session_options options = options_of(&context_test_networks[n], way);
             struct ending expected;
-            struct session *session = read_document(&mpi_test_comm, &options);
-            context_test_succeed(context_save(session, &context, NULL));
+            struct session *session = read_document(&mpi_test_comm, &options, &context);
             end(session, &expected); // saving changes nothing
             session_close(&session);
             check_readers(&context_test_networks[n], "all", (way + 1) % N_WAY, &context, &expected);
             check_readers(&context_test_networks[n], "all", way, &context, &expected);
             if (mpi_test_comm.rank == 0) {
-                session = read_document(&context_test_self, &options);
+                session = read_document(&context_test_self, &options, NULL);
                 context_test_succeed(context_save(session, &context, NULL));
                 session_close(&session);
             }
@@ -138,7 +144,7 @@ static void test_same_bits(void **state) {
     checkpoint_close(&context_test_checkpoint);
 }
 
-// Stopped at half, and begun again on the same ranks, then saved in place of the half.
+// Stopped at half, and begun again on the same ranks, then saved behind the half.
 static void test_parts(void **state) {
     (void)state;
     enum { N_HALF = 300 };
@@ -162,12 +168,15 @@ static void test_parts(void **state) {
         assert_true(fabs((double)logprob[i] - expected[i]) <= CONTEXT_FP32_SUMS);
     context_test_succeed(context_save(session, &context, logprob));
     session_close(&session);
-    assert_false(context_test_exists(&context, "pages-1") ||
-                 context_test_exists(&context, "logprobs-1"));
-    assert_true(context_test_exists(&context, "pages-2") &&
-                context_test_exists(&context, "logprobs-2"));
+    for (int i = 0; i < 4; i++) // the half is still of use
+        assert_true(context_test_exists(
+            &context, (const char *[]){"pages-1", "logprobs-1", "pages-2", "logprobs-2"}[i]));
     context_test_meet();
-    session = context_test_restore(&context_test_self, &context_test_plain, &context);
+    static float both[N_ALL];
+    session = context_test_open_session(&context_test_self, &context_test_plain);
+    context_test_succeed(context_restore(session, &context, both, &restored));
+    assert_int_equal(restored.n, N_TOKEN);
+    assert_memory_equal(both + 1, logprob + 1, (N_TOKEN - 1) * sizeof *both);
     session_close(&session);
     context_test_meet();
     checkpoint_close(&context_test_checkpoint);
@@ -243,14 +252,13 @@ static void test_beside(void **state) {
     struct context_saving *saving = NULL;
     struct session *session = context_test_open_session(&mpi_test_comm, &context_test_plain);
     context_test_append(session, 0, 100, logprob, NULL);
-    context_test_succeed(context_save(session, &context, logprob));
+    context_test_succeed(context_save(session, &context, NULL));
     context_test_append(session, 100, 200, logprob + 100, NULL);
-    context_test_succeed(context_save_begin(session, &context, logprob, &saving));
+    context_test_succeed(context_save_begin(session, &context, NULL, &saving));
     context_test_append(session, 300, N_TOKEN - 300, logprob + 300, NULL);
     expect_restored(&context, 100);
     while (saving) context_test_succeed(context_save_end(&saving, false));
     expect_restored(&context, 300);
-    assert_false(context_test_exists(&context, "pages-1"));
     context_test_meet();
     context_test_succeed(context_save_begin(session, &context, logprob, &saving));
     context_save_drop(&saving);
@@ -279,12 +287,66 @@ static void test_beside(void **state) {
     checkpoint_close(&context_test_checkpoint);
 }
 
+static int64_t bytes_of(const struct context *context, int generation) {
+    struct stat info;
+    char name[32];
+    snprintf(name, sizeof name, "pages-%d", generation);
+    char *path = context_test_path(context, name);
+    int64_t bytes = stat(path, &info) == 0 ? (int64_t)info.st_size : 0;
+    free(path);
+    return bytes;
+}
+
+// A save writes the pages that it finds new; where another job has saved the context since, or
+// what is there has no log-probabilities, it writes all.
+static void test_saves(void **state) {
+    (void)state;
+    context_test_open_checkpoint("tiny-llama");
+    static float logprob[N_TOKEN];
+    struct context context = context_test_named("saves");
+    struct session *session = context_test_open_session(&mpi_test_comm, &context_test_plain),
+                   *other;
+    static const int64_t ends[] = {256, 300, 301, 550, N_TOKEN}, pages[] = {1, 1, 1, 2, 1};
+    for (int i = 0; i < 5; i++) {
+        int64_t from = session_length(session);
+        context_test_append(session, from, ends[i] - from, logprob + from, NULL);
+        context_test_succeed(context_save(session, &context, NULL));
+        assert_int_equal(bytes_of(&context, i + 1), pages[i] * bytes_of(&context, 1));
+        expect_restored(&context, ends[i]);
+    }
+    int64_t page = bytes_of(&context, 1);
+    context_test_meet();
+    context_test_succeed(context_save(session, &context, logprob));
+    assert_int_equal(bytes_of(&context, 6), 3 * page);
+    assert_int_equal(bytes_of(&context, 5), 0);
+    context_test_succeed(session_truncate(session, 0));
+    context_test_append(session, 0, 256, logprob, NULL);
+    context_test_succeed(context_save(session, &context, logprob));
+    assert_int_equal(bytes_of(&context, 7), page);
+    context_test_meet();
+    if (mpi_test_comm.rank == 0) { // another job
+        other = context_test_open_session(&context_test_self, &context_test_plain);
+        context_test_append(other, 0, 100, logprob, NULL);
+        context_test_succeed(context_save(other, &context, logprob));
+        session_close(&other);
+    }
+    context_test_meet();
+    context_test_append(session, 256, 144, logprob + 256, NULL);
+    context_test_succeed(context_save(session, &context, logprob));
+    assert_int_equal(bytes_of(&context, 9), 2 * page);
+    assert_int_equal(bytes_of(&context, 7) + bytes_of(&context, 8), 0);
+    expect_restored(&context, 400);
+    session_close(&session);
+    checkpoint_close(&context_test_checkpoint);
+}
+
 int main(int argc, char **argv) {
     mpi_test_start(&argc, &argv);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_restored),  cmocka_unit_test(test_same_bits),
         cmocka_unit_test(test_parts),     cmocka_unit_test(test_nothing),
         cmocka_unit_test(test_lost_rows), cmocka_unit_test(test_beside),
+        cmocka_unit_test(test_saves),
     };
     return mpi_test_stop(
         cmocka_run_group_tests_name("context store", tests, context_test_open, context_test_close));
