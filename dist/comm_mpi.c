@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "dist/mpi_messages.h"
+#include "dist/patience.h"
 
 enum { MESSAGE_BYTES = 4 << 20 };
 enum tag { TAG_GATHER = 1, TAG_EXCHANGE, TAG_SHIFT }; // a shift uses TAG_SHIFT + buffer index

@@ -10,7 +10,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "dist/cluster.h"
 #include "kernels/cuda/open.h"
 
 // Stops what NCCL has under way on the device: nothing comes after it.
@@ -62,12 +61,15 @@ static enum status look_at(struct comm *comm, struct flights *flights) {
     for (; flights->first < flights->next; flights->first++) {
         const struct flight *flight = &flights->flight[flights->first % MOST_FLIGHTS];
         if (has_passed(flight->ended)) {
-            flights->since = 0;
+            flights->waits = false;
             continue;
         }
-        double now = cluster_seconds();
-        if (flights->since == 0 && has_passed(flight->begun)) flights->since = now;
-        if (flights->since > 0 && now - flights->since > comm->deadline_s)
+        if (!flights->waits && has_passed(flight->begun)) {
+            flights->waits = true;
+            flights->patience = patience_begin();
+        }
+        if (flights->waits &&
+            patience_look(&flights->patience, false, comm->deadline_s) > comm->deadline_s)
             return late(comm, flight->operation, flight->source, flight->destination);
         return OK;
     }

@@ -6,6 +6,7 @@
 #include <nccl.h>
 
 #include "dist/comm.h"
+#include "dist/patience.h"
 
 enum {
     MOST_FLIGHTS = 32,
@@ -25,7 +26,8 @@ struct flights {
     cudaStream_t stream;
     struct flight flight[MOST_FLIGHTS];
     int64_t first, next;
-    double since; // when the first was first seen under way; 0: not yet
+    bool waits; // the first was seen under way, for as long as this:
+    struct patience patience;
 };
 
 struct nccl_state {

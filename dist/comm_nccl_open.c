@@ -5,7 +5,6 @@
 #include <stdlib.h>
 #include <time.h>
 
-#include "dist/cluster.h"
 #include "dist/comm_nccl.h"
 
 // A start makes connections by the dozen: it may take what no exchange may.
@@ -74,9 +73,9 @@ static enum status hold(struct comm *comm, struct meeting *m) {
     if (pthread_create(&thread, NULL, attend, m))
         FAIL(ERR_INTERNAL, "no thread for the start of NCCL");
     double deadline_s = comm->deadline_s > kStartSeconds ? comm->deadline_s : kStartSeconds;
-    double begun = cluster_seconds();
+    struct patience patience = patience_begin();
     while (!m->ended) {
-        if (cluster_seconds() - begun > deadline_s) {
+        if (patience_look(&patience, false, deadline_s) > deadline_s) {
             pthread_detach(thread);
             FAIL(ERR_RANK,
                  "start of NCCL on rank %d (%s): some rank did not take part within %g s: see "

@@ -5,8 +5,6 @@
 #include <stdlib.h>
 #include <time.h>
 
-#include "dist/cluster.h"
-
 enum status lane_check(const struct lane *lane, int code, const char *operation) {
     if (code == MPI_SUCCESS) return OK;
     char text[MPI_MAX_ERROR_STRING] = "";
@@ -110,18 +108,6 @@ enum status lane_too_late(const struct lane *lane, const char *operation, double
              ranks->rank, own_host, deadline_s, advice);
     FAIL(ERR_RANK, "%s on rank %d (%s): rank %d (%s) did not answer within %g s: %s", operation,
          ranks->rank, own_host, peer, ranks->host[peer], deadline_s, advice);
-}
-
-struct patience patience_begin(void) {
-    double now = cluster_seconds();
-    return (struct patience){now, now};
-}
-
-double patience_look(struct patience *patience, bool moved, double deadline_s) {
-    double now = cluster_seconds();
-    if (moved || now - patience->looked > deadline_s / 2) patience->begun = now;
-    patience->looked = now;
-    return now - patience->begun;
 }
 
 // At once by yielding, after a while by short sleeps.

@@ -45,14 +45,6 @@ void lane_close(struct lane *lane); // not its communicator
 
 // The one place where counts are cut: bytes of the next message, whole elements.
 int next_message(int64_t left, int64_t most, int element_bytes);
-// A wait against a deadline. While this process does not look, because it was stopped or its node
-// was, the others could not reach it: the wait begins anew.
-struct patience {
-    double begun, looked; // cluster_seconds
-};
-struct patience patience_begin(void);
-// Seconds that the wait lasts, since something `moved` if it did.
-double patience_look(struct patience *patience, bool moved, double deadline_s);
 // Gives the core away after `waited` seconds of waiting.
 void mpi_give_way(const struct mpi_ranks *ranks, double waited);
 

@@ -2,6 +2,8 @@
 
 #include <stdlib.h>
 
+#include "dist/patience.h"
+
 enum { TAG_CHUNK = 1 };
 
 static const struct copy_ops *copies_of(const struct flow *flow) {
