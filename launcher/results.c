@@ -257,23 +257,13 @@ json_t *json_text(const char *text, size_t bytes) {
 
 enum status output_write(const struct options *options, const char *name, const char *text) {
     enum status status = OK;
-    char *path = NULL, *temporary = NULL;
-    int file = -1;
+    char *path = NULL, *part = NULL;
     if (asprintf(&path, "%s/%s", options->output, name) < 0 ||
-        asprintf(&temporary, "%s/.%s.part", options->output, name) < 0) {
+        asprintf(&part, "%s/.%s.part", options->output, name) < 0)
         FAIL_OR(done, ERR_MEMORY, "no memory for a path");
-    }
-    file = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    if (file < 0) FAIL_OR(done, ERR_CREATE, "cannot write %s: %s", temporary, strerror(errno));
-    TRY_OR(done, write_all(file, path, text, strlen(text)));
-    TRY_OR(done, durable_sync(file, path));
-    if (rename(temporary, path) != 0) {
-        FAIL_OR(done, ERR_CREATE, "cannot write %s: %s", path, strerror(errno));
-    }
+    status = durable_put(part, path, text, strlen(text));
 done:
-    if (file >= 0) close(file);
-    if (status != OK && temporary) unlink(temporary);
-    free(temporary);
+    free(part);
     free(path);
     return status;
 }

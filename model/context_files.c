@@ -163,15 +163,6 @@ enum status context_read_at(int file, const char *path, void *data, int64_t byte
     return OK;
 }
 
-enum status context_file_write(const char *path, const void *data, size_t bytes) {
-    int file = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    if (file < 0) FAIL(ERR_CREATE, "cannot write %s: %s", path, strerror(errno));
-    enum status status = durable_write_at(file, path, data, (int64_t)bytes, 0);
-    if (status == OK) status = durable_sync(file, path);
-    close(file);
-    return status;
-}
-
 enum status context_file_read(const char *path, int64_t most, void **out, int64_t *bytes) {
     enum status status = OK;
     struct stat info;

@@ -36,8 +36,6 @@ enum status context_generation_make(const char *folder, int64_t bytes, int64_t *
 // Removes the files of generations that are not among these.
 void context_generations_keep(const char *folder, const int64_t *generation, int n);
 
-// A new file, on the disk when this returns.
-enum status context_file_write(const char *path, const void *data, size_t bytes);
 // All of a file of at most `most` bytes, which the caller frees; a zero is behind them. *out NULL:
 // there is none.
 enum status context_file_read(const char *path, int64_t most, void **out, int64_t *bytes);

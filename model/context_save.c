@@ -3,7 +3,6 @@
 // page on all ranks in step; that they are on the disk a thread of each rank waits for, while the
 // session reads on. The state takes its place when every rank's thread is done. Only the main
 // thread calls MPI.
-#include <errno.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -113,20 +112,13 @@ done:
     return status;
 }
 
-// Whole, or not at all.
-static enum status put_file(const char *part, const char *path, const void *data, size_t bytes) {
-    TRY(context_file_write(part, data, bytes));
-    if (rename(part, path) != 0) FAIL(ERR_IO, "cannot write %s: %s", path, strerror(errno));
-    return OK;
-}
-
 // Those of a folder never differ, so that this may be at any time.
 static enum status write_tokens(const struct context_access *a) {
     const struct context *c = a->context;
     char *path = context_path(c->dir, a->source.key, CONTEXT_TOKENS);
     if (!path) FAIL(ERR_MEMORY, "no memory for a path");
     enum status status =
-        put_file(a->path[CONTEXT_IDS], path, c->token, (size_t)c->n * sizeof *c->token);
+        durable_put(a->path[CONTEXT_IDS], path, c->token, (size_t)c->n * sizeof *c->token);
     free(path);
     return status;
 }
@@ -139,8 +131,8 @@ static enum status write_through(const struct context_saving *s) {
     const struct context_segment *added = last_segment(a);
     if (added->from == 0) TRY(write_tokens(a));
     if (!s->logprob) return OK;
-    return context_file_write(a->path[CONTEXT_LOGPROBS], s->logprob + added->from,
-                              (size_t)(added->done - added->from) * sizeof *s->logprob);
+    return durable_write(a->path[CONTEXT_LOGPROBS], s->logprob + added->from,
+                         (size_t)(added->done - added->from) * sizeof *s->logprob);
 }
 
 static void *run_thread(void *user) {
@@ -155,7 +147,7 @@ static enum status commit(struct context_access *a) {
     enum status status = OK;
     char *text = context_manifest_print(&a->manifest, a->session, &a->source);
     if (!text) FAIL(ERR_MEMORY, "no memory for %s", a->manifest_path);
-    TRY_OR(done, put_file(a->path[CONTEXT_PART], a->manifest_path, text, strlen(text)));
+    TRY_OR(done, durable_put(a->path[CONTEXT_PART], a->manifest_path, text, strlen(text)));
     a->committed = true;
     TRY_OR(done, durable_sync(a->lock, a->folder));
     context_stored_set(a->session, text, a->manifest.done);

@@ -33,7 +33,7 @@ void context_key(const struct context *context, char out[DIGEST_BYTES]);
 // valid until this one is complete. What this session saved or restored before is not written again
 // where nobody else has saved the context since. logprob: [n] or NULL, entries below the session's
 // length. Jobs may save and restore one context at once: the last save holds. ERR_CREATE, on every
-// rank: the folder cannot be made; ERR_IO: nor written.
+// rank: the folder or a file cannot be made; ERR_IO: nor written.
 enum status context_save(struct session *session, const struct context *context,
                          const float *logprob);
 

@@ -1,6 +1,8 @@
 #include "model/durable.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -41,4 +43,21 @@ enum status durable_sync(int file, const char *path) {
     if (fsync(file) != 0 && errno != EINVAL && errno != ENOTSUP)
         FAIL(ERR_IO, "cannot write %s: %s", path, strerror(errno));
     return OK;
+}
+
+enum status durable_write(const char *path, const void *data, size_t bytes) {
+    int file = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    if (file < 0) FAIL(ERR_CREATE, "cannot write %s: %s", path, strerror(errno));
+    enum status status = durable_write_at(file, path, data, (int64_t)bytes, 0);
+    if (status == OK) status = durable_sync(file, path);
+    close(file);
+    return status;
+}
+
+enum status durable_put(const char *part, const char *path, const void *data, size_t bytes) {
+    enum status status = durable_write(part, data, bytes);
+    if (status == OK && rename(part, path) != 0)
+        status = status_fail(ERR_CREATE, __FILE__, "cannot write %s: %s", path, strerror(errno));
+    if (status != OK) unlink(part);
+    return status;
 }

@@ -270,7 +270,7 @@ static void test_beside(void **state) {
         assert_int_equal(mkdir(tokens, 0777), 0);
     }
     context_test_succeed(context_save_begin(session, &context, logprob, &saving));
-    assert_int_equal(context_save_end(&saving, true), ERR_IO);
+    assert_int_equal(context_save_end(&saving, true), ERR_CREATE);
     assert_null(saving);
     if (!strstr(status_message(), tokens))
         fail_msg("%s expected, got %s", tokens, status_message());
