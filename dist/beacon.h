@@ -1,7 +1,7 @@
-// What a rank says of itself while it works, in a mapped file that is there after kill -9
-// (launcher/beacon_files.h). Updates are plain stores. What changes by itself is one word; what
-// belongs together (struct beacon_work) is written beside what holds, and `current` turns to it: no
-// kill leaves half of it. All functions accept NULL: nobody listens.
+// What a rank says of itself while it works, in a file that is there after kill -9
+// (launcher/beacon_files.h, whose thread copies it). Updates are plain stores. What changes by
+// itself is one word; what belongs together (struct beacon_work) is written beside what holds, and
+// `current` turns to it: no copy has half of it. All functions accept NULL: nobody listens.
 #ifndef HALKA_DIST_BEACON_H
 #define HALKA_DIST_BEACON_H
 
@@ -73,7 +73,7 @@ static inline void beacon_phase(struct beacon *beacon, int phase, double now) {
 
 static inline void beacon_layer(struct beacon *beacon, int layer, int n_layer) {
     if (!beacon) return;
-    beacon->n_layer = n_layer; // first: no kill leaves a layer of fewer
+    beacon->n_layer = n_layer; // first: no copy has a layer of fewer
     beacon->layer = layer;
     beacon->step = 0;
 }

@@ -2,14 +2,27 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <semaphore.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "launcher/inspect_beacons.h"
 #include "model/durable.h"
+
+enum { PERIOD_MS = 50, FAREWELL_MS = 2000 };
+
+// A rank's beacon and the thread that writes it. (In a mapped file the stores
+// themselves would do, but the rank would end with it where somebody truncates the file.)
+struct beacon_light {
+    struct beacon beacon;
+    int file;
+    sem_t ends;
+    pthread_t thread;
+};
 
 int beacon_file_rank(const char *name) {
     static const char prefix[] = "rank-";
@@ -30,7 +43,7 @@ int beacon_file_list(const char *folder, struct dirent ***names) {
     return scandir(folder, names, is_beacon, alphasort);
 }
 
-// Names go, files that another job's ranks may still have mapped stay theirs.
+// Names go, files that another job's ranks may still have open stay theirs.
 static enum status clear_folder(const char *path) {
     struct dirent **names;
     enum status status = durable_folder(path, "status folder", "--output");
@@ -71,31 +84,69 @@ static struct beacon first_light(const struct job *job, int64_t id) {
     return beacon;
 }
 
-// All bytes are written before they are mapped: a store to a page without room on the disk would be
-// the end of the process.
-static enum status light(const char *path, const struct beacon *beacon, struct beacon **out) {
-    enum status status = OK;
-    int file = open(path, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
-    if (file < 0)
+static struct timespec from_now(int64_t ms) {
+    struct timespec at;
+    clock_gettime(CLOCK_MONOTONIC, &at);
+    int64_t ns = at.tv_nsec + ms * 1000000;
+    return (struct timespec){at.tv_sec + ns / 1000000000, ns % 1000000000};
+}
+
+// While it is copied the rank may turn once: what it turned from stays whole.
+static struct beacon look_at(const struct beacon *beacon) {
+    struct beacon copy;
+    uint32_t current = beacon->current;
+    atomic_thread_fence(memory_order_acquire);
+    memcpy(&copy, beacon, sizeof copy);
+    copy.current = current;
+    return copy;
+}
+
+static void *burn(void *user) {
+    struct beacon_light *light = user;
+    for (bool ends = false; !ends;) {
+        const struct timespec next = from_now(PERIOD_MS);
+        ends = sem_clockwait(&light->ends, CLOCK_MONOTONIC, &next) == 0;
+        struct beacon now = look_at(&light->beacon);
+        ssize_t n = pwrite(light->file, &now, sizeof now, 0);
+        (void)n; // where there is no room, the next time may be luckier
+    }
+    return NULL;
+}
+
+static enum status light_up(const char *path, struct beacon_light *light) {
+    light->file = open(path, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
+    if (light->file < 0)
         FAIL(ERR_CREATE, "cannot create %s: %s (ranks on all hosts write to --output)", path,
              strerror(errno));
-    TRY_OR(done, durable_write_at(file, path, beacon, sizeof *beacon, 0));
-    TRY_OR(done, durable_sync(file, path));
-    void *mapped = mmap(NULL, sizeof *beacon, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
-    if (mapped == MAP_FAILED) FAIL_OR(done, ERR_IO, "cannot map %s: %s", path, strerror(errno));
-    *out = mapped;
-done:
-    if (status != OK) unlink(path);
-    close(file);
-    return status;
+    TRY(durable_write_at(light->file, path, &light->beacon, sizeof light->beacon, 0));
+    TRY(durable_sync(light->file, path));
+    sem_init(&light->ends, 0, 0);
+    if (pthread_create(&light->thread, NULL, burn, light) != 0)
+        FAIL(ERR_INTERNAL, "no thread for %s", path);
+    return OK;
 }
 
 static enum status open_own(struct job *job, int64_t id) {
     char *path;
-    const struct beacon beacon = first_light(job, id);
-    if (asprintf(&path, "%s/" BEACON_FOLDER "/rank-%d", job->options->output, beacon.rank) < 0)
+    if (asprintf(&path, "%s/" BEACON_FOLDER "/rank-%d", job->options->output, job->cluster->rank) <
+        0)
         FAIL(ERR_MEMORY, "no memory for a path");
-    enum status status = light(path, &beacon, &job->profile.beacon);
+    struct beacon_light *light = malloc(sizeof *light);
+    enum status status = OK;
+    if (!light) FAIL_OR(done, ERR_MEMORY, "no memory for %s", path);
+    *light = (struct beacon_light){.beacon = first_light(job, id), .file = -1};
+    status = light_up(path, light);
+    if (status == OK) {
+        job->light = light;
+        job->profile.beacon = &light->beacon;
+        goto done;
+    }
+    if (light->file >= 0) {
+        unlink(path);
+        close(light->file);
+    }
+    free(light);
+done:
     free(path);
     return status;
 }
@@ -129,13 +180,23 @@ enum status beacon_files_open(struct job *job) {
     return OK;
 }
 
+// A file system that does not answer keeps nobody from ending.
 void beacon_files_close(struct job *job, enum status status) {
-    struct beacon *beacon = job->profile.beacon;
+    struct beacon_light *light = job->light;
     enum beacon_end end = status == OK        ? BEACON_ENDED
                           : status == STOPPED ? BEACON_STOPPED
                                               : BEACON_FAILED;
-    if (!beacon) return;
-    beacon_end(beacon, end, (int)status);
+    if (!light) return;
+    beacon_end(&light->beacon, end, (int)status);
+    job->light = NULL;
     job->profile.beacon = NULL;
-    munmap(beacon, sizeof *beacon);
+    const struct timespec until = from_now(FAREWELL_MS);
+    sem_post(&light->ends);
+    if (pthread_clockjoin_np(light->thread, NULL, CLOCK_MONOTONIC, &until) != 0) {
+        pthread_detach(light->thread);
+        return;
+    }
+    sem_destroy(&light->ends);
+    close(light->file);
+    free(light);
 }

@@ -1,6 +1,6 @@
-// OUTPUT/status/rank-R: the beacon of each rank (dist/beacon.h) in a mapped file, there for the
-// next start and `halka inspect OUTPUT` however the job ends. A job does without where it cannot be
-// kept.
+// OUTPUT/status/rank-R: the beacon of each rank (dist/beacon.h), which a thread writes 20 times a
+// second: there for the next start and `halka inspect OUTPUT` however the job
+// ends. A job does without where it cannot be kept.
 #ifndef HALKA_LAUNCHER_BEACON_FILES_H
 #define HALKA_LAUNCHER_BEACON_FILES_H
 

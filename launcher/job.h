@@ -38,8 +38,9 @@ struct job {
     char context_options[DIGEST_BYTES]; // of reading.c; "": nothing is kept
     struct session_sums sums;           // of the sessions that are closed
     struct profile profile;
-    int64_t tokens_read; // prompt tokens read by all ranks together ...
-    int64_t own_tokens;  // ... and this rank's part of them
+    struct beacon_light *light; // of beacon_files.c; NULL: none
+    int64_t tokens_read;        // prompt tokens read by all ranks together ...
+    int64_t own_tokens;         // ... and this rank's part of them
     int64_t tokens_generated;
     int64_t tokens_recomputed; // read although they had been read before
     int64_t tokens_restored;   // from store.dir, besides those read

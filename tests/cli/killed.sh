@@ -107,7 +107,7 @@ go_on "killed while it saves" kept 2 "${kept[@]}"
 if [ "$(counted kept restored_tokens)" -ge 500 ]; then passed; else failed "what was saved is read again"; fi
 
 # A rank that no longer answers, and a job that was suspended as a whole, which is nobody's fault.
-begin 2 stays "${score[@]}" --set run.deadline=2
+begin 2 stays "${score[@]}" --set run.deadline=2 --set prefill.chunk=6000 # mostly in the layers
 begun=$SECONDS
 catch "a rank that stops" stays "reading, in .*layer"
 wait "$job"
@@ -120,10 +120,12 @@ holds "says that it failed" "$work/seen" "rank 0 of 2 on $(hostname) failed with
 begin 2 suspended "${score[@]}" --set run.deadline=2
 catch "a job that is suspended" suspended "reading, in .*layer"
 kill -STOP "${rank[@]}"
+: >"$work/suspended/status/rank-0" # which is nobody's end either
 sleep 3
 kill -CONT "${rank[@]}"
 wait "$job"
 same "a job that was suspended: exit code" $? 0
+same "its status is whole again" "$(stat -c %s "$work/suspended/status/"* | sort -u | wc -l)" 1
 same "its results" "$(plain suspended | md5sum)" "$(plain whole_score | md5sum)"
 rank=()
 
@@ -142,6 +144,7 @@ same "a full store: exit code" $? 74
 gone "a full store"
 grep -qE "^halka: error: rank [01] .*: cannot (write|make) $work/small/store/.*: (No space|File too large)" "$work/log" ||
     failed "what is full" "$work/log"
+same "one message of a full store" "$(grep -c '^halka: error' "$work/log")" 1
 same "the results before it are whole" "$(grep -c '"id": "[0-9a-f]*"}$' "$work/full/results.jsonl")" 1
 "$halka" inspect "$work/full" >"$work/seen"
 grep -qE "^  rank [01] of 2 on .* failed with exit code 74, reading, saving the context" "$work/seen" ||
