@@ -1,10 +1,12 @@
 // Rates of single operations on a GPU, beside the two ceilings measured in the same run: a product
 // of 8192^3 in bf16 and a device copy. Random inputs, poisoned outputs, median times. Operations
 // counted: 2 (head_dim + value_dim) a visible pair and head in attention, 2 head_dim a pair and
-// head in the indexer. `bench_gpu_kernels [DIVISOR]`: a divisor rehearses on any machine.
+// head in the indexer. `bench_gpu_kernels [DIVISOR [PART...]]`: a divisor above 1 rehearses on any
+// machine; parts are prefill, decode, index, sparse, products and experts.
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "kernels/candidate.h"
 #include "kernels/experts.h"
@@ -205,12 +207,15 @@ static double visible_pairs(const struct attention_args *a) {
     return pairs;
 }
 
-static void measure_attention(struct bench *b) {
+static void measure_prefill(struct bench *b) {
     for (size_t i = 0; i < sizeof prefill_cases / sizeof *prefill_cases; i++) {
         struct attention_args a = attention_open(b, &prefill_cases[i]);
         double flop = visible_pairs(&a) * a.n_head * 2 * (a.head_dim + a.value_dim);
         report_flops(b, prefill_cases[i].name, attention_seconds(b, &a), flop);
     }
+}
+
+static void measure_decode(struct bench *b) {
     for (size_t i = 0; i < sizeof decode_cases / sizeof *decode_cases; i++) {
         struct attention_args a = attention_open(b, &decode_cases[i]);
         int64_t row = a.key == a.value ? a.key_stride : a.key_stride + a.value_stride;
@@ -231,7 +236,8 @@ static enum status call_index(struct backend *backend, void *user) {
     return backend->ops->index_top_k(backend, &c->args);
 }
 
-static double index_seconds(struct bench *b, int64_t n_query, int64_t n_key, int n_head) {
+static double index_seconds(struct bench *b, int64_t n_query, int64_t n_key, int n_head,
+                            int head_dim) {
     int64_t k = scaled(b, TOP_K);
     int32_t *zeros = calloc((size_t)n_query, sizeof *zeros);
     const struct key_run run = {0, 1, n_key, 0};
@@ -239,11 +245,11 @@ static double index_seconds(struct bench *b, int64_t n_query, int64_t n_key, int
         .args = {.n_query = n_query,
                  .n_key = n_key,
                  .n_head = n_head,
-                 .head_dim = INDEX_DIM,
+                 .head_dim = head_dim,
                  .dtype = DTYPE_F8_E4M3,
-                 .query = random_held(b, DTYPE_F8_E4M3, n_query * n_head * INDEX_DIM),
+                 .query = random_held(b, DTYPE_F8_E4M3, n_query * n_head * head_dim),
                  .weight = random_held(b, DTYPE_F32, n_query * n_head),
-                 .key = random_held(b, DTYPE_F8_E4M3, n_key * INDEX_DIM),
+                 .key = random_held(b, DTYPE_F8_E4M3, n_key * head_dim),
                  .key_scale = random_held(b, DTYPE_F32, n_key),
                  // every key is visible
                  .query_position = b->position + n_key,
@@ -276,16 +282,19 @@ static void measure_index(struct bench *b) {
         snprintf(name, sizeof name, "indexer and top-%d, 64 x 128 fp8, %lld x %lldK", TOP_K,
                  (long long)shapes[i][0], (long long)shapes[i][1] / 1024);
         double flop = 2.0 * N_INDEX_HEAD * INDEX_DIM * (double)(n_query * n_key);
-        report_flops(b, name, index_seconds(b, n_query, n_key, N_INDEX_HEAD), flop);
+        report_flops(b, name, index_seconds(b, n_query, n_key, N_INDEX_HEAD, INDEX_DIM), flop);
     }
-    // One head: nearly the selection alone. Its floor: each score written and read once.
-    static const int64_t rows[] = {4096, 1024, 64, 8, 1};
-    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+    // Few heads: mostly the selection. Its floor: each score written and read once.
+    static const int few[][3] = {{4096, 1, 128}, {1024, 1, 128}, {64, 1, 128},
+                                 {8, 1, 128},    {1, 1, 128},    {4096, 4, 64},
+                                 {1, 4, 64},     {4096, 8, 64},  {1, 8, 64}};
+    for (size_t i = 0; i < sizeof few / sizeof *few; i++) {
         char name[96];
-        int64_t n_query = scaled(b, rows[i]), n_key = scaled(b, MOST_KEYS);
-        snprintf(name, sizeof name, "top-%d of %lld rows of 128K, one head", TOP_K,
-                 (long long)rows[i]);
-        report_bytes(b, name, index_seconds(b, n_query, n_key, 1), 8.0 * (double)(n_query * n_key));
+        int64_t n_query = scaled(b, few[i][0]), n_key = scaled(b, MOST_KEYS);
+        snprintf(name, sizeof name, "top-%d of %d rows of 128K, %d x %d fp8", TOP_K, few[i][0],
+                 few[i][1], few[i][2]);
+        report_bytes(b, name, index_seconds(b, n_query, n_key, few[i][1], few[i][2]),
+                     8.0 * (double)(n_query * n_key));
     }
 }
 
@@ -331,6 +340,12 @@ static void measure_sparse_case(struct bench *b, int64_t n_query, int64_t n_key)
     free(count);
 }
 
+static void measure_sparse(struct bench *b) {
+    measure_sparse_case(b, 4096, 32768);
+    measure_sparse_case(b, 4096, 131072);
+    measure_sparse_case(b, 1, 131072);
+}
+
 static void measure_products(struct bench *b) {
     int64_t n_token = scaled(b, PRODUCT_TOKENS), n_row = PRODUCT_ROWS / b->divisor,
             n_col = PRODUCT_COLUMNS;
@@ -362,7 +377,7 @@ static enum status call_chosen(struct backend *backend, void *user) {
     return backend->ops->chosen_matmul(backend, &c->args);
 }
 
-static void measure_experts(struct bench *b) {
+static void measure_chosen(struct bench *b) {
     static const enum dtype dtypes[] = {DTYPE_BF16, DTYPE_F8_E4M3, DTYPE_Q4_K};
     int64_t n_row = EXPERT_ROWS, n_col = scaled(b, EXPERT_COLUMNS / 256) * 256;
     int32_t choices[N_PRODUCT * N_CHOICE];
@@ -418,6 +433,29 @@ static void measure_grouped(struct bench *b, enum dtype dtype, int64_t rows) {
     report_flops(b, name, seconds, 2.0 * (double)(n * n_row) * (double)n_col);
 }
 
+static void measure_experts(struct bench *b) {
+    static const int64_t rows[] = {4, 32, 256};
+    measure_chosen(b);
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        measure_grouped(b, DTYPE_BF16, rows[i]);
+        measure_grouped(b, DTYPE_F8_E4M3, rows[i]);
+    }
+}
+
+static const struct part {
+    const char *name;
+    void (*measure)(struct bench *);
+} parts[] = {{"prefill", measure_prefill},   {"decode", measure_decode},
+             {"index", measure_index},       {"sparse", measure_sparse},
+             {"products", measure_products}, {"experts", measure_experts}};
+
+// Without a list, every part is.
+static bool is_listed(const struct part *part, int argc, char **argv) {
+    for (int i = 2; i < argc; i++)
+        if (strcmp(argv[i], part->name) == 0) return true;
+    return argc <= 2;
+}
+
 int main(int argc, char **argv) {
     struct bench b = {0};
     if (!measure_open(argc, argv, "bench_gpu_kernels", &b.backend, &b.divisor)) return 0;
@@ -427,18 +465,8 @@ int main(int argc, char **argv) {
     printf("# backend %s %s; per cent of the ceiling in the same unit\n", b.backend.ops->name,
            b.backend.device_name);
     measure_ceilings(&b);
-    measure_attention(&b);
-    measure_index(&b);
-    measure_sparse_case(&b, 4096, 32768);
-    measure_sparse_case(&b, 4096, 131072);
-    measure_sparse_case(&b, 1, 131072);
-    measure_products(&b);
-    measure_experts(&b);
-    static const int64_t rows[] = {4, 32, 256};
-    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-        measure_grouped(&b, DTYPE_BF16, rows[i]);
-        measure_grouped(&b, DTYPE_F8_E4M3, rows[i]);
-    }
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
+        if (is_listed(&parts[i], argc, argv)) parts[i].measure(&b);
     backend_close(&b.backend);
     free(positions);
     return 0;
