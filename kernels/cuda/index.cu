@@ -90,8 +90,7 @@ enum status prepare_queries(struct backend *backend, const struct index_args *ar
     const struct cuda_state *state = cuda_state(backend);
     if (index_score_sm90a_takes(state, args->dtype, args->n_head, args->head_dim)) {
         TRY(index_score_sm90a_pack(backend, chunk, args->dtype, to));
-    } else if (args->dtype == DTYPE_F8_E4M3 &&
-               index_score_mma_takes(state, args->dtype, args->n_head, args->head_dim)) {
+    } else if (args->dtype == DTYPE_F8_E4M3 && index_score_mma_takes(args->dtype, args->head_dim)) {
         int64_t n = chunk->n_query * args->n_head * args->head_dim / 16;
         LAUNCH(backend, expand_kernel, (unsigned)divide_up(n, 256), 256, 0,
                (const uint4 *)chunk->query, n, (uint4 *)to);
@@ -107,7 +106,7 @@ enum status score(struct backend *backend, const struct index_args *args,
     const struct cuda_state *state = cuda_state(backend);
     if (index_score_sm90a_takes(state, args->dtype, args->n_head, args->head_dim))
         return index_score_sm90a(backend, chunk, args->dtype);
-    if (index_score_mma_takes(state, args->dtype, args->n_head, args->head_dim))
+    if (index_score_mma_takes(args->dtype, args->head_dim))
         return index_score_mma(backend, chunk, args->dtype);
     return index_score_plain(backend, chunk, args->dtype);
 }

@@ -21,7 +21,9 @@ struct score_chunk {
 
 // The negative parts become 0; NaN stays NaN, which fmaxf would lose.
 __device__ inline float positive_part(float x) {
-    return x < 0 ? 0 : x;
+    float y;
+    asm("max.NaN.f32 %0, %1, 0f00000000;\n" : "=f"(y) : "f"(x));
+    return y;
 }
 
 // The first of the queries [begin, end) that sees this key of the chunk; end when none does.
@@ -47,8 +49,7 @@ template <bool FP8> __device__ inline uint4 load_vector(const void *key, int64_t
 
 // Whether the tensor cores take this shape. It must not depend on how many queries or keys there
 // are: a score is the same whatever call it is computed in.
-bool index_score_mma_takes(const struct cuda_state *state, enum dtype dtype, int n_head,
-                           int head_dim);
+bool index_score_mma_takes(enum dtype dtype, int head_dim);
 // Queries are BF16; keys BF16 or F8_E4M3.
 enum status index_score_mma(struct backend *backend, const struct score_chunk *chunk,
                             enum dtype key_dtype);

@@ -24,13 +24,6 @@ template <int N_HEAD_, int HEAD_DIM_> struct form {
     static_assert(HEAD_DIM % PANEL_ELEMENTS == 0 && PANEL_BYTES % ALIGN == 0, "whole panels");
 };
 
-// positive_part in one instruction.
-__device__ inline float positive(float x) {
-    float y;
-    asm("max.NaN.f32 %0, %1, 0f00000000;\n" : "=f"(y) : "f"(x));
-    return y;
-}
-
 template <typename T> __device__ inline uint32_t load_pair(const T *x, int64_t element);
 template <> __device__ inline uint32_t load_pair(const uint8_t *x, int64_t element) {
     return fp8_pair_to_bf16(*(const uint16_t *)(x + element));
@@ -106,10 +99,10 @@ __device__ inline void weigh(const float (&dot)[F::TILES][4], const float *weigh
 #pragma unroll
     for (int n = 0; n < F::TILES; n++) {
         float2 w = *(const float2 *)(weight + n * 8 + threadIdx.x % 4 * 2);
-        sum[0] = fmaf(w.x, positive(dot[n][0]), sum[0]);
-        sum[1] = fmaf(w.y, positive(dot[n][1]), sum[1]);
-        sum[2] = fmaf(w.x, positive(dot[n][2]), sum[2]);
-        sum[3] = fmaf(w.y, positive(dot[n][3]), sum[3]);
+        sum[0] = fmaf(w.x, positive_part(dot[n][0]), sum[0]);
+        sum[1] = fmaf(w.y, positive_part(dot[n][1]), sum[1]);
+        sum[2] = fmaf(w.x, positive_part(dot[n][2]), sum[2]);
+        sum[3] = fmaf(w.y, positive_part(dot[n][3]), sum[3]);
     }
     *low = sum[0] + sum[1];
     *high = sum[2] + sum[3];

@@ -44,6 +44,13 @@ __device__ inline void copy_async_16(void *shared, const void *global, bool vali
                  "r"(bytes)
                  : "memory");
 }
+// Likewise 4 bytes.
+__device__ inline void copy_async_4(void *shared, const void *global, bool valid) {
+    uint32_t at = (uint32_t)__cvta_generic_to_shared(shared);
+    int bytes = valid ? 4 : 0;
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;\n" ::"r"(at), "l"(global), "r"(bytes)
+                 : "memory");
+}
 __device__ inline void copy_async_commit() {
     asm volatile("cp.async.commit_group;\n" ::: "memory");
 }
