@@ -110,11 +110,13 @@ enum status lane_too_late(const struct lane *lane, const char *operation, double
          ranks->rank, own_host, peer, ranks->host[peer], deadline_s, advice);
 }
 
-// At once by yielding, after a while by short sleeps.
+// At once by yielding, after a while by sleeps of a hundredth of what was waited.
 void mpi_give_way(const struct mpi_ranks *ranks, double waited) {
-    double patience = ranks->oversubscribed ? 50e-6 : 1e-3;
+    double patience = ranks->oversubscribed ? 50e-6 : 1e-3, nap = waited / 100;
+    if (nap < 20e-6) nap = 20e-6;
+    if (nap > 1e-3) nap = 1e-3;
     if (waited < patience)
         sched_yield();
     else
-        nanosleep(&(struct timespec){.tv_nsec = 20000}, NULL);
+        nanosleep(&(struct timespec){.tv_nsec = (long)(nap * 1e9)}, NULL);
 }
