@@ -3,11 +3,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "launcher/answer_line.h"
+#include "launcher/generation.h"
 #include "launcher/progress.h"
 #include "launcher/reading.h"
 #include "launcher/stop.h"
 #include "launcher/task.h"
-#include "model/sampler.h"
 
 enum { BASELINE_TOKENS = 16 }; // generated under the empty question
 
@@ -16,56 +17,22 @@ struct answer {
     const struct prompt *prompt;
     struct document_text text;
     struct evidence evidence;
-    int32_t *token;       // [max_tokens] generated
-    int64_t n_token;      // without the token that ends the answer
-    int64_t n_appended;   // queries of the answer whose attention was measured
-    int64_t document_end; // session length after head and document
+    struct generation generation; // the last
+    int32_t *token;               // [max_tokens] of it
+    int64_t document_end;         // session length after head and document
 };
 
-static enum status append(struct answer *a, const int32_t *token, int64_t n) {
-    return session_append(a->task->job->session,
-                          &(struct append_args){.token = token, .n = n, .logits = true});
-}
-
-// Rank 0 draws, so that all ranks go on with the same token whatever their processors.
-static enum status pick(struct answer *a, const struct sampler *sampler, int question,
-                        int32_t *out) {
-    struct job *job = a->task->job;
-    struct comm *host = comm_host(&job->comm);
-    double begun = profile_begin(&job->profile, PHASE_SAMPLING);
-    *out = 0;
-    if (job->comm.rank == 0) {
-        struct sample_args how = sampler_draw(sampler, (uint64_t)a->task->document,
-                                              (uint64_t)question, (uint64_t)a->n_token);
-        TRY(session_sample(job->session, &how, out));
-    }
-    TRY(host->ops->broadcast(host, out, sizeof *out, 0));
-    profile_end(&job->profile, PHASE_SAMPLING, begun);
-    return OK;
-}
-
-// Reads what follows the document and generates up to max_tokens, measuring attention.
 static enum status generate(struct answer *a, const struct token_list *after,
                             const struct sampler *sampler, int question, int64_t max_tokens) {
-    struct job *job = a->task->job;
-    a->n_token = a->n_appended = 0;
-    TRY(session_truncate(job->session, a->document_end));
-    if (after->n > 0) TRY(append(a, after->id, after->n));
-    job->tokens_read += after->n;
-    TRY(session_mass_reset(job->session, job->options->evidence > 0));
-    while (a->n_token < max_tokens) {
-        int32_t token;
-        TRY(pick(a, sampler, question, &token));
-        if (prompt_stops(a->prompt, token)) break;
-        a->token[a->n_token++] = token;
-        beacon_done(job->profile.beacon, a->n_token);
-        // The last token is read too where its attention counts.
-        if (a->n_token == max_tokens && job->options->evidence == 0) break;
-        TRY(append(a, &token, 1));
-        a->n_appended++;
-    }
-    if (session_length(job->session) > job->longest) job->longest = session_length(job->session);
-    return OK;
+    a->generation = (struct generation){.job = a->task->job,
+                                        .prompt = a->prompt,
+                                        .sampler = sampler,
+                                        .document = (uint64_t)a->task->document,
+                                        .question = (uint64_t)question,
+                                        .max_tokens = max_tokens,
+                                        .measures = a->task->job->options->evidence > 0,
+                                        .token = a->token};
+    return generation_run(&a->generation, a->document_end, after->id, after->n);
 }
 
 static enum status read_document(struct answer *a) {
@@ -100,35 +67,21 @@ static enum status read_document(struct answer *a) {
 static enum status describe(const struct answer *a, int question, double seconds, json_t **out) {
     const struct task *task = a->task;
     const struct job *job = task->job;
-    const char *name = job->documents.items[task->document].name;
     const struct string_list *questions = &job->options->questions;
-    char *text;
-    size_t bytes;
-    enum status status =
-        tokenizer_decode(job->tokenizer, a->token, a->n_token, false, &text, &bytes);
-    if (status != OK) return status_context(status, "the answer on %s is no text", name);
-    int64_t n_prompt = a->document_end + a->prompt->after[question].n;
-    json_t *object = json_object();
-    json_object_set_new(object, "document", json_text(name, strlen(name)));
-    json_object_set_new(object, "task", json_string("answer"));
-    json_object_set_new(
-        object, "question",
-        questions->n > 0 ? json_text(questions->items[question], strlen(questions->items[question]))
-                         : json_null());
-    json_object_set_new(object, "answer", json_text(text, bytes));
-    json_object_set_new(object, "n_prompt", json_integer(n_prompt));
-    json_object_set_new(object, "n_generated", json_integer(a->n_token));
-    json_object_set_new(object, "evidence",
-                        evidence_list(job, &a->evidence, &a->text, job->options->evidence));
-    int64_t beyond = job_beyond_training(job, n_prompt + a->n_token);
-    if (beyond > 0) json_object_set_new(object, "beyond_training", json_integer(beyond));
-    if (model_spec_reads_length(&job->checkpoint.spec))
-        json_object_set_new(object, "rope_length",
-                            json_integer(job_sequence_length(job, task->document)));
-    json_object_set_new(object, "seconds", json_number(seconds));
-    free(text);
-    *out = object;
-    return OK;
+    return answer_line(job,
+                       &(struct answered){
+                           .document = job->documents.items[task->document].name,
+                           .question = questions->n > 0 ? questions->items[question] : NULL,
+                           .n_prompt = a->document_end + a->prompt->after[question].n,
+                           .token = a->token,
+                           .n_token = a->generation.n_token,
+                           .evidence = &a->evidence,
+                           .text = &a->text,
+                           .n_passage = job->options->evidence,
+                           .length = job_sequence_length(job, task->document),
+                           .seconds = seconds,
+                       },
+                       out);
 }
 
 static enum status answer_question(struct answer *a, int question) {
@@ -144,8 +97,9 @@ static enum status answer_question(struct answer *a, int question) {
                                        job->documents.items[a->task->document].name, o->max_tokens,
                                        o->questions.n > 0 ? question + 1 : 0, o->questions.n});
     TRY(generate(a, &a->prompt->after[question], &sampler, question, o->max_tokens));
-    job->tokens_generated += a->n_token;
-    if (o->evidence > 0) TRY(evidence_take_answer(&a->evidence, job->session, a->n_appended));
+    job->tokens_generated += a->generation.n_token;
+    if (o->evidence > 0)
+        TRY(evidence_take_answer(&a->evidence, job->session, a->generation.n_appended));
     if (job->comm.rank != 0) return OK;
     double begun = profile_begin(&job->profile, PHASE_IO);
     double seconds = cluster_seconds() - started;
@@ -154,7 +108,7 @@ static enum status answer_question(struct answer *a, int question) {
     TRY(results_write(a->task->results, a->task->ids[question], line));
     profile_end(&job->profile, PHASE_IO, begun);
     fprintf(stderr, "answered question %d of %d: %lld tokens in %.2f s\n", question + 1,
-            a->task->n_line, (long long)a->n_token, seconds);
+            a->task->n_line, (long long)a->generation.n_token, seconds);
     return OK;
 }
 
@@ -162,7 +116,7 @@ static enum status take_baseline(struct answer *a) {
     int64_t max_tokens = a->task->job->options->max_tokens;
     TRY(generate(a, &a->prompt->baseline, &(struct sampler){.top_p = 1}, 0,
                  max_tokens < BASELINE_TOKENS ? max_tokens : BASELINE_TOKENS));
-    return evidence_take_baseline(&a->evidence, a->task->job->session, a->n_appended);
+    return evidence_take_baseline(&a->evidence, a->task->job->session, a->generation.n_appended);
 }
 
 static enum status answer_all(struct answer *a) {
