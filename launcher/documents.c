@@ -214,6 +214,16 @@ static enum status tokenize(const struct document *document, const struct docume
     return OK;
 }
 
+static enum status take_text(const struct document *document, const struct document_reader *reader,
+                             struct document_text *out) {
+    if (out->bytes >= MARK_BYTES && memcmp(out->text, byte_order_mark, MARK_BYTES) == 0) {
+        out->mark_bytes = MARK_BYTES;
+        out->bytes -= MARK_BYTES;
+        memmove(out->text, out->text + MARK_BYTES, out->bytes + 1);
+    }
+    return tokenize(document, reader, out);
+}
+
 // Reads and tokenises; `digest` is of the file's bytes.
 static enum status load(const struct document *document, const struct document_reader *reader,
                         struct document_text *out, char digest[DIGEST_BYTES]) {
@@ -227,12 +237,13 @@ static enum status load(const struct document *document, const struct document_r
         TRY(read_file(document->name, &out->text, &out->bytes));
     }
     digest_bytes(out->text, out->bytes, digest);
-    if (out->bytes >= MARK_BYTES && memcmp(out->text, byte_order_mark, MARK_BYTES) == 0) {
-        out->mark_bytes = MARK_BYTES;
-        out->bytes -= MARK_BYTES;
-        memmove(out->text, out->text + MARK_BYTES, out->bytes + 1);
-    }
-    return tokenize(document, reader, out);
+    return take_text(document, reader, out);
+}
+
+enum status document_text_take(const char *name, char *text, size_t bytes,
+                               const struct document_reader *reader, struct document_text *out) {
+    *out = (struct document_text){.text = text, .bytes = bytes};
+    return take_text(&(struct document){.name = (char *)name}, reader, out);
 }
 
 enum status document_set_open(const struct options *options, const struct document_reader *reader,

@@ -53,6 +53,9 @@ void document_set_close(struct document_set *set); // accepts a zeroed struct
 enum status document_text_open(const struct document_set *set, int index,
                                const struct document_reader *reader, struct comm *comm,
                                struct document_text *out);
+// Of text[bytes] in memory, with a zero behind it, which it takes; close it even after a failure.
+enum status document_text_take(const char *name, char *text, size_t bytes,
+                               const struct document_reader *reader, struct document_text *out);
 void document_text_close(struct document_text *text); // accepts a zeroed struct
 
 // Appends the tokens of a text, or of a list of ids.

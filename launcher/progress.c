@@ -25,6 +25,7 @@ void progress_update(void *user, int64_t tokens_done) {
     double now = cluster_seconds();
     p->done = p->base + tokens_done;
     beacon_done(p->beacon, p->done);
+    if (p->tell) p->tell(p->user, p->done);
     if (!p->shown || now - p->last_shown < (p->terminal ? terminal_interval : plain_interval))
         return;
     p->last_shown = now;

@@ -16,6 +16,8 @@ struct progress {
     int64_t total, done; // tokens
     int64_t base;        // done before the call in progress
     double begun, last_shown;
+    void (*tell)(void *user, int64_t done); // NULL, or told of each part
+    void *user;
 };
 
 struct progress progress_begin(const struct job *job, const char *name, int64_t total);

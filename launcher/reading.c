@@ -143,8 +143,9 @@ static void tell(const struct job *job, const struct reading *reading,
 enum status reading_run(struct job *job, const struct reading *reading, int64_t *n_restored) {
     struct context_restored restored = {0};
     *n_restored = 0;
-    TRY(session_truncate(job->session, 0));
+    TRY(session_truncate(job->session, reading->held));
     TRY(session_set_length(job->session, reading->length));
+    restored.n = reading->held;
     if (!job->options->store || !reading->kept) return read_rest(job, reading, &restored, NULL);
     char identity[DIGEST_BYTES];
     TRY(identify(job, reading->length, identity));
@@ -154,11 +155,12 @@ enum status reading_run(struct job *job, const struct reading *reading, int64_t 
                                     .n = reading->n,
                                     .name = reading->name};
     double begun = profile_begin(&job->profile, PHASE_IO);
-    TRY(agreed(job, context_restore(job->session, &context, reading->logprob, &restored)));
+    if (reading->held == 0)
+        TRY(agreed(job, context_restore(job->session, &context, reading->logprob, &restored)));
     profile_end(&job->profile, PHASE_IO, begun);
-    *n_restored = restored.n;
-    job->tokens_restored += restored.n;
-    tell(job, reading, &restored);
+    *n_restored = restored.n - reading->held;
+    job->tokens_restored += *n_restored;
+    if (reading->held == 0) tell(job, reading, &restored);
     if (restored.n == reading->n) return reading->logits ? session_recall_logits(job->session) : OK;
     return read_rest(job, reading, &restored, &context);
 }

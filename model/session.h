@@ -105,6 +105,11 @@ int64_t session_length(const struct session *session);
 // Forgets the tokens from `length` on; ERR_INTERNAL, and nothing is forgotten, where a layer no
 // longer holds what the next token would see (options.max_forget).
 enum status session_truncate(struct session *session, int64_t length);
+// Whether the session can forget all tokens from `length` on, and then every rank has room for
+// append[n_append] more and n_single one by one: short appends, and what is left of long ones,
+// weigh more on some ranks.
+bool session_has_room(const struct session *session, int64_t length, const int64_t *append,
+                      int n_append, int64_t n_single);
 
 // Attention mass: while on, each token appended alone (n = 1) adds to mass[s] the attention
 // probability of its query on token s, meaned over the heads of the upper half of the layers; of
