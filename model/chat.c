@@ -13,9 +13,24 @@
 #define QWEN2_SYSTEM "You are a helpful assistant"
 #define LLAMA31_SYSTEM "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n"
 
-#define DEEPSEEK_HEAD "<｜begin▁of▁sentence｜><｜User｜>"
+#define DEEPSEEK_BEGIN "<｜begin▁of▁sentence｜>"
+#define DEEPSEEK_HEAD DEEPSEEK_BEGIN "<｜User｜>"
 #define DEEPSEEK_STOP "<｜end▁of▁sentence｜>"
 #define GLM_HEAD "[gMASK]<sop><|user|>"
+
+#define CHATML_TURNS                                                                               \
+    { "", "<|im_start|>system\n", "<|im_end|>\n", CHATML_USER, "", "<|im_end|>\n", false }
+#define LLAMA3_TURNS(system)                                                                       \
+    {                                                                                              \
+        "", LLAMA3_HEADER("system") system, "<|eot_id|>", LLAMA3_HEADER("user"), "", "<|eot_id|>", \
+            true                                                                                   \
+    }
+#define DEEPSEEK_TURNS                                                                             \
+    { DEEPSEEK_BEGIN, "", "", "<｜User｜>", "", DEEPSEEK_STOP, false }
+#define GLM_TURNS(line, reply)                                                                     \
+    { "[gMASK]<sop>", "<|system|>" line, "", "<|user|>" line, reply, "", false }
+#define MISTRAL_TURNS                                                                              \
+    { "", NULL, NULL, "[INST] ", " ", "</s>", false }
 
 static const struct row {
     const char *sign;  // recognises the checkpoint's own template; NULL: not recognised by it
@@ -28,76 +43,95 @@ static const struct row {
      NULL,
      NULL,
      {CHAT_CHATML, "chatml (SmolLM2)", CHATML_SYSTEM(SMOLLM_SYSTEM) CHATML_USER, "\n\n",
-      CHATML_TAIL, false, "<|im_end|>"}},
+      CHATML_TAIL, false, "<|im_end|>", CHATML_TURNS}},
     {QWEN25_SYSTEM,
      NULL,
      NULL,
      {CHAT_CHATML, "chatml (Qwen 2.5)", CHATML_SYSTEM(QWEN25_SYSTEM) CHATML_USER, "\n\n",
-      CHATML_TAIL, false, "<|im_end|>"}},
+      CHATML_TAIL, false, "<|im_end|>", CHATML_TURNS}},
     {"<|im_start|>system\n" QWEN2_SYSTEM ".<|im_end|>",
      NULL,
      NULL,
      {CHAT_CHATML, "chatml (Qwen 2)", CHATML_SYSTEM(QWEN2_SYSTEM ".") CHATML_USER, "\n\n",
-      CHATML_TAIL, false, "<|im_end|>"}},
+      CHATML_TAIL, false, "<|im_end|>", CHATML_TURNS}},
     {"<|im_start|>",
      "<|im_start|>",
      NULL,
-     {CHAT_CHATML, "chatml", CHATML_USER, "\n\n", CHATML_TAIL, false, "<|im_end|>"}},
+     {CHAT_CHATML, "chatml", CHATML_USER, "\n\n", CHATML_TAIL, false, "<|im_end|>", CHATML_TURNS}},
     {"Cutting Knowledge Date: December 2023",
      NULL,
      NULL,
      {CHAT_LLAMA3, "llama3 (3.1)",
       LLAMA3_HEADER("system") LLAMA31_SYSTEM "<|eot_id|>" LLAMA3_HEADER("user"), "\n\n",
-      "<|eot_id|>" LLAMA3_HEADER("assistant"), true, "<|eot_id|>"}},
+      "<|eot_id|>" LLAMA3_HEADER("assistant"), true, "<|eot_id|>", LLAMA3_TURNS(LLAMA31_SYSTEM)}},
     {"<|start_header_id|>",
      "<|start_header_id|>",
      NULL,
      {CHAT_LLAMA3, "llama3", LLAMA3_HEADER("user"), "\n\n", "<|eot_id|>" LLAMA3_HEADER("assistant"),
-      true, "<|eot_id|>"}},
+      true, "<|eot_id|>", LLAMA3_TURNS("")}},
     // DeepSeek from V3.1 on answers at once after a closed thought; its vocabulary then has
     // <think>, where V3 has a place holder. V3.2 has no template of its own, others add one.
     {"<｜Assistant｜></think>",
      "<｜Assistant｜>",
      "<think>",
      {CHAT_DEEPSEEK, "deepseek (V3.1)", DEEPSEEK_HEAD, "\n\n", "<｜Assistant｜></think>", false,
-      DEEPSEEK_STOP}},
+      DEEPSEEK_STOP, DEEPSEEK_TURNS}},
     {"｜DSML｜",
      NULL,
      NULL,
      {CHAT_DEEPSEEK, "deepseek (V3.2)", DEEPSEEK_HEAD, "\n\n", "<｜Assistant｜></think>", false,
-      DEEPSEEK_STOP}},
+      DEEPSEEK_STOP, DEEPSEEK_TURNS}},
     {"<｜Assistant｜>",
      "<｜Assistant｜>",
      NULL,
-     {CHAT_DEEPSEEK, "deepseek", DEEPSEEK_HEAD, "\n\n", "<｜Assistant｜>", false, DEEPSEEK_STOP}},
+     {CHAT_DEEPSEEK, "deepseek", DEEPSEEK_HEAD, "\n\n", "<｜Assistant｜>", false, DEEPSEEK_STOP,
+      DEEPSEEK_TURNS}},
     // GLM 4.5 and 4.6 open a line after each role and are told not to think; 4.7 and 5 do neither.
     {"/nothink",
      NULL,
      NULL,
      {CHAT_GLM, "glm (4.5)", GLM_HEAD "\n", "\n\n", "/nothink<|assistant|>\n<think></think>", false,
-      "<|user|>"}},
+      "<|user|>", GLM_TURNS("\n", "\n")}},
     {"<|user|>{{",
      "[gMASK]",
      "<think>",
-     {CHAT_GLM, "glm (5)", GLM_HEAD, "\n\n", "<|assistant|></think>", false, "<|user|>"}},
+     {CHAT_GLM, "glm (5)", GLM_HEAD, "\n\n", "<|assistant|></think>", false, "<|user|>",
+      GLM_TURNS("", "")}},
     {"[gMASK]<sop>",
      "[gMASK]",
      "<|assistant|>",
-     {CHAT_GLM, "glm", GLM_HEAD "\n", "\n\n", "<|assistant|>\n", false, "<|user|>"}},
+     {CHAT_GLM, "glm", GLM_HEAD "\n", "\n\n", "<|assistant|>\n", false, "<|user|>",
+      GLM_TURNS("\n", "")}},
     {"<start_of_turn>",
      "<start_of_turn>",
      NULL,
-     {CHAT_GEMMA, "gemma", "<start_of_turn>user\n", "\n\n", "<end_of_turn>\n<start_of_turn>model\n",
-      true, "<end_of_turn>"}},
+     {CHAT_GEMMA,
+      "gemma",
+      "<start_of_turn>user\n",
+      "\n\n",
+      "<end_of_turn>\n<start_of_turn>model\n",
+      true,
+      "<end_of_turn>",
+      {"", NULL, NULL, "<start_of_turn>user\n", "", "<end_of_turn>\n", true}}},
     {"[AVAILABLE_TOOLS]",
      NULL,
      NULL,
-     {CHAT_MISTRAL, "mistral (v3)", "[INST] ", "\n\n", "[/INST]", true, "</s>"}},
+     {CHAT_MISTRAL, "mistral (v3)", "[INST] ", "\n\n", "[/INST]", true, "</s>", MISTRAL_TURNS}},
     {"[INST]",
      "[INST]",
      NULL,
-     {CHAT_MISTRAL, "mistral", "[INST] ", "\n\n", " [/INST]", true, "</s>"}},
-    {NULL, NULL, NULL, {CHAT_NONE, "none", "", "\n\nQuestion: ", "\nAnswer:", true, NULL}},
+     {CHAT_MISTRAL, "mistral", "[INST] ", "\n\n", " [/INST]", true, "</s>", MISTRAL_TURNS}},
+    {NULL,
+     NULL,
+     NULL,
+     {CHAT_NONE,
+      "none",
+      "",
+      "\n\nQuestion: ",
+      "\nAnswer:",
+      true,
+      NULL,
+      {"", NULL, NULL, "Question: ", " ", "\n\n", false}}},
 };
 enum { N_ROW = sizeof(rows) / sizeof(*rows) };
 

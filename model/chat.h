@@ -18,6 +18,15 @@ enum chat_family {
     N_CHAT_FAMILY
 };
 
+// A conversation: begin, then system_open TEXT system_close (without a system message: what `head`
+// has), then for each message user_open TEXT tail, and for each reply before the last message
+// reply_open TEXT reply_close. Only the messages of users where system_open is NULL: there a system
+// message precedes the first of them, and a blank line.
+struct chat_turns {
+    const char *begin, *system_open, *system_close, *user_open, *reply_open, *reply_close;
+    bool trims; // messages lose the white space around them
+};
+
 // Pieces of the prompt: head + DOCUMENT + middle + QUESTION + tail. Constant strings; specials in
 // them are to be parsed, in DOCUMENT and QUESTION they are not.
 struct chat_template {
@@ -26,6 +35,7 @@ struct chat_template {
     const char *head, *middle, *tail;
     bool add_bos;     // the tokenizer's BOS comes first
     const char *stop; // token that ends an answer, besides EOS
+    struct chat_turns turns;
 };
 
 // The row that fits the checkpoint's own template, else its vocabulary, of the wanted family or
