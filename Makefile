@@ -13,7 +13,7 @@ BUILD    := build/asan
 OPT      := -O1 -g -fsanitize=address,undefined -fno-omit-frame-pointer -Wno-format-truncation
 endif
 
-PACKAGES := libconfig jansson libpcre2-8 libutf8proc libxxhash libcrypto hwloc
+PACKAGES := libconfig libmicrohttpd jansson libpcre2-8 libutf8proc libxxhash libcrypto hwloc
 CFLAGS   += -std=c11 -D_GNU_SOURCE $(OPT) -g -fopenmp -Wall -Wextra -Werror -MMD -MP -I. \
             $(shell pkg-config --cflags $(PACKAGES))
 LDLIBS   += $(shell pkg-config --libs $(PACKAGES)) -ldnnl -lm
@@ -60,6 +60,7 @@ $(BUILD)/halka: $(APP_OBJ) $(LIB)
 %.so:
 	$(MPICC) -shared -fopenmp -Wl,-soname,$(@F) -o $@ $^ $(LDFLAGS) $(RPATH) $(LDLIBS)
 $(LIB): $(LIB_OBJ)
+$(BUILD)/launcher/service_page.o: launcher/service_page.html
 $(TEST_LIB): $(TEST_OBJ)
 isa = $(foreach s,avx2 avx512 avx512bf16,$(if $(filter %_$(s),$(basename $(1))),$(ISA_$(s))))
 $(BUILD)/%.o: %.c
@@ -92,7 +93,7 @@ format:
 fuzz:
 	scripts/fuzz.sh
 # The small libraries that a GPU machine may lack, beside the program: build/cuda can be copied there.
-BUNDLED := config|jansson|pcre2-8|utf8proc|xxhash|crypto|hwloc|dnnl|OpenCL|udev|cmocka
+BUNDLED := config|microhttpd|jansson|pcre2-8|utf8proc|xxhash|crypto|hwloc|dnnl|OpenCL|udev|cmocka
 bundle: all
 	@mkdir -p $(BUILD)/lib
 	ldd $(BUILD)/halka $(wildcard $(BUILD)/tests/unit/test_fp8) | awk '/=> \// { print $$3 }' | sort -u | \

@@ -7,7 +7,7 @@
 #include "launcher/evaluate.h"
 #include "launcher/extension.h"
 
-static const char *const later_verbs[] = {"serve", "distill"};
+static const char *const later_verbs[] = {"distill"};
 
 static enum status parse_verb(const char *word, enum verb *out) {
     for (int v = VERB_NONE + 1; v < N_VERB; v++) {
@@ -163,6 +163,16 @@ static enum status check_vectors(const struct options *o) {
     return OK;
 }
 
+static enum status check_service(const struct options *o) {
+    if (o->task != TASK_ANSWER)
+        FAIL(ERR_CONFIG, "halka serve answers: leave out task.kind, or set it to answer");
+    if (o->questions.n > 0)
+        FAIL(ERR_CONFIG, "halka serve is asked over HTTP: leave out the questions");
+    if (o->serve_token && !*o->serve_token)
+        FAIL(ERR_CONFIG, "serve.token is empty: write none for a service without token");
+    return OK;
+}
+
 enum status options_check(const struct options *o) {
     if (o->verb == VERB_INSPECT) {
         if (!o->inspect_path)
@@ -180,11 +190,14 @@ enum status options_check(const struct options *o) {
     if (!o->model_path || !*o->model_path) {
         FAIL(ERR_CONFIG, "no model: give --model PATH or model.path in the job file");
     }
+    if (o->verb == VERB_SERVE) TRY(check_service(o));
     if (o->verb == VERB_PLAN && o->plan_tokens > 0) return OK;
-    if (o->documents.n == 0 && o->token_files.n == 0 && !o->document_list) {
+    if (o->verb != VERB_SERVE && o->documents.n == 0 && o->token_files.n == 0 &&
+        !o->document_list) {
         FAIL(ERR_CONFIG, "no document: give --document FILE, --tokens FILE or document.list");
     }
-    if ((o->verb == VERB_RUN || o->verb == VERB_EVALUATE) && (!o->output || !*o->output)) {
+    bool writes = o->verb == VERB_RUN || o->verb == VERB_EVALUATE || o->verb == VERB_SERVE;
+    if (writes && (!o->output || !*o->output)) {
         FAIL(ERR_CONFIG, "no output folder: give --output DIR or output.dir in the job file");
     }
     if (o->verb != VERB_EVALUATE) return OK;
@@ -201,5 +214,7 @@ enum status options_parse(int argc, char **argv, struct options *out) {
     TRY(parse_arguments(argc, argv, out, true));
     if (out->help || out->version) return OK;
     if (out->verb == VERB_NONE) FAIL(ERR_USAGE, "no verb; `halka --help` lists them");
+    bool told = out->source[option_find("task.kind") - option_table] != SOURCE_DEFAULT;
+    if (out->verb == VERB_SERVE && !told) out->task = TASK_ANSWER;
     return options_check(out);
 }

@@ -10,6 +10,11 @@
 #include "launcher/prompt.h"
 #include "model/indexer.h"
 
+enum {
+    SERVICE_CHUNK = 4096,  // tokens read at once where prefill.chunk says nothing
+    SERVICE_FORGET = 8192, // of a request that the next one does not share
+};
+
 // What ranks agree by. It carries the data as well, unless that is on devices.
 static enum status open_host_comm(struct job *job) {
     enum transport_wish wish = (enum transport_wish)job->options->transport;
@@ -315,7 +320,7 @@ void job_set_session_options(struct job *job, int64_t max_tokens) {
         .layout = o->layout == LAYOUT_WISH_CONTIGUOUS ? LAYOUT_CONTIGUOUS : LAYOUT_ZIGZAG,
         .rates = layout_rates(job),
         .max_tokens = max_tokens,
-        .chunk = o->chunk,
+        .chunk = o->chunk > 0 || o->verb != VERB_SERVE ? o->chunk : SERVICE_CHUNK,
         .dense = o->attention_kind == ATTENTION_WISH_DENSE,
         .index_precision = (enum index_precision)o->index_precision,
         .exchange = (enum exchange)o->exchange,
@@ -352,6 +357,29 @@ enum status job_plan(struct job *job) {
     TRY(host->ops->broadcast(host, &job->around, sizeof job->around, 0));
     profile_end(&job->profile, PHASE_TOKENIZE, begun);
     return job_plan_length(job, longest);
+}
+
+static enum status open_documents(struct job *job) {
+    const struct options *o = job->options;
+    struct document_reader reader = job_reader(job);
+    if (o->documents.n == 0 && o->token_files.n == 0 && !o->document_list) return OK;
+    TRY(document_set_open(o, &reader, &job->documents));
+    TRY(prompt_tokens_around(job, &job->around));
+    for (int i = 0; i < job->documents.n; i++) {
+        int64_t n;
+        TRY(measure_document(job, &job->documents.items[i], job->around, &n));
+    }
+    return OK;
+}
+
+enum status job_plan_service(struct job *job) {
+    int64_t context = job_context(job);
+    double begun = profile_begin(&job->profile, PHASE_TOKENIZE);
+    TRY(comm_agree(&job->comm, job->comm.rank == 0 ? open_documents(job) : OK));
+    TRY(comm_agree(&job->comm, document_set_share(&job->documents, comm_host(&job->comm))));
+    profile_end(&job->profile, PHASE_TOKENIZE, begun);
+    job->around = context < SERVICE_FORGET ? context : SERVICE_FORGET;
+    return job_plan_length(job, context);
 }
 
 enum status job_open_session(struct job *job) {

@@ -62,6 +62,7 @@ void job_set_session_options(struct job *job, int64_t max_tokens);
 enum status job_plan(struct job *job); // documents, session options, memory: ERR_MEMORY
 // The last two alone: for sequences of up to `longest` tokens, which is the same on every rank.
 enum status job_plan_length(struct job *job, int64_t longest);
+enum status job_plan_service(struct job *job); // for sequences of up to the whole context
 enum status job_open_session(struct job *job);
 enum status job_close_session(struct job *job); // accepts a job without one
 // With the session that is open.
@@ -83,5 +84,6 @@ enum status verb_plan(struct job *job);
 enum status verb_verify(struct job *job);
 enum status verb_inspect(struct job *job);
 enum status verb_evaluate(struct job *job);
+enum status verb_serve(struct job *job);
 
 #endif

@@ -17,6 +17,8 @@ static enum status do_verb(struct job *job) {
         return verb_verify(job);
     case VERB_EVALUATE:
         return verb_evaluate(job);
+    case VERB_SERVE:
+        return verb_serve(job);
     case VERB_INSPECT:
         return verb_inspect(job);
     default:
@@ -54,7 +56,9 @@ int main(int argc, char **argv) {
         options_close(&options);
         return 0;
     }
-    if (parsed == OK && (options.verb == VERB_RUN || options.verb == VERB_EVALUATE)) stop_watch();
+    bool stops =
+        options.verb == VERB_RUN || options.verb == VERB_EVALUATE || options.verb == VERB_SERVE;
+    if (parsed == OK && stops) stop_watch();
     enum status status = cluster_start(&argc, &argv, (int)options.threads, &cluster);
     if (status == OK) status = job_open_ranks(&job, parsed);
     if (status == OK) status = do_verb(&job);

@@ -13,6 +13,7 @@ static const char *const verb_help[N_VERB][2] = {
     [VERB_VERIFY] = {"verify", "numerical self-test on these ranks: residuals, PASSED or FAILED"},
     [VERB_EVALUATE] = {"evaluate", "retrieval by length and depth and perplexity by position of "
                                    "[JOB.cfg] -> OUTPUT/results.jsonl, plots"},
+    [VERB_SERVE] = {"serve", "HTTP service of [JOB.cfg]: documents, questions, chat, completions"},
     [VERB_INSPECT] =
         {"inspect",
          "what a checkpoint, store or result folder PATH holds, and where a job's ranks are"},

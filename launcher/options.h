@@ -18,7 +18,16 @@ struct string_list {
 enum status string_list_add(struct string_list *list, const char *text);
 void string_list_close(struct string_list *list); // accepts a zeroed struct
 
-enum verb { VERB_NONE, VERB_RUN, VERB_PLAN, VERB_VERIFY, VERB_INSPECT, VERB_EVALUATE, N_VERB };
+enum verb {
+    VERB_NONE,
+    VERB_RUN,
+    VERB_PLAN,
+    VERB_VERIFY,
+    VERB_INSPECT,
+    VERB_EVALUATE,
+    VERB_SERVE,
+    N_VERB
+};
 enum task_kind { TASK_SCORE, TASK_ANSWER, TASK_EMBED, TASK_LOCATE };
 enum layout_wish { LAYOUT_WISH_AUTO, LAYOUT_WISH_ZIGZAG, LAYOUT_WISH_CONTIGUOUS };
 enum truth_wish { TRUTH_AUTO, TRUTH_YES, TRUTH_NO };
@@ -94,6 +103,11 @@ struct options {
     char *evaluate_lengths, *evaluate_depths, *evaluate_families; // words with commas
     struct string_list evaluate_methods;
     int64_t evaluate_samples, evaluate_perplexity, evaluate_bin;
+
+    char *serve_address, *serve_token; // token NULL: a random one
+    int64_t serve_port;                // 0: any that is free
+    int64_t serve_queue;               // requests that wait
+    double serve_upload;               // MiB
 
     int64_t plan_tokens, plan_ranks; // 0: the documents', this job's
     double plan_memory;              // GB of a rank; 0: not said

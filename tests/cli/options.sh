@@ -11,7 +11,7 @@ same "help is printed once" "$(grep -c '^Verbs:' "$work/log")" 1
 expect "version" 0 "halka " --version
 expect "no verb" 64 "no verb"
 expect "unknown verb" 64 "did you mean 'verify'" verfy
-expect "verb of later" 64 "not in this version" serve
+expect "verb of later" 64 "not in this version" distill
 expect "unknown flag" 64 "unknown flag '--modle'" run --modle x
 expect "flag without value" 64 "--model needs a value" run --model
 expect "set without equals" 64 "--set takes key=value" run --set task.max_tokens
