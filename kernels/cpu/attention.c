@@ -29,7 +29,9 @@ struct shape {
     int group, n_task_row, n_task_head, n_split;
     int64_t n_row; // of one kv head: n_query * group; row r is query r / group, head r % group
     int64_t n_row_tile;
-    int unit_dim, unit_pad, value_width; // see struct tile_work
+    int key_tile;
+    bool in_place; // keys and values are read where they lie, not packed
+    int unit_dim, query_units, unit_pad, value_width; // see struct tile_work
     // Offsets into one thread's scratch, and its size.
     int64_t query_at, key_at, value_at, sum_at, max_at, total_at;
     int64_t begin_at, end_at, row_begin_at, row_end_at, bytes;
@@ -50,7 +52,7 @@ static int task_rows(int head_dim, int value_width) {
 static void shape_slices(struct shape *s) {
     int64_t n_row = (int64_t)s->n_task_row * s->n_task_head;
     s->query_at = 0;
-    s->key_at = s->query_at + at_line(n_row * s->unit_dim * 4);
+    s->key_at = s->query_at + at_line(n_row * s->query_units * 4);
     s->value_at = s->key_at + at_line((int64_t)ATTENTION_KEY_TILE * s->unit_pad * 4);
     s->sum_at = s->value_at + at_line((int64_t)ATTENTION_KEY_TILE * s->value_width * 4);
     s->max_at = s->sum_at + at_line(n_row * s->value_width * 4);
@@ -62,8 +64,15 @@ static void shape_slices(struct shape *s) {
     s->bytes = s->row_end_at + at_line(n_row * 8);
 }
 
+// Keys that are rounded on the way and not by the instructions of the product: packed ones are
+// once.
+static bool rounds_keys(const struct attention_args *a, const struct attention_tile *tile) {
+    return tile->unit == 1 && a->query_dtype == DTYPE_BF16 && a->kv_dtype == DTYPE_F32;
+}
+
+// must_pack: what follows knows packed keys only.
 static enum status shape_of(const struct cpu_state *state, const struct attention_args *a,
-                            struct shape *s) {
+                            bool must_pack, struct shape *s) {
     if (a->head_dim % 8 || a->head_dim < 8 || a->head_dim > ATTENTION_MAX_DIM || a->value_dim % 8 ||
         a->value_dim < 8 || a->value_dim > ATTENTION_MAX_DIM || a->n_head % a->n_kv_head)
         FAIL(ERR_INTERNAL, "attention of %d/%d heads, dimensions %d and %d is not supported",
@@ -74,6 +83,9 @@ static enum status shape_of(const struct cpu_state *state, const struct attentio
     s->n_row = a->n_query * s->group;
     s->unit_dim = a->head_dim / s->tile->unit;
     s->unit_pad = (int)round_up64(s->unit_dim, width);
+    s->in_place = !must_pack && s->n_row <= s->tile->most_in_place && !rounds_keys(a, s->tile);
+    s->query_units = s->in_place ? s->unit_pad : s->unit_dim;
+    s->key_tile = s->in_place ? ATTENTION_IN_PLACE_TILE : ATTENTION_KEY_TILE;
     s->value_width = (int)round_up64(a->value_dim, width);
     // Tiles of rows are of nearly equal length.
     s->n_row_tile = divide_up(s->n_row, task_rows(a->head_dim, s->value_width));
@@ -147,6 +159,7 @@ static void task_buffers(const struct shape *s, const struct attention_args *a, 
     t->row_end = (int64_t *)(scratch + s->row_end_at);
     t->work = (struct tile_work){
         .unit_dim = s->unit_dim,
+        .query_units = s->query_units,
         .value_width = s->value_width,
         .score_scale = (float)((double)a->scale * M_LOG2E),
         .begin = t->begin,
@@ -160,7 +173,7 @@ static void task_buffers(const struct shape *s, const struct attention_args *a, 
 static void task_turn_to(const struct shape *s, char *scratch, struct task *t, int head) {
     int64_t row = (int64_t)(head - t->first_head) * s->n_task_row;
     t->head = head;
-    t->work.query = scratch + s->query_at + row * s->unit_dim * 4;
+    t->work.query = scratch + s->query_at + row * s->query_units * 4;
     t->work.sum = (float *)(scratch + s->sum_at) + row * s->value_width;
     t->work.max = (float *)(scratch + s->max_at) + row;
     t->work.total = (float *)(scratch + s->total_at) + row * s->tile->vec_width;
@@ -196,7 +209,8 @@ static void task_pack_queries(const struct shape *s, const struct attention_args
     for (int r = 0; r < t->work.n_row; r++) {
         int64_t query = (t->first_row + r) / s->group, member = (t->first_row + r) % s->group;
         int64_t from = query * a->query_stride + (t->head * s->group + member) * a->head_dim;
-        char *to = (char *)t->work.query + (int64_t)r * s->unit_dim * 4;
+        char *to = (char *)t->work.query + (int64_t)r * s->query_units * 4;
+        memset(to + (int64_t)s->unit_dim * 4, 0, (size_t)(s->query_units - s->unit_dim) * 4);
         if (a->query_dtype == DTYPE_F32)
             memcpy(to, (const float *)a->query + from, (size_t)a->head_dim * sizeof(float));
         else if (s->tile->unit == 2)
@@ -206,37 +220,36 @@ static void task_pack_queries(const struct shape *s, const struct attention_args
     }
 }
 
-// The task's keys or values from `first` on, as they are packed.
+// The task's keys or values of a tile that begins with the first of `keys`.
 static struct kv_rows kv_rows(const struct attention_args *a, const struct task *t,
-                              const void *base, int64_t stride, int n_col, int64_t first) {
-    int64_t at = (t->index ? 0 : first * stride) + (int64_t)t->head * n_col;
+                              const void *base, int64_t stride, int n_col, struct key_range keys) {
+    int64_t at = (t->index ? 0 : keys.begin * stride) + (int64_t)t->head * n_col;
     return (struct kv_rows){
         .data = a->kv_dtype == DTYPE_BF16 ? (const void *)((const bf16 *)base + at)
                                           : (const void *)((const float *)base + at),
         .dtype = a->kv_dtype,
         .round = a->query_dtype == DTYPE_BF16 && a->kv_dtype == DTYPE_F32,
         .stride = stride,
-        .index = t->index ? t->index + first : NULL,
+        .index = t->index ? t->index + keys.begin : NULL,
         .n_row = t->work.n_key,
         .n_col = n_col,
+        .n_ahead = keys.end - keys.begin - t->work.n_key,
     };
 }
 
-// Packs the keys from `first` (and values, if with_values) that any row sees, at most a tile.
-static void task_load_tile(const struct shape *s, const struct attention_args *a, struct task *t,
-                           int64_t first, int64_t end, bool with_values) {
-    int n_key = (int)min64(end - first, ATTENTION_KEY_TILE);
+// Turns to a tile that begins with the first of `keys`, and to what each row sees of it.
+static void task_turn_to_tile(const struct shape *s, const struct attention_args *a, struct task *t,
+                              struct key_range keys) {
+    int64_t first = keys.begin;
+    int n_key = (int)min64(keys.end - first, s->key_tile);
     bool is_sink = first < t->sinks.end;
     t->work.n_key = n_key;
     for (int r = 0; r < t->work.n_row; r++) {
         t->begin[r] = is_sink ? 0 : clip(t->row_begin[r] - first, n_key);
         t->end[r] = max_int(t->begin[r], clip(t->row_end[r] - first, n_key));
     }
-    struct kv_rows rows = kv_rows(a, t, a->key, a->key_stride, a->head_dim, first);
-    s->tile->pack_keys(&rows, t->work.key);
-    if (!with_values) return;
-    rows = kv_rows(a, t, a->value, a->value_stride, a->value_dim, first);
-    s->tile->pack_values(&rows, s->value_width, t->work.value);
+    t->work.keys = kv_rows(a, t, a->key, a->key_stride, a->head_dim, keys);
+    t->work.values = kv_rows(a, t, a->value, a->value_stride, a->value_dim, keys);
 }
 
 static void write_row(int value_dim, const struct merge_weights *w, const float *restrict sum,
@@ -280,10 +293,16 @@ struct place { // of a task in the work
 
 static void attend_keys(const struct shape *s, const struct attention_args *a, char *scratch,
                         struct key_range keys, struct task *t) {
-    for (int64_t key = keys.begin; key < keys.end; key += ATTENTION_KEY_TILE)
+    for (; keys.begin < keys.end; keys.begin += s->key_tile)
         for (int head = t->first_head; head < t->first_head + s->n_task_head; head++) {
             task_turn_to(s, scratch, t, head);
-            task_load_tile(s, a, t, key, keys.end, true);
+            task_turn_to_tile(s, a, t, keys);
+            if (s->in_place) {
+                s->tile->attend_in_place(&t->work);
+                continue;
+            }
+            s->tile->pack_keys(&t->work.keys, t->work.key);
+            s->tile->pack_values(&t->work.values, s->value_width, t->work.value);
             s->tile->attend(&t->work);
         }
 }
@@ -346,7 +365,7 @@ static enum status merge_splits(struct backend *backend, const struct attention_
 enum status cpu_attention(struct backend *backend, const struct attention_args *args) {
     const struct cpu_state *state = cpu_state(backend);
     struct shape s;
-    TRY(shape_of(state, args, &s));
+    TRY(shape_of(state, args, false, &s));
     if (args->n_query == 0) return OK;
     shape_split(&s, args);
     int64_t out_bytes = split_out_bytes(args), partial_bytes = split_bytes(args);
@@ -395,7 +414,7 @@ enum status cpu_sparse_attention(struct backend *backend,
     one.n_query = 1;
     one.n_key = args->k;
     one.first_visible = one.end_visible = NULL;
-    TRY(shape_of(state, &one, &s));
+    TRY(shape_of(state, &one, false, &s));
     if (a->n_query < MIN_TASK) shape_split(&s, &one);
     int64_t out_bytes = split_out_bytes(a), partial_bytes = split_bytes(a);
     void *memory;
@@ -430,7 +449,8 @@ static void add_mass(const struct shape *s, const struct attention_mass_args *ar
                      struct key_range keys, struct task *t) {
     for (int64_t key = keys.begin; key < keys.end; key += ATTENTION_KEY_TILE) {
         memset(t->work.mass, 0, ATTENTION_KEY_TILE * sizeof(float));
-        task_load_tile(s, &args->attention, t, key, keys.end, false);
+        task_turn_to_tile(s, &args->attention, t, (struct key_range){key, keys.end});
+        s->tile->pack_keys(&t->work.keys, t->work.key);
         s->tile->column_mass(&t->work);
         for (int k = 0; k < t->work.n_key; k++)
             args->mass[key + k] += args->factor * t->work.mass[k];
@@ -469,7 +489,7 @@ enum status cpu_attention_mass(struct backend *backend, const struct attention_m
     const struct cpu_state *state = cpu_state(backend);
     const struct attention_args *a = &args->attention;
     struct shape s;
-    TRY(shape_of(state, a, &s));
+    TRY(shape_of(state, a, true, &s));
     if (a->n_query == 0) return OK;
     int64_t before = intervals_bytes(a->n_query);
     void *memory;
@@ -493,6 +513,7 @@ int64_t cpu_attention_scratch_bytes(const struct cpu_state *state,
     int value_width = (int)round_up64(shape->value_dim, width);
     struct shape s = {.tile = state->tile->fp32,
                       .unit_dim = shape->head_dim,
+                      .query_units = (int)round_up64(shape->head_dim, width),
                       .unit_pad = (int)round_up64(shape->head_dim, width),
                       .value_width = value_width,
                       .n_task_row = task_rows(shape->head_dim, value_width),

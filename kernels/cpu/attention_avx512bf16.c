@@ -5,6 +5,8 @@
 
 #include "kernels/cpu/attention_body.h"
 
+#include "kernels/cpu/attention_in_place_body.h"
+
 const struct attention_tile attention_tile_avx512bf16 = {
     .name = "avx512bf16",
     .fp32 = &attention_tile_avx512,
@@ -13,5 +15,7 @@ const struct attention_tile attention_tile_avx512bf16 = {
     .pack_keys = pack_keys,
     .pack_values = pack_values,
     .attend = attend,
+    .attend_in_place = attend_in_place,
+    .most_in_place = 24,
     .column_mass = column_mass,
 };

@@ -75,7 +75,7 @@ ALWAYS_INLINE void product(const int n_row, const int n_vec, int n, const unit *
 ALWAYS_INLINE void score_columns(const int n_row, const int n_vec, const struct tile_work *w,
                                  const unit *query, const unit *key, float *score) {
     vec sum[ATTENTION_ROW_BLOCK][PANEL_VECS], scale = vec_set(w->score_scale);
-    product(n_row, n_vec, w->unit_dim, query, w->unit_dim, key, PANEL, sum);
+    product(n_row, n_vec, w->unit_dim, query, w->query_units, key, PANEL, sum);
 #pragma GCC unroll 8
     for (int r = 0; r < n_row; r++)
 #pragma GCC unroll 8
@@ -86,7 +86,7 @@ ALWAYS_INLINE void score_columns(const int n_row, const int n_vec, const struct 
 // The tile's keys [begin, end) and those that share a vector with them.
 ALWAYS_INLINE void score_rows(const int n_row, const struct tile_work *w, int first_row, int begin,
                               int end, float *score) {
-    const unit *query = (const unit *)w->query + (int64_t)first_row * w->unit_dim;
+    const unit *query = (const unit *)w->query + (int64_t)first_row * w->query_units;
     int64_t panel_units = (int64_t)round_up(w->unit_dim, VEC_WIDTH) * PANEL;
     for (int key = begin / VEC_WIDTH * VEC_WIDTH; key < end;) {
         const unit *at = (const unit *)w->key + key / PANEL * panel_units + key % PANEL;
@@ -113,6 +113,7 @@ ALWAYS_INLINE float mask_and_max(float *score, int begin, int end) {
 }
 
 // Turns scores into weights 2^(score - max) and brings max and total up to date.
+// weight: NULL leaves the weights where the scores were.
 // shrink[r]: the factor of what the row had summed before this tile.
 ALWAYS_INLINE void weigh_rows(const int n_row, const struct tile_work *w, int first_row,
                               float *score, unit *weight, float *shrink) {
@@ -129,14 +130,17 @@ ALWAYS_INLINE void weigh_rows(const int n_row, const struct tile_work *w, int fi
     for (int v = 0; v < N_BLOCK_VEC; v++)
         vec_store(shrink + v * VEC_WIDTH, vec_exp2(vec_load(step + v * VEC_WIDTH)));
     for (int r = 0; r < n_row; r++) {
-        const float *row = score + r * ATTENTION_KEY_TILE;
+        float *row = score + r * ATTENTION_KEY_TILE;
         float *total = w->total + (int64_t)(first_row + r) * VEC_WIDTH;
         vec sum = vec_mul(vec_load(total), vec_set(shrink[r])), ref = vec_set(reference[r]);
         int begin = w->begin[first_row + r], end = w->end[first_row + r];
         for (int i = begin / VEC_WIDTH; begin < end && i * VEC_WIDTH < end; i++) {
             vec p = vec_exp2(vec_sub(vec_load(row + i * VEC_WIDTH), ref));
             sum = vec_add(sum, p);
-            weight_store(weight + r * WEIGHT_STRIDE, i, p);
+            if (weight)
+                weight_store(weight + r * WEIGHT_STRIDE, i, p);
+            else
+                vec_store(row + i * VEC_WIDTH, p);
         }
         vec_store(total, sum);
     }

@@ -5,6 +5,8 @@
 
 #include "kernels/cpu/attention_body.h"
 
+#include "kernels/cpu/attention_in_place_body.h"
+
 const struct attention_tile attention_tile_plain = {
     .name = "plain",
     .fp32 = &attention_tile_plain,
@@ -13,5 +15,7 @@ const struct attention_tile attention_tile_plain = {
     .pack_keys = pack_keys,
     .pack_values = pack_values,
     .attend = attend,
+    .attend_in_place = attend_in_place,
+    .most_in_place = 6,
     .column_mass = column_mass,
 };

@@ -37,6 +37,28 @@ static inline vec key_load(const struct kv_rows *rows, int row, int col) {
     return _mm512_castsi512_ps(_mm512_inserti64x4(low, row_load(rows, row, col + 16), 1));
 }
 
+// The same for a whole vector of units, whose elements begin at `at`.
+static inline operand key_load_whole(enum dtype dtype, const void *data, int64_t at) {
+    if (dtype == DTYPE_BF16) return (__m512bh)_mm512_loadu_si512((const bf16 *)data + at);
+    const float *x = (const float *)data + at;
+    return _mm512_cvtne2ps_pbh(_mm512_loadu_ps(x + 16), _mm512_loadu_ps(x));
+}
+static inline operand as_operand(vec units) {
+    return (__m512bh)_mm512_castps_si512(units);
+}
+
+static inline vec widen(__m256i x) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16));
+}
+// VEC_WIDTH values from `at`.
+static inline vec value_load_whole(enum dtype dtype, const void *data, int64_t at) {
+    if (dtype == DTYPE_BF16) return vec_load_bf16((const bf16 *)data + at);
+    return widen((__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps((const float *)data + at)));
+}
+static inline vec value_load(const struct kv_rows *rows, int row, int col) {
+    return widen(row_load(rows, row, col));
+}
+
 // Units of value columns `col`.. for the product with keys `row` and `row` + 1.
 static inline void value_pack(const struct kv_rows *rows, int row, int col, unit *out) {
     __m512i even = _mm512_cvtepu16_epi32(row_load(rows, row, col));

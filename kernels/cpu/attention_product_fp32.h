@@ -47,6 +47,23 @@ static inline vec key_load(const struct kv_rows *rows, int row, int col) {
     return row_load(rows, row, col);
 }
 
+// The same for a whole vector of units, whose elements begin at `at`.
+static inline operand key_load_whole(enum dtype dtype, const void *data, int64_t at) {
+    if (dtype == DTYPE_BF16) return vec_load_bf16((const bf16 *)data + at);
+    return vec_load((const float *)data + at);
+}
+static inline operand as_operand(vec units) {
+    return units;
+}
+
+// VEC_WIDTH values from `at`.
+static inline vec value_load_whole(enum dtype dtype, const void *data, int64_t at) {
+    return key_load_whole(dtype, data, at);
+}
+static inline vec value_load(const struct kv_rows *rows, int row, int col) {
+    return row_load(rows, row, col);
+}
+
 // Units of value columns `col`.. for the product with key `row`.
 static inline void value_pack(const struct kv_rows *rows, int row, int col, unit *out) {
     vec_store(out, row_load(rows, row, col));

@@ -7,7 +7,8 @@
 
 #include "kernels/dtype.h"
 
-enum { VEC_WIDTH = 8, PANEL_VECS = 2 };
+// SUMS: vectors that hold sums while others pass through the registers.
+enum { VEC_WIDTH = 8, PANEL_VECS = 2, SUMS = 12 };
 
 typedef __m256 vec;
 
@@ -67,6 +68,11 @@ static inline vec vec_scale_power(vec x, vec n) {
 }
 static inline vec vec_round(vec x) {
     return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+// The sums of the lanes of four vectors.
+static inline void vec_sum_four(const vec v[4], float out[4]) {
+    vec sum = _mm256_hadd_ps(_mm256_hadd_ps(v[0], v[1]), _mm256_hadd_ps(v[2], v[3]));
+    _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(sum), _mm256_extractf128_ps(sum, 1)));
 }
 static inline void vec_transpose(vec v[VEC_WIDTH]) {
     vec a[VEC_WIDTH], b[VEC_WIDTH];

@@ -7,7 +7,8 @@
 
 #include "kernels/dtype.h"
 
-enum { VEC_WIDTH = 16, PANEL_VECS = 4 };
+// SUMS: vectors that hold sums while others pass through the registers.
+enum { VEC_WIDTH = 16, PANEL_VECS = 4, SUMS = 24 };
 
 typedef __m512 vec;
 
@@ -61,6 +62,14 @@ static inline vec vec_scale_power(vec x, vec n) {
 }
 static inline vec vec_round(vec x) {
     return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+// The sums of the lanes of four vectors.
+static inline void vec_sum_four(const vec v[4], float out[4]) {
+    vec a = _mm512_add_ps(_mm512_unpacklo_ps(v[0], v[1]), _mm512_unpackhi_ps(v[0], v[1]));
+    vec b = _mm512_add_ps(_mm512_unpacklo_ps(v[2], v[3]), _mm512_unpackhi_ps(v[2], v[3]));
+    vec sum = _mm512_add_ps(_mm512_shuffle_ps(a, b, 0x44), _mm512_shuffle_ps(a, b, 0xee));
+    __m256 half = _mm256_add_ps(_mm512_castps512_ps256(sum), _mm512_extractf32x8_ps(sum, 1));
+    _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
 }
 static inline void vec_transpose(vec v[VEC_WIDTH]) {
     vec a[VEC_WIDTH], b[VEC_WIDTH];

@@ -6,7 +6,8 @@
 
 #include "kernels/dtype.h"
 
-enum { VEC_WIDTH = 4, PANEL_VECS = 2 };
+// SUMS: vectors that hold sums while others pass through the registers.
+enum { VEC_WIDTH = 4, PANEL_VECS = 2, SUMS = 8 };
 
 typedef float vec __attribute__((vector_size(16)));
 typedef int32_t vec_int __attribute__((vector_size(16)));
@@ -74,6 +75,12 @@ static inline void vec_transpose(vec v[VEC_WIDTH]) {
     vec a[VEC_WIDTH];
     for (int i = 0; i < VEC_WIDTH; i++) a[i] = (vec){v[0][i], v[1][i], v[2][i], v[3][i]};
     for (int i = 0; i < VEC_WIDTH; i++) v[i] = a[i];
+}
+// The sums of the lanes of four vectors.
+static inline void vec_sum_four(const vec v[4], float out[4]) {
+    vec a[VEC_WIDTH] = {v[0], v[1], v[2], v[3]};
+    vec_transpose(a);
+    vec_store(out, (a[0] + a[1]) + (a[2] + a[3]));
 }
 
 #include "kernels/cpu/attention_exp2.h"

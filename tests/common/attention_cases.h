@@ -79,5 +79,8 @@ void attention_attend(struct backend *backend, const struct attention_args *a);
 // A NaN is expected exactly where the reference has one, and it must not be the poison.
 void attention_assert_close(const char *what, const float *got, const float *expected, int64_t n,
                             struct tolerance tolerance);
+// Every form of attention, on one thread and on several, against the reference.
+void attention_check_case(struct backend *reference, const struct attention_case *c,
+                          struct attention_format format);
 
 #endif

@@ -10,43 +10,6 @@
 
 #include "tests/common/attention_cases.h"
 
-static struct tolerance out_tolerance(int form, enum dtype query_dtype) {
-    return form >= ISA_AVX512_BF16 && query_dtype == DTYPE_BF16 ? TOLERANCE_BF16_WEIGHT
-                                                                : TOLERANCE_F32;
-}
-
-static void check_case(struct backend *reference, const struct attention_case *c,
-                       struct attention_format format) {
-    struct attention_args a = attention_arguments_open(c, format.query, format.kv);
-    int64_t n_row = a.n_query * a.n_head, n_out = n_row * a.value_dim;
-    attention_attend(reference, &a);
-    float *expected = a.out, *expected_lse = a.lse;
-    a.out = test_alloc((n_out + 1) * 4);
-    a.lse = test_alloc((n_row + 1) * 4);
-    float *first_out = test_alloc(n_out * 4 + 4);
-    for (int form = attention_first_form(); form <= FORM_DEVICE; form++) {
-        char what[200];
-        snprintf(what, sizeof what, "%s, query %s, K/V %s, form %d", c->name,
-                 dtype_info[format.query].name, dtype_info[format.kv].name, form);
-        int most_threads = form == FORM_DEVICE && tests_are_light() ? 1 : 3;
-        for (int n_thread = 1; n_thread <= most_threads; n_thread += 2) {
-            struct backend backend = attention_form_open(form, n_thread);
-            attention_attend(&backend, &a);
-            attention_backend_close(&backend);
-            attention_assert_close(what, a.out, expected, n_out, out_tolerance(form, format.query));
-            attention_assert_close(what, a.lse, expected_lse, n_row, TOLERANCE_F32);
-            // The number of threads changes no bit.
-            if (n_thread > 1 && memcmp(first_out, a.out, (size_t)n_out * 4) != 0)
-                fail_msg("%s: 1 and %d threads differ", what, n_thread);
-            memcpy(first_out, a.out, (size_t)n_out * 4);
-        }
-    }
-    free(first_out);
-    free(expected);
-    free(expected_lse);
-    attention_arguments_close(&a);
-}
-
 static void check_cases(bool are_windows) {
     struct backend reference = attention_backend_open(BACKEND_REFERENCE, ISA_AUTO, 1);
     for (int i = 0; i < n_attention_case; i++)
@@ -54,7 +17,7 @@ static void check_cases(bool are_windows) {
             const struct attention_case *c = &attention_cases[i];
             if ((c->visibility > CAUSAL) != are_windows) continue;
             if (!attention_case_is_wanted(c, attention_formats[f])) continue;
-            check_case(&reference, c, attention_formats[f]);
+            attention_check_case(&reference, c, attention_formats[f]);
         }
     backend_close(&reference);
 }

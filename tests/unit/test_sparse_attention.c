@@ -35,6 +35,11 @@ static const struct sparse_case cases[] = {
     {"few latent heads, bf16", 3, 500, 5, 1, 576, 512, 300, true, DTYPE_BF16, DTYPE_BF16},
     {"one latent query, bf16", 1, 1500, 80, 1, 576, 512, 1100, true, DTYPE_BF16, DTYPE_BF16},
     {"a shape of its own, bf16", 5, 64, 4, 2, 48, 40, 33, false, DTYPE_BF16, DTYPE_BF16},
+    {"few rows, one head a group", 4, 300, 5, 5, 72, 72, 181, false, DTYPE_F32, DTYPE_BF16},
+    {"few rows, group of 4", 3, 700, 8, 2, 128, 128, 333, false, DTYPE_BF16, DTYPE_BF16},
+    {"few rows, keys of 192", 4, 260, 3, 1, 192, 128, 129, false, DTYPE_F32, DTYPE_F32},
+    {"few rows, rounded", 3, 260, 8, 1, 96, 40, 97, false, DTYPE_BF16, DTYPE_F32},
+    {"one query of SmolLM2", 1, 6000, 9, 3, 64, 64, 2049, false, DTYPE_BF16, DTYPE_BF16},
     {"one selected", 4, 40, 3, 1, 16, 24, 1, false, DTYPE_F32, DTYPE_F32},
 };
 enum { N_CASE = sizeof cases / sizeof *cases };
