@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "launcher/embed.h"
+#include "launcher/estimate.h"
 #include "launcher/extension.h"
 #include "launcher/prompt.h"
 #include "model/indexer.h"
@@ -85,6 +86,8 @@ enum status job_open_ranks(struct job *job, enum status parsed) {
     TRY(open_host_comm(job));
     TRY(comm_agree(&job->comm, parsed));
     cluster_pin_threads(job->cluster);
+    job->n_thread = job->cluster->n_thread;
+    TRY(job->comm.ops->all_reduce(&job->comm, &job->n_thread, 1, REDUCE_MIN_I64));
     TRY(comm_agree(&job->comm, open_backend(job)));
     TRY(comm_agree(&job->comm, check_places(job)));
     if (job->backend.memory == MEMORY_HOST) return OK;
@@ -308,11 +311,33 @@ static struct attention_rates layout_rates(const struct job *job) {
     if (job->options->layout != LAYOUT_WISH_AUTO) return (struct attention_rates){0};
     if (job->backend.memory == MEMORY_DEVICE) return rates_of_gpu;
     struct attention_rates rates = rates_of_thread;
-    rates.flop_per_s *= job->cluster->n_thread;
+    rates.flop_per_s *= (double)job->n_thread;
     return rates;
 }
 
-void job_set_session_options(struct job *job, int64_t max_tokens) {
+// Where what is read is kept, a job that is to stop does so between chunks. At about half of the
+// rate of attention, which the tables have; longer where a rank's products would be short.
+static int64_t choose_chunk(const struct job *job, int64_t max_tokens, int n_rank) {
+    const struct options *o = job->options;
+    bool device = job->backend.memory == MEMORY_DEVICE;
+    bool kept = o->store && o->window == 0 && o->verb != VERB_EVALUATE &&
+                (o->task == TASK_SCORE || o->task == TASK_ANSWER);
+    if (o->chunk == 0 && o->verb == VERB_SERVE) return SERVICE_CHUNK;
+    if (o->chunk > 0 || !kept) return o->chunk;
+    const struct estimate_case reading = {&job->checkpoint.spec, n_rank,
+                                          o->attention_kind == ATTENTION_WISH_DENSE,
+                                          o->task == TASK_SCORE};
+    double flop_per_s =
+        device ? rates_of_gpu.flop_per_s : rates_of_thread.flop_per_s * (double)job->n_thread;
+    return estimate_chunk(&reading, max_tokens, flop_per_s / 2, device ? 1024 * n_rank : 512);
+}
+
+bool job_chose_chunk(const struct job *job) {
+    const struct session_options *session = &job->session_options;
+    return job->options->chunk == 0 && session->chunk > 0 && session->chunk < session->max_tokens;
+}
+
+void job_set_session_options(struct job *job, int64_t max_tokens, int n_rank) {
     const struct options *o = job->options;
     job->session_options = (struct session_options){
         .precision = (enum precision)o->precision,
@@ -320,7 +345,7 @@ void job_set_session_options(struct job *job, int64_t max_tokens) {
         .layout = o->layout == LAYOUT_WISH_CONTIGUOUS ? LAYOUT_CONTIGUOUS : LAYOUT_ZIGZAG,
         .rates = layout_rates(job),
         .max_tokens = max_tokens,
-        .chunk = o->chunk > 0 || o->verb != VERB_SERVE ? o->chunk : SERVICE_CHUNK,
+        .chunk = choose_chunk(job, max_tokens, n_rank),
         .dense = o->attention_kind == ATTENTION_WISH_DENSE,
         .index_precision = (enum index_precision)o->index_precision,
         .exchange = (enum exchange)o->exchange,
@@ -339,7 +364,7 @@ int64_t job_sequence_length(const struct job *job, int document) {
 
 enum status job_plan_length(struct job *job, int64_t longest) {
     int64_t device_share;
-    job_set_session_options(job, longest);
+    job_set_session_options(job, longest, job->comm.size);
     TRY(measure_device(job, &device_share));
     TRY(choose_weights(job, device_share));
     return comm_agree(&job->comm, check_plan(job, device_share));

@@ -52,13 +52,17 @@ struct job {
     } embedded;
     int64_t task_bytes; // planned: host memory of the task besides the session's
     double started;     // seconds, cluster_seconds
+    int64_t n_thread;   // of the rank that has least
     bool working;
 };
 
 enum status job_open_ranks(struct job *job, enum status parsed); // transport and backend
 enum status job_open_model(struct job *job);                     // checkpoint, tokenizer, template
 enum status job_open_shapes(struct job *job); // for plans: no tensor need be here
-void job_set_session_options(struct job *job, int64_t max_tokens);
+// Of so many ranks.
+void job_set_session_options(struct job *job, int64_t max_tokens, int n_rank);
+// Whether prefill.chunk was left to it and sequences are longer than what it took.
+bool job_chose_chunk(const struct job *job);
 enum status job_plan(struct job *job); // documents, session options, memory: ERR_MEMORY
 // The last two alone: for sequences of up to `longest` tokens, which is the same on every rank.
 enum status job_plan_length(struct job *job, int64_t longest);

@@ -159,11 +159,11 @@ const struct option option_table[] = {
     {ROW("plan.memory", OPTION_REAL, plan_memory), .unit = "GB", .initial = "0", .most = 1e9,
      .help = "plan: of each rank; says whether it fits"},
     {ROW("prefill.chunk", OPTION_INT, chunk), .unit = "tokens", .initial = "0", .most = 1e9,
-     .help = "read at once; 0: the whole document; less needs less memory"},
+     .help = "read at once; 0: the whole document, with store.dir what takes about 30 s; less needs less memory"},
     {ROW("store.dir", OPTION_STRING, store),
      .help = "score, answer: folder that keeps what was read of documents, for jobs on any ranks and documents that begin alike"},
     {ROW("store.every", OPTION_REAL, store_every), .unit = "s", .initial = "600", .most = 1e9,
-     .help = "between chunks of prefill.chunk, also keep what has been read so far; 0: never"},
+     .help = "between chunks, also keep what has been read so far; 0: never"},
 };
 // clang-format on
 const int n_option = sizeof option_table / sizeof *option_table;

@@ -5,36 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "launcher/estimate.h"
 #include "launcher/job.h"
-
-struct cost {
-    double product_flop, attention_flop; // of one rank
-};
-
-// Pairs of a query and a key that it sees, of one sequence of n tokens.
-static double visible(const struct model_spec *spec, const struct layer_spec *l, double n) {
-    double reach = spec->causal ? (double)l->window - 1 : (double)(l->window / 2);
-    if (l->window == 0 || reach > n - 1) reach = n - 1;
-    double behind = n * reach - reach * (reach + 1) / 2; // of keys before the query
-    return n + (spec->causal ? behind : 2 * behind);
-}
-
-// One sequence of n tokens, its work shared evenly over the ranks.
-static struct cost estimate_cost(const struct model_spec *spec, int64_t n, int size, bool score) {
-    struct cost cost = {0};
-    for (int i = 0; i < spec->n_layer; i++) {
-        const struct layer_spec *l = &spec->layers[i];
-        double n_matrix = l->feed_forward == FEED_FORWARD_PLAIN ? 2 : 3;
-        double width = (double)(2 * l->n_head + 2 * l->n_kv_head) * l->head_dim;
-        cost.product_flop +=
-            2.0 * (double)n * spec->n_hidden * (width + n_matrix * (double)l->n_feed_forward);
-        cost.attention_flop += 4.0 * visible(spec, l, (double)n) * l->n_head * l->head_dim;
-    }
-    if (score) cost.product_flop += 2.0 * (double)n * (double)spec->n_vocab * spec->n_hidden;
-    cost.product_flop /= size;
-    cost.attention_flop /= size;
-    return cost;
-}
 
 enum { RATE_TOKENS = 512, RATE_REPEATS = 3 };
 
@@ -194,6 +166,11 @@ static void print_memory(const struct job *job, int n_rank) {
     print_bytes(device ? "host: process" : "process", p->base);
     if (!device) print_bytes("total", p->total);
     print_scores(job);
+    if (job_chose_chunk(job))
+        printf(
+            "  tokens are read in chunks of %lld (prefill.chunk), so that a stop or a save comes "
+            "within about %d s\n",
+            (long long)job->session_options.chunk, STOP_SECONDS);
     if (p->gathered)
         printf("  weights are sharded: each chunk of prefill brings %.2f GB to each rank\n",
                (double)p->gather_traffic * 1e-9);
@@ -216,14 +193,15 @@ static void print_node(const struct job *job) {
 
 static enum status print_seconds(const struct job *job, const struct rates *rates) {
     const struct options *o = job->options;
+    const struct estimate_case reading = {&job->checkpoint.spec, job->comm.size,
+                                          job->session_options.dense, o->task == TASK_SCORE};
     struct cost sum = {0};
     int64_t n_token = 0;
     for (int i = 0; i < job->documents.n; i++) {
         int64_t n = job->documents.items[i].n_token, longest = job->session_options.max_tokens;
         int64_t stride = o->stride > 0 ? o->stride : (o->window + 1) / 2;
         int64_t n_window = n > longest ? 1 + (n - longest + stride - 1) / stride : 1;
-        struct cost cost = estimate_cost(&job->checkpoint.spec, n < longest ? n : longest,
-                                         job->comm.size, o->task == TASK_SCORE);
+        struct cost cost = estimate_cost(&reading, n < longest ? n : longest);
         sum.product_flop += (double)n_window * cost.product_flop;
         sum.attention_flop += (double)n_window * cost.attention_flop;
         n_token += n;
@@ -250,7 +228,7 @@ static enum status measure_elsewhere(struct job *job, int n_rank) {
 static enum status plan_elsewhere(struct job *job) {
     const struct options *o = job->options;
     int n_rank = o->plan_ranks > 0 ? (int)o->plan_ranks : job->comm.size;
-    job_set_session_options(job, o->plan_tokens);
+    job_set_session_options(job, o->plan_tokens, n_rank);
     TRY(comm_agree(&job->comm, measure_elsewhere(job, n_rank)));
     if (o->weights == WEIGHTS_AUTO && o->plan_memory > 0 &&
         (double)job->plan.total > o->plan_memory * 1e9) {

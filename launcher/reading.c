@@ -115,7 +115,9 @@ static enum status read_rest(struct job *job, const struct reading *reading,
                              const struct context_restored *restored,
                              const struct context *context) {
     int64_t begin = restored->n;
-    int64_t chunk = job->options->chunk > 0 ? job->options->chunk : reading->n;
+    bool served = job->options->verb == VERB_SERVE; // a request is answered before a stop
+    int64_t own = served ? job->options->chunk : job->session_options.chunk;
+    int64_t chunk = own > 0 ? own : reading->n;
     struct keeping keeping = {.context = context, .last = cluster_seconds()};
     enum status status = OK;
     for (int64_t end; begin < reading->n; begin = end) {

@@ -3,6 +3,7 @@
 
 #include "launcher/beacon_files.h"
 #include "launcher/embed.h"
+#include "launcher/estimate.h"
 #include "launcher/reading.h"
 #include "launcher/report.h"
 #include "launcher/stop.h"
@@ -119,6 +120,10 @@ enum status verb_run(struct job *job) {
     job_print_start(job);
     TRY(job_open_model(job));
     TRY(job_plan(job));
+    if (job_chose_chunk(job) && job->comm.rank == 0)
+        fprintf(stderr,
+                "halka: reads in chunks of %lld tokens, to stop or save within about %d s\n",
+                (long long)job->session_options.chunk, STOP_SECONDS);
     TRY_OR(done, open_work(job, &work));
     TRY_OR(done, beacon_files_open(job));
     TRY_OR(done, job_open_session(job));

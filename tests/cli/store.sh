@@ -121,6 +121,13 @@ same "perplexity after $n_stop stops" "$(perplexity time)" "$whole"
     --output "$work/between" --set model.context=4096 --set run.max_seconds=0.000001 >"$work/log" 2>&1
 same "stops before a document" $? 75
 
+# A long document is read in chunks by itself, where it is kept.
+expect "plan: chunks" 0 "tokens are read in chunks of" plan --model "$tiny" --set plan.tokens=1000000 \
+    --set model.context=2000000 --set store.dir="$work/planned"
+expect "plan: none are kept" 0 "" plan --model "$tiny" --set plan.tokens=1000000 \
+    --set model.context=2000000
+if grep -q "in chunks of" "$work/log"; then failed "chunks of what is not kept" "$work/log"; else passed; fi
+
 # Damage.
 ids=$(grep -lF '"n_token": 2000' "$store"/*/manifest.json | xargs grep -lF '"dtype": "F32"')
 pages=$(echo "$(dirname "$ids")"/pages-*)
