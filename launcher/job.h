@@ -44,6 +44,7 @@ struct job {
     int64_t tokens_generated;
     int64_t tokens_recomputed; // read although they had been read before
     int64_t tokens_restored;   // from store.dir, besides those read
+    int64_t tokens_probed;     // of these, computed again to compare
     int64_t longest;           // tokens of the longest sequence so far
     struct {
         int64_t documents, packed; // written; of these in batches with others

@@ -162,6 +162,7 @@ enum status reading_run(struct job *job, const struct reading *reading, int64_t 
     profile_end(&job->profile, PHASE_IO, begun);
     *n_restored = restored.n - reading->held;
     job->tokens_restored += *n_restored;
+    job->tokens_probed += restored.n_probed;
     if (reading->held == 0) tell(job, reading, &restored);
     if (restored.n == reading->n) return reading->logits ? session_recall_logits(job->session) : OK;
     return read_rest(job, reading, &restored, &context);

@@ -239,6 +239,7 @@ static enum status write_json(const struct job *job, const struct rank_record *r
     json_object_set_new(object, "tokens_generated", json_integer(job->tokens_generated));
     json_object_set_new(object, "recomputed_tokens", json_integer(job->tokens_recomputed));
     json_object_set_new(object, "restored_tokens", json_integer(job->tokens_restored));
+    json_object_set_new(object, "probed_tokens", json_integer(job->tokens_probed));
     json_object_set_new(object, "tokens_beyond_training",
                         json_integer(job_beyond_training(job, job->longest)));
     json_object_set_new(object, "seconds", json_number(totals.wall));
@@ -347,8 +348,9 @@ static enum status write_text(const struct job *job, const struct rank_record *r
         fprintf(out, "  layers of a window by pass-%s\n", pass_name(facts.window_pass));
     fprintf(out, "  %lld tokens were read again\n", (long long)job->tokens_recomputed);
     if (job->options->store)
-        fprintf(out, "  %lld tokens were restored from %s\n", (long long)job->tokens_restored,
-                job->options->store);
+        fprintf(out, "  %lld tokens were restored from %s, %lld of them computed to compare\n",
+                (long long)job->tokens_restored, job->options->store,
+                (long long)job->tokens_probed);
     int64_t beyond = job_beyond_training(job, job->longest);
     if (beyond > 0) {
         fprintf(out, "  up to %lld positions lie beyond the %lld that the model was trained for\n",

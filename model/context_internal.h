@@ -145,6 +145,13 @@ enum status context_access_files(struct context_access *access, int64_t generati
 enum status context_access_pages(struct context_access *access,
                                  const struct context_segment *segment, bool write);
 void context_access_close(struct context_access *access);
+// Reads the first tokens of a context into the session, which is empty before and after; *out: how
+// far their keys and values are from the file's, as a part of them, in the layer that is furthest.
+// Collective. length: of these tokens, of a context of which n are of use; 0: it has none of them.
+enum { CONTEXT_PROBE = 64 };
+#define CONTEXT_PROBE_MOST 0.25
+int64_t context_probe_length(const struct context_access *access, int64_t n);
+enum status context_probe(struct context_access *access, int64_t n, double *out);
 // Rank 0: removes what the manifest does not name, unless the folder is in use or the manifest's
 // text is no longer this one (NULL: there is none). Its lock is then exclusive, or gone. certain:
 // nor where the file system has no locks.

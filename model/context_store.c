@@ -192,18 +192,33 @@ static enum status take_state(struct session *s, const struct context_manifest *
     return status == OK ? f->backend->ops->sync(f->backend) : status;
 }
 
+// Once the pages are known to be whole.
+static enum status check_probe(double disparity) {
+    if (disparity <= CONTEXT_PROBE_MOST) return OK;
+    FAIL(ERR_INPUT,
+         "its keys and values are not those of this model: of the first tokens they differ by "
+         "%.0f%%, "
+         "more than rounding does",
+         100 * disparity);
+}
+
 static enum status restore(struct context_access *a, const struct context_found *found,
                            float *logprob, struct context_restored *out) {
     struct session *s = a->session;
     const struct context_manifest *m = &a->manifest;
     struct context_source own;
     int64_t n = found->n, n_scored = n < m->done ? n + 1 : n;
+    int64_t n_probed = context_probe_length(a, n);
+    double disparity = 0;
     if (logprob) TRY(share_logprobs(a, n_scored));
+    if (n_probed) TRY(context_probe(a, n_probed, &disparity));
     TRY(place_tokens(s, m, n));
     TRY(read_pages(a, n));
+    TRY(check_probe(disparity));
     TRY(take_state(s, m));
     if (logprob) memcpy(logprob, a->logprob, (size_t)n_scored * sizeof *logprob);
-    *out = (struct context_restored){.n = n, .n_scored = n_scored};
+    *out = (struct context_restored){
+        .n = n, .n_probed = n_probed, .disparity = disparity, .n_scored = n_scored};
     context_source_of(a->context, &own);
     if (strcmp(own.key, a->source.key) != 0)
         snprintf(out->like, sizeof out->like, "%s", m->name[0] ? m->name : a->source.key);

@@ -51,17 +51,19 @@ void context_save_drop(struct context_saving **saving);
 
 struct context_restored {
     int64_t n;        // tokens that the session holds now; 0: nothing was found
+    int64_t n_probed; // of those, first ones that were computed to compare
+    double disparity; // by which they differed from the saved ones, as a part of them
     int64_t n_scored; // entries of logprob that are known: n, or n + 1, the last of which an append
                       // behind the n tokens does not know
     char like[CONTEXT_LIKE_BYTES]; // of another context: its name, or else its key; "": of this one
 };
 // Into an empty session, from the context or another one of the same identity, of a page or more,
 // that begins like it (and has log-probabilities where logprob [n] asks for them): whichever gives
-// most tokens. Nothing of them is computed. Where the file has no state behind the last token in
-// common, this token is left for the next append, which makes it. Layers of a window may have
-// dropped what the beginning needs: then nothing is found. The session is empty after a failure:
-// ERR_INPUT, on every rank, a manifest or a page is damaged, or of another geometry; ERR_CONFIG,
-// the tokens do not fit.
+// most tokens. None of them is computed, but that the first few are, to compare. Where the file has
+// no state behind the last token in common, this token is left for the next append, which makes it.
+// Layers of a window may have dropped what the beginning needs: then nothing is found. The session
+// is empty after a failure: ERR_INPUT, on every rank, a manifest or a page is damaged, of another
+// geometry, or not what this network computes; ERR_CONFIG, the tokens do not fit.
 enum status context_restore(struct session *session, const struct context *context, float *logprob,
                             struct context_restored *out);
 

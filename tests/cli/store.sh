@@ -26,6 +26,7 @@ for ranks in 1 2 3; do
     RANKS=$ranks score "restores on $ranks ranks" "again$ranks" --set store.dir="$store"
     same "restored on $ranks ranks" "$(counted "again$ranks" restored_tokens)" 2000
     same "read on $ranks ranks" "$(counted "again$ranks" tokens_read)" 0
+    same "compared on $ranks ranks" "$(counted "again$ranks" probed_tokens)" 64
     same "log-probabilities of $ranks ranks" \
         "$(grep -o '"token_logprobs".*\]' "$work/again$ranks/results.jsonl" | md5sum)" \
         "$(grep -o '"token_logprobs".*\]' "$work/first/results.jsonl" | md5sum)"

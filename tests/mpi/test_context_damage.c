@@ -215,6 +215,33 @@ static void test_refusals(void **state) {
     checkpoint_close(&context_test_checkpoint);
 }
 
+// What another network would make of the same tokens, where the identity does not tell: here other
+// rotations, so that only keys differ at first.
+static void test_other_networks(void **state) {
+    (void)state;
+    static const struct extension others[] = {
+        {.method = EXTENSION_LINEAR, .factor = 2},
+        {.method = EXTENSION_YARN, .factor = 4, .original_context = 64},
+        {.method = EXTENSION_NTK, .factor = 8},
+    };
+    for (int i = 0; i < 3; i++) {
+        struct context_restored restored;
+        context_test_open_checkpoint("tiny-llama");
+        struct context context = context_test_named("other networks");
+        struct session *session = save_scored(&context);
+        context_test_succeed(context_restore(session, &context, NULL, &restored));
+        assert_true(restored.n == N_TOKEN && restored.n_probed > 0 && restored.disparity < 1e-5);
+        session_close(&session);
+        context_test_succeed(
+            extension_apply(&others[i], "tiny-llama", &context_test_checkpoint.spec));
+        session = context_test_open_session(&mpi_test_comm, &context_test_plain);
+        refuse(session, &context, "are not those of this model");
+        context_test_append(session, 0, N_TOKEN, NULL, NULL); // it is as good as new
+        session_close(&session);
+        checkpoint_close(&context_test_checkpoint);
+    }
+}
+
 static int n_pages_files(const struct context *context) {
     int n = 0;
     for (int generation = 1; generation < 40; generation++) {
@@ -292,7 +319,7 @@ int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_damage),     cmocka_unit_test(test_manifests),
         cmocka_unit_test(test_refusals),   cmocka_unit_test(test_jobs_at_once),
-        cmocka_unit_test(test_unfinished),
+        cmocka_unit_test(test_unfinished), cmocka_unit_test(test_other_networks),
     };
     return mpi_test_stop(cmocka_run_group_tests_name("damaged contexts", tests, context_test_open,
                                                      context_test_close));
