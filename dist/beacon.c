@@ -10,6 +10,7 @@ const char *const activity_name[N_ACTIVITY] = {
     [ACTIVITY_READING] = "reading",
     [ACTIVITY_ANSWERING] = "answering",
     [ACTIVITY_REPORTING] = "reporting",
+    [ACTIVITY_WAITING] = "waiting for requests",
 };
 
 // What fits, without the half of a character at its end.

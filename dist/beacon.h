@@ -13,6 +13,7 @@ enum activity {
     ACTIVITY_READING,
     ACTIVITY_ANSWERING,
     ACTIVITY_REPORTING,
+    ACTIVITY_WAITING, // for requests
     N_ACTIVITY
 };
 extern const char *const activity_name[N_ACTIVITY]; // "loading", ...

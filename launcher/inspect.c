@@ -4,6 +4,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "launcher/beacon_files.h"
 #include "launcher/inspect_beacons.h"
 #include "launcher/inspect_contexts.h"
 #include "launcher/job.h"
@@ -93,20 +94,48 @@ static enum status inspect_report(const char *folder) {
     return OK;
 }
 
+static bool holds(const char *folder, const char *name) {
+    char path[4096];
+    struct stat info;
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    return stat(path, &info) == 0;
+}
+
+// Where a service listens; not the token, for which there is the file.
+static enum status inspect_service(const char *folder) {
+    struct mapping file;
+    char *path;
+    json_t *service = NULL;
+    enum status status = mapping_open_optional(folder, "service.json", &path, &file);
+    if (status == OK && path && file.bytes > 0) // empty until it listens
+        status = json_read_text(file.data, file.bytes, path, &service);
+    if (service)
+        printf("%s: a service of %s at %s, process %.0f on %s\n", folder, text(service, "model"),
+               text(service, "url"), number(service, "pid"), text(service, "host"));
+    json_decref(service);
+    mapping_close(&file);
+    free(path);
+    return status;
+}
+
+// What a verb wrote to its output folder.
+static enum status inspect_output(const char *folder) {
+    char path[4096];
+    snprintf(path, sizeof path, "%s/results.jsonl", folder);
+    FILE *file = holds(folder, "results.jsonl") ? fopen(path, "r") : NULL;
+    if (!file && holds(folder, "results.jsonl"))
+        FAIL(ERR_NO_INPUT, "%s is no file that can be read", path);
+    enum status status = file ? inspect_results(folder, file) : inspect_service(folder);
+    if (file) fclose(file);
+    if (status == OK) status = inspect_report(folder);
+    inspect_beacons(folder, BEACONS_ASKED, stdout);
+    return status;
+}
+
 static enum status inspect(const struct options *options) {
     const char *path = options->inspect_path;
-    char name[4096];
-    struct stat info;
-    snprintf(name, sizeof name, "%s/results.jsonl", path);
-    if (stat(name, &info) == 0) {
-        FILE *file = S_ISREG(info.st_mode) ? fopen(name, "r") : NULL;
-        if (!file) FAIL(ERR_NO_INPUT, "%s is no file that can be read", name);
-        enum status status = inspect_results(path, file);
-        fclose(file);
-        if (status == OK) status = inspect_report(path);
-        inspect_beacons(path, BEACONS_ASKED, stdout);
-        return status;
-    }
+    if (holds(path, "results.jsonl") || holds(path, "service.json") || holds(path, BEACON_FOLDER))
+        return inspect_output(path);
     int n_context;
     TRY(inspect_contexts(path, &n_context));
     if (n_context > 0) return OK;

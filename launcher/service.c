@@ -240,13 +240,18 @@ static enum status serve(struct work *work) {
 }
 
 static enum status serve_all(struct service *s) {
+    bool works = true;
     for (;;) {
         struct work work;
         bool stops;
+        if (works)
+            beacon_begin(s->job->profile.beacon,
+                         &(struct beacon_task){.activity = ACTIVITY_WAITING});
         TRY(stop_wanted(s->job, &stops));
         if (stops) return OK;
         TRY(next_order(s, &work));
-        if (work.order.n > 0) TRY(serve(&work));
+        works = work.order.n > 0;
+        if (works) TRY(serve(&work));
     }
 }
 
@@ -286,7 +291,8 @@ static enum status open_service(struct service *s) {
     if (!s->token || !s->held) FAIL(ERR_MEMORY, "no memory for %lld tokens", (long long)s->context);
     if (!is_root(s)) return OK;
     served_documents_open(&s->documents);
-    return queue_open(&s->queue, job->options->serve_queue);
+    TRY(queue_open(&s->queue, job->options->serve_queue));
+    return service_http_open(s, &s->http);
 }
 
 static void close_service(struct service *s) {
@@ -304,10 +310,6 @@ static void close_service(struct service *s) {
     prompt_close(&s->prompt);
 }
 
-static enum status listen_on(struct service *s) {
-    return is_root(s) ? service_http_open(s, &s->http) : OK;
-}
-
 enum status verb_serve(struct job *job) {
     struct service s = {.job = job};
     enum status status = OK;
@@ -320,7 +322,7 @@ enum status verb_serve(struct job *job) {
     TRY_OR(done, job_open_session(job));
     TRY_OR(done, reading_open(job));
     TRY_OR(done, take_documents(&s));
-    TRY_OR(done, comm_agree(&job->comm, listen_on(&s)));
+    TRY_OR(done, comm_agree(&job->comm, is_root(&s) ? service_http_listen(s.http) : OK));
     job->working = true;
     TRY_OR(done, serve_all(&s));
     if (is_root(&s)) queue_stop(&s.queue);

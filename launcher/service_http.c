@@ -17,7 +17,7 @@
 #include "launcher/service_api.h"
 #include "model/durable.h"
 
-enum { TOKEN_BYTES = 33, MAX_CONNECTION = 512, IDLE_SECONDS = 300 };
+enum { TOKEN_BYTES = 33, MAX_CONNECTION = 512, IDLE_SECONDS = 60 };
 
 struct service_http {
     struct service *service;
@@ -271,8 +271,7 @@ static enum status tell(struct service_http *http) {
     return OK;
 }
 
-static enum status open_all(struct service_http *http) {
-    TRY(open_file(http));
+enum status service_http_listen(struct service_http *http) {
     TRY(choose_token(http));
     signal(SIGPIPE, SIG_IGN);
     TRY(start(http));
@@ -284,7 +283,7 @@ enum status service_http_open(struct service *service, struct service_http **out
     if (!*out) FAIL(ERR_MEMORY, "no memory for the service");
     (*out)->service = service;
     (*out)->file = -1;
-    return open_all(*out);
+    return open_file(*out);
 }
 
 void service_http_close(struct service_http **http) {

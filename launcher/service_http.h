@@ -7,10 +7,12 @@
 
 #include "launcher/service.h"
 
-// Listens, and writes OUTPUT/service.json: url, token, host, process. ERR_CREATE: another service
-// does that there, or the address and port cannot be had.
 struct service_http; // opaque
+// Takes OUTPUT for this service. ERR_CREATE: another one has it.
 enum status service_http_open(struct service *service, struct service_http **out);
+// Listens, and writes OUTPUT/service.json: url, token, host, process. ERR_CREATE: the address and
+// port cannot be had.
+enum status service_http_listen(struct service_http *http);
 void service_http_close(struct service_http **http); // accepts NULL in *http
 
 // One request of a connection, when all of it has come.

@@ -94,6 +94,9 @@ token=wrong
 replies "wrong token" 401 "the token is missing or wrong" v1/models
 replies "no document without token" 401 "token" v1/documents "x"
 replies "health" 200 '"status": "ok"' health
+"$halka" inspect "$work/two" >"$work/log" 2>&1
+holds "inspect" "$work/log" "a service of $model at $url"
+holds "inspect: ranks" "$work/log" "waiting for requests"
 replies "page" 200 "<title>Halka</title>" ""
 token=$right
 replies "token in the address" 200 '"max_model_len": 8192' "v1/models?token=$right"
