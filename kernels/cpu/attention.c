@@ -70,9 +70,8 @@ static bool rounds_keys(const struct attention_args *a, const struct attention_t
     return tile->unit == 1 && a->query_dtype == DTYPE_BF16 && a->kv_dtype == DTYPE_F32;
 }
 
-// must_pack: what follows knows packed keys only.
 static enum status shape_of(const struct cpu_state *state, const struct attention_args *a,
-                            bool must_pack, struct shape *s) {
+                            struct shape *s) {
     if (a->head_dim % 8 || a->head_dim < 8 || a->head_dim > ATTENTION_MAX_DIM || a->value_dim % 8 ||
         a->value_dim < 8 || a->value_dim > ATTENTION_MAX_DIM || a->n_head % a->n_kv_head)
         FAIL(ERR_INTERNAL, "attention of %d/%d heads, dimensions %d and %d is not supported",
@@ -83,7 +82,7 @@ static enum status shape_of(const struct cpu_state *state, const struct attentio
     s->n_row = a->n_query * s->group;
     s->unit_dim = a->head_dim / s->tile->unit;
     s->unit_pad = (int)round_up64(s->unit_dim, width);
-    s->in_place = !must_pack && s->n_row <= s->tile->most_in_place && !rounds_keys(a, s->tile);
+    s->in_place = s->n_row <= s->tile->most_in_place && !rounds_keys(a, s->tile);
     s->query_units = s->in_place ? s->unit_pad : s->unit_dim;
     s->key_tile = s->in_place ? ATTENTION_IN_PLACE_TILE : ATTENTION_KEY_TILE;
     s->value_width = (int)round_up64(a->value_dim, width);
@@ -249,7 +248,8 @@ static void task_turn_to_tile(const struct shape *s, const struct attention_args
         t->end[r] = max_int(t->begin[r], clip(t->row_end[r] - first, n_key));
     }
     t->work.keys = kv_rows(a, t, a->key, a->key_stride, a->head_dim, keys);
-    t->work.values = kv_rows(a, t, a->value, a->value_stride, a->value_dim, keys);
+    if (a->value) // attention_mass reads none
+        t->work.values = kv_rows(a, t, a->value, a->value_stride, a->value_dim, keys);
 }
 
 static void write_row(int value_dim, const struct merge_weights *w, const float *restrict sum,
@@ -299,11 +299,11 @@ static void attend_keys(const struct shape *s, const struct attention_args *a, c
             task_turn_to_tile(s, a, t, keys);
             if (s->in_place) {
                 s->tile->attend_in_place(&t->work);
-                continue;
+            } else {
+                s->tile->pack_keys(&t->work.keys, t->work.key);
+                s->tile->pack_values(&t->work.values, s->value_width, t->work.value);
+                s->tile->attend(&t->work);
             }
-            s->tile->pack_keys(&t->work.keys, t->work.key);
-            s->tile->pack_values(&t->work.values, s->value_width, t->work.value);
-            s->tile->attend(&t->work);
         }
 }
 
@@ -365,7 +365,7 @@ static enum status merge_splits(struct backend *backend, const struct attention_
 enum status cpu_attention(struct backend *backend, const struct attention_args *args) {
     const struct cpu_state *state = cpu_state(backend);
     struct shape s;
-    TRY(shape_of(state, args, false, &s));
+    TRY(shape_of(state, args, &s));
     if (args->n_query == 0) return OK;
     shape_split(&s, args);
     int64_t out_bytes = split_out_bytes(args), partial_bytes = split_bytes(args);
@@ -414,7 +414,7 @@ enum status cpu_sparse_attention(struct backend *backend,
     one.n_query = 1;
     one.n_key = args->k;
     one.first_visible = one.end_visible = NULL;
-    TRY(shape_of(state, &one, false, &s));
+    TRY(shape_of(state, &one, &s));
     if (a->n_query < MIN_TASK) shape_split(&s, &one);
     int64_t out_bytes = split_out_bytes(a), partial_bytes = split_bytes(a);
     void *memory;
@@ -447,13 +447,17 @@ enum status cpu_sparse_attention(struct backend *backend,
 // Adds what the task's rows read of the keys.
 static void add_mass(const struct shape *s, const struct attention_mass_args *args,
                      struct key_range keys, struct task *t) {
-    for (int64_t key = keys.begin; key < keys.end; key += ATTENTION_KEY_TILE) {
+    for (; keys.begin < keys.end; keys.begin += s->key_tile) {
         memset(t->work.mass, 0, ATTENTION_KEY_TILE * sizeof(float));
-        task_turn_to_tile(s, &args->attention, t, (struct key_range){key, keys.end});
-        s->tile->pack_keys(&t->work.keys, t->work.key);
-        s->tile->column_mass(&t->work);
+        task_turn_to_tile(s, &args->attention, t, keys);
+        if (s->in_place) {
+            s->tile->column_mass_in_place(&t->work);
+        } else {
+            s->tile->pack_keys(&t->work.keys, t->work.key);
+            s->tile->column_mass(&t->work);
+        }
         for (int k = 0; k < t->work.n_key; k++)
-            args->mass[key + k] += args->factor * t->work.mass[k];
+            args->mass[keys.begin + k] += args->factor * t->work.mass[k];
     }
 }
 
@@ -489,7 +493,7 @@ enum status cpu_attention_mass(struct backend *backend, const struct attention_m
     const struct cpu_state *state = cpu_state(backend);
     const struct attention_args *a = &args->attention;
     struct shape s;
-    TRY(shape_of(state, a, true, &s));
+    TRY(shape_of(state, a, &s));
     if (a->n_query == 0) return OK;
     int64_t before = intervals_bytes(a->n_query);
     void *memory;

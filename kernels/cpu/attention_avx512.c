@@ -15,7 +15,8 @@ const struct attention_tile attention_tile_avx512 = {
     .pack_keys = pack_keys,
     .pack_values = pack_values,
     .attend = attend,
-    .attend_in_place = attend_in_place,
-    .most_in_place = 24,
     .column_mass = column_mass,
+    .attend_in_place = attend_in_place,
+    .column_mass_in_place = column_mass_in_place,
+    .most_in_place = 24,
 };

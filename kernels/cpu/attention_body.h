@@ -115,8 +115,8 @@ ALWAYS_INLINE float mask_and_max(float *score, int begin, int end) {
 // Turns scores into weights 2^(score - max) and brings max and total up to date.
 // weight: NULL leaves the weights where the scores were.
 // shrink[r]: the factor of what the row had summed before this tile.
-ALWAYS_INLINE void weigh_rows(const int n_row, const struct tile_work *w, int first_row,
-                              float *score, unit *weight, float *shrink) {
+ALWAYS_INLINE void weigh_rows(int n_row, const struct tile_work *w, int first_row, float *score,
+                              unit *weight, float *shrink) {
     float *max = w->max + first_row, reference[ATTENTION_ROW_BLOCK];
     float step[N_BLOCK_VEC * VEC_WIDTH] = {0};
     for (int r = 0; r < n_row; r++) {
@@ -240,10 +240,8 @@ static void attend(const struct tile_work *w) {
 }
 
 // Adds 2^(score - max) of each row that sees the key to the key's mass.
-ALWAYS_INLINE void mass_rows(const int n_row, const struct tile_work *w, int first_row) {
-    _Alignas(64) float score[ATTENTION_ROW_BLOCK * ATTENTION_KEY_TILE];
+static void add_mass(int n_row, const struct tile_work *w, int first_row, float *score) {
     const int *begin = w->begin + first_row, *end = w->end + first_row;
-    score_rows(n_row, w, first_row, begin[0], end[n_row - 1], score);
     for (int r = 0; r < n_row; r++) {
         float *row = score + r * ATTENTION_KEY_TILE;
         if (begin[r] == end[r] || w->max[first_row + r] == -INFINITY) continue;
@@ -258,6 +256,12 @@ ALWAYS_INLINE void mass_rows(const int n_row, const struct tile_work *w, int fir
             vec_store(w->mass + key, vec_add(vec_load(w->mass + key),
                                              vec_exp2(vec_sub(vec_load(row + key), lse))));
     }
+}
+
+ALWAYS_INLINE void mass_rows(const int n_row, const struct tile_work *w, int first_row) {
+    _Alignas(64) float score[ATTENTION_ROW_BLOCK * ATTENTION_KEY_TILE];
+    score_rows(n_row, w, first_row, w->begin[first_row], w->end[first_row + n_row - 1], score);
+    add_mass(n_row, w, first_row, score);
 }
 
 static void column_mass(const struct tile_work *w) {

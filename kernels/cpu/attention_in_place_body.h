@@ -49,7 +49,6 @@ ALWAYS_INLINE void score_quad(const int n_row, const enum dtype dtype, const str
     for (int k = 0; k < QUAD; k++) {
         row[k] = min_int(first + k, end - 1);
         at[k] = kv_row_at(keys, row[k]);
-        read_ahead(dtype, keys, first + k);
 #pragma GCC unroll 8
         for (int r = 0; r < n_row; r++) sum[r][k] = vec_set(0);
     }
@@ -76,19 +75,21 @@ ALWAYS_INLINE void score_in_place(const int n_row, const enum dtype dtype,
                                   const struct tile_work *w, int first_row, int begin, int end,
                                   float *score) {
     const unit *query = (const unit *)w->query + (int64_t)first_row * w->query_units;
-    for (int key = begin; key < end; key += QUAD)
+    for (int key = begin; key < end; key += QUAD) {
+        for (int k = 0; first_row == 0 && k < QUAD; k++) read_ahead(dtype, &w->keys, key + k);
 #pragma GCC unroll 8
         for (int r = 0; r < n_row; r += SCORE_ROWS)
             score_quad(n_row - r < SCORE_ROWS ? n_row - r : SCORE_ROWS, dtype, w,
                        query + r * w->query_units, key, end, score + r * ATTENTION_KEY_TILE);
+    }
 }
 
 // sum = sum * shrink + weight * value over the keys [begin, end), n_vec vectors of columns.
 // whole: of which all exist.
 ALWAYS_INLINE void add_columns_in_place(const int n_row, const int n_vec, const bool whole,
                                         const enum dtype dtype, const struct tile_work *w,
-                                        int begin, int end, int col, const float *weight,
-                                        const float *shrink, float *sum) {
+                                        int begin, int end, int col, bool ahead,
+                                        const float *weight, const float *shrink, float *sum) {
     vec part[ATTENTION_ROW_BLOCK][SUMS];
     const struct kv_rows *values = &w->values;
 #pragma GCC unroll 8
@@ -97,7 +98,7 @@ ALWAYS_INLINE void add_columns_in_place(const int n_row, const int n_vec, const 
         for (int v = 0; v < n_vec; v++) part[r][v] = vec_set(0);
     for (int key = begin; key < end; key++) {
         int64_t at = kv_row_at(values, key) + col;
-        if (col == 0) read_ahead(dtype, values, key);
+        if (ahead) read_ahead(dtype, values, key);
         vec value[SUMS];
 #pragma GCC unroll 8
         for (int v = 0; v < n_vec; v++)
@@ -124,73 +125,90 @@ ALWAYS_INLINE void add_in_place(const int n_row, const enum dtype dtype, const s
                                 const float *shrink) {
     const int n_vec = n_row > HALF_BLOCK ? SUMS / ATTENTION_ROW_BLOCK : HALF_BLOCK_VECS;
     float *sum = w->sum + (int64_t)first_row * w->value_width;
-    int col = 0;
-    for (; col + n_vec * VEC_WIDTH <= w->values.n_col; col += n_vec * VEC_WIDTH)
-        add_columns_in_place(n_row, n_vec, true, dtype, w, begin, end, col, weight, shrink, sum);
-    for (; col + VEC_WIDTH <= w->values.n_col; col += VEC_WIDTH)
-        add_columns_in_place(n_row, 1, true, dtype, w, begin, end, col, weight, shrink, sum);
-    if (CAN_END_INSIDE && col < w->values.n_col)
-        add_columns_in_place(n_row, 1, false, dtype, w, begin, end, col, weight, shrink, sum);
+    int col = 0, n_col = w->values.n_col;
+    bool ahead = first_row == 0;
+    for (; col + n_vec * VEC_WIDTH <= n_col; col += n_vec * VEC_WIDTH, ahead = false)
+        add_columns_in_place(n_row, n_vec, true, dtype, w, begin, end, col, ahead, weight, shrink,
+                             sum);
+    for (; col + VEC_WIDTH <= n_col; col += VEC_WIDTH, ahead = false)
+        add_columns_in_place(n_row, 1, true, dtype, w, begin, end, col, ahead, weight, shrink, sum);
+    if (CAN_END_INSIDE && col < n_col)
+        add_columns_in_place(n_row, 1, false, dtype, w, begin, end, col, ahead, weight, shrink,
+                             sum);
+}
+
+// BLOCK(name, ...): name(n_row, dtype, ...) with both known to the compiler.
+#define BLOCK_TYPED(name, dtype, ...)                                                              \
+    switch (n_row) {                                                                               \
+    case 1:                                                                                        \
+        name(1, dtype, __VA_ARGS__);                                                               \
+        break;                                                                                     \
+    case 2:                                                                                        \
+        name(2, dtype, __VA_ARGS__);                                                               \
+        break;                                                                                     \
+    case 3:                                                                                        \
+        name(3, dtype, __VA_ARGS__);                                                               \
+        break;                                                                                     \
+    case 4:                                                                                        \
+        name(4, dtype, __VA_ARGS__);                                                               \
+        break;                                                                                     \
+    case 5:                                                                                        \
+        name(5, dtype, __VA_ARGS__);                                                               \
+        break;                                                                                     \
+    default:                                                                                       \
+        name(ATTENTION_ROW_BLOCK, dtype, __VA_ARGS__);                                             \
+    }
+#define BLOCK(name, ...)                                                                           \
+    if (w->keys.dtype == DTYPE_BF16)                                                               \
+        BLOCK_TYPED(name, DTYPE_BF16, __VA_ARGS__)                                                 \
+    else                                                                                           \
+        BLOCK_TYPED(name, DTYPE_F32, __VA_ARGS__)
+
+static void score_block(int n_row, const struct tile_work *w, int first_row, float *score) {
+    int begin = w->begin[first_row], end = w->end[first_row + n_row - 1];
+    BLOCK(score_in_place, w, first_row, begin, end, score)
+}
+
+static void add_block(int n_row, const struct tile_work *w, int first_row, int begin, int end,
+                      const float *weight, const float *shrink) {
+    BLOCK(add_in_place, w, first_row, begin, end, weight, shrink)
 }
 
 // Keys that not all rows of a block see.
-static void add_row_in_place(const struct tile_work *w, int row, int begin, int end,
-                             const float *weight) {
-    if (begin >= end) return;
-    if (w->values.dtype == DTYPE_BF16)
-        add_in_place(1, DTYPE_BF16, w, row, begin, end, weight, &keep_sum);
-    else
-        add_in_place(1, DTYPE_F32, w, row, begin, end, weight, &keep_sum);
+static void add_row_keys(const struct tile_work *w, int row, int begin, int end,
+                         const float *weight) {
+    if (begin < end) add_block(1, w, row, begin, end, weight, &keep_sum);
 }
 
-ALWAYS_INLINE void attend_rows_in_place(const int n_row, const enum dtype dtype,
-                                        const struct tile_work *w, int first_row) {
+static void attend_in_place(const struct tile_work *w) {
     _Alignas(64) float score[ATTENTION_ROW_BLOCK * ATTENTION_KEY_TILE + QUAD];
     float shrink[N_BLOCK_VEC * VEC_WIDTH];
-    const int *begin = w->begin + first_row, *end = w->end + first_row;
-    if (begin[0] >= end[n_row - 1]) return;
-    score_in_place(n_row, dtype, w, first_row, begin[0], end[n_row - 1], score);
-    weigh_rows(n_row, w, first_row, score, NULL, shrink);
-    int first = begin[n_row - 1], last = max_int(end[0], first); // what all rows see
-    add_in_place(n_row, dtype, w, first_row, first, last, score, shrink);
-    if (begin[0] == first && end[n_row - 1] == last) return;
-    for (int r = 0; r < n_row; r++) {
-        const float *weight = score + r * ATTENTION_KEY_TILE;
-        add_row_in_place(w, first_row + r, begin[r], min_int(end[r], first), weight);
-        add_row_in_place(w, first_row + r, max_int(begin[r], last), end[r], weight);
-    }
-}
-
-ALWAYS_INLINE void attend_typed_in_place(const enum dtype dtype, const struct tile_work *w) {
     for (int row = 0; row < w->n_row; row += ATTENTION_ROW_BLOCK) {
-        switch (w->n_row - row) {
-        case 1:
-            attend_rows_in_place(1, dtype, w, row);
-            break;
-        case 2:
-            attend_rows_in_place(2, dtype, w, row);
-            break;
-        case 3:
-            attend_rows_in_place(3, dtype, w, row);
-            break;
-        case 4:
-            attend_rows_in_place(4, dtype, w, row);
-            break;
-        case 5:
-            attend_rows_in_place(5, dtype, w, row);
-            break;
-        default:
-            attend_rows_in_place(ATTENTION_ROW_BLOCK, dtype, w, row);
-            break;
+        int n_row = min_int(w->n_row - row, ATTENTION_ROW_BLOCK);
+        const int *begin = w->begin + row, *end = w->end + row;
+        if (begin[0] >= end[n_row - 1]) continue;
+        score_block(n_row, w, row, score);
+        weigh_rows(n_row, w, row, score, NULL, shrink);
+        int first = begin[n_row - 1], last = max_int(end[0], first); // what all rows see
+        add_block(n_row, w, row, first, last, score, shrink);
+        for (int r = 0; r < n_row; r++) {
+            const float *weight = score + r * ATTENTION_KEY_TILE;
+            add_row_keys(w, row + r, begin[r], min_int(end[r], first), weight);
+            add_row_keys(w, row + r, max_int(begin[r], last), end[r], weight);
         }
     }
 }
 
-static void attend_in_place(const struct tile_work *w) {
-    if (w->keys.dtype == DTYPE_BF16)
-        attend_typed_in_place(DTYPE_BF16, w);
-    else
-        attend_typed_in_place(DTYPE_F32, w);
+static void column_mass_in_place(const struct tile_work *w) {
+    _Alignas(64) float score[ATTENTION_ROW_BLOCK * ATTENTION_KEY_TILE + QUAD];
+    for (int row = 0; row < w->n_row; row += ATTENTION_ROW_BLOCK) {
+        int n_row = min_int(w->n_row - row, ATTENTION_ROW_BLOCK);
+        if (w->begin[row] < w->end[row + n_row - 1]) score_block(n_row, w, row, score);
+        add_mass(n_row, w, row, score);
+    }
 }
+
+#undef BLOCK
+#undef BLOCK_TYPED
 
 #endif

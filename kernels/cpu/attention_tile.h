@@ -58,9 +58,11 @@ struct attention_tile {
     void (*pack_keys)(const struct kv_rows *rows, void *key);
     void (*pack_values)(const struct kv_rows *rows, int value_width, void *value);
     void (*attend)(const struct tile_work *work);
-    void (*attend_in_place)(const struct tile_work *work); // nothing is packed
-    int most_in_place; // rows of a kv head up to which that is the faster
     void (*column_mass)(const struct tile_work *work); // max holds each row's lse, base 2
+    // The same without packing, and the rows of a kv head up to which that is the faster.
+    void (*attend_in_place)(const struct tile_work *work);
+    void (*column_mass_in_place)(const struct tile_work *work);
+    int most_in_place;
 };
 
 extern const struct attention_tile attention_tile_plain, attention_tile_avx2, attention_tile_avx512,
