@@ -18,5 +18,5 @@ const struct attention_tile attention_tile_avx2 = {
     .column_mass = column_mass,
     .attend_in_place = attend_in_place,
     .column_mass_in_place = column_mass_in_place,
-    .most_in_place = 12,
+    .most_in_place = 36,
 };

@@ -18,5 +18,5 @@ const struct attention_tile attention_tile_avx512bf16 = {
     .column_mass = column_mass,
     .attend_in_place = attend_in_place,
     .column_mass_in_place = column_mass_in_place,
-    .most_in_place = 24,
+    .most_in_place = 8,
 };

@@ -3,6 +3,8 @@
 #include "kernels/cpu/cpu.h"
 #include "kernels/merge_weights.h"
 
+enum { PARALLEL_FLOATS = 1 << 15 }; // fewer take one thread less time than waking the others
+
 // A partial that saw no key (-inf) leaves the other bit for bit; its out is not read.
 static void merge_row(int value_dim, float *restrict out, float *lse, const float *restrict other,
                       float other_lse) {
@@ -28,7 +30,9 @@ static void merge_others(const struct merge_args *args, int64_t row) {
 }
 
 enum status cpu_merge_partials(struct backend *backend, const struct merge_args *args) {
-#pragma omp parallel for num_threads(cpu_state(backend)->n_thread) if (args->n_row >= 256)
+#pragma omp parallel for num_threads(                                                              \
+    cpu_state(backend)->n_thread) if (args->n_row * args->value_dim * max64(args->n_other, 1) >=   \
+                                      PARALLEL_FLOATS)
     for (int64_t row = 0; row < args->n_row; row++) merge_others(args, row);
     return OK;
 }
