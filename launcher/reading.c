@@ -165,5 +165,7 @@ enum status reading_run(struct job *job, const struct reading *reading, int64_t 
     job->tokens_probed += restored.n_probed;
     if (reading->held == 0) tell(job, reading, &restored);
     if (restored.n == reading->n) return reading->logits ? session_recall_logits(job->session) : OK;
+    struct comm *host = comm_host(&job->comm);
+    TRY(comm_agree(host, host->rank == 0 ? context_save_check(&context) : OK));
     return read_rest(job, reading, &restored, &context);
 }

@@ -3,6 +3,8 @@
 // page on all ranks in step; that they are on the disk a thread of each rank waits for, while the
 // session reads on. The state takes its place when every rank's thread is done. Only the main
 // thread calls MPI.
+#include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -147,6 +149,7 @@ static enum status commit(struct context_access *a) {
     enum status status = OK;
     char *text = context_manifest_print(&a->manifest, a->session, &a->source);
     if (!text) FAIL(ERR_MEMORY, "no memory for %s", a->manifest_path);
+    TRY_OR(done, durable_sync(a->lock, a->folder)); // the files' names
     TRY_OR(done, durable_put(a->path[CONTEXT_PART], a->manifest_path, text, strlen(text)));
     a->committed = true;
     TRY_OR(done, durable_sync(a->lock, a->folder));
@@ -190,6 +193,24 @@ void context_save_drop(struct context_saving **saving) {
     context_access_close(a);
     free(s);
     *saving = NULL;
+}
+
+static enum status check_folder(const char *path, bool there) {
+    if (faccessat(AT_FDCWD, path, W_OK | X_OK, AT_EACCESS) == 0 || (errno == ENOENT && !there))
+        return OK;
+    FAIL(ERR_CREATE, "cannot keep contexts in %s: %s: choose another store.dir", path,
+         strerror(errno));
+}
+
+enum status context_save_check(const struct context *context) {
+    char key[DIGEST_BYTES];
+    TRY(check_folder(context->dir, true));
+    context_key(context, key);
+    char *folder = context_path(context->dir, key, NULL);
+    if (!folder) FAIL(ERR_MEMORY, "no memory for a path");
+    enum status status = check_folder(folder, false);
+    free(folder);
+    return status;
 }
 
 enum status context_save_begin(struct session *session, const struct context *context,

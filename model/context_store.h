@@ -37,6 +37,9 @@ void context_key(const struct context *context, char out[DIGEST_BYTES]);
 enum status context_save(struct session *session, const struct context *context,
                          const float *logprob);
 
+// ERR_CREATE where it would find that it cannot, as far as permissions tell. On one rank.
+enum status context_save_check(const struct context *context);
+
 // Likewise, in two steps, between which the session may append, and context_save_end be called any
 // number of times; what context and logprob point to stays as it is below the session's length. The
 // first has handed all rows to the kernel when it returns (no copy of them is kept, but in the page

@@ -106,6 +106,15 @@ kill_last "killed while it saves" kept "reading, saving the context.*, token [0-
 go_on "killed while it saves" kept 2 "${kept[@]}"
 if [ "$(counted kept restored_tokens)" -ge 500 ]; then passed; else failed "what was saved is read again"; fi
 
+# Submitted again and again, as by scripts/halka.sbatch, with little time each.
+n_stop=0
+while "$mpirun" -np 2 "$halka" run --output "$work/timed" "${score[@]}" --set store.dir="$work/timed.store" \
+    --set run.max_seconds=0.2 >"$work/log" 2>&1; [ $? -eq 75 ] && [ $n_stop -lt 50 ]; do
+    n_stop=$((n_stop + 1))
+done
+if [ $n_stop -ge 1 ] && [ $n_stop -lt 50 ]; then passed; else failed "$n_stop stops by time" "$work/log"; fi
+same "results after $n_stop stops" "$(plain timed | md5sum)" "$(plain whole_score | md5sum)"
+
 # A rank that no longer answers, and a job that was suspended as a whole, which is nobody's fault.
 begin 2 stays "${score[@]}" --set run.deadline=2 --set prefill.chunk=6000 # mostly in the layers
 begun=$SECONDS
@@ -160,6 +169,9 @@ if [ -n "$mounted" ]; then
     mount -o remount,ro "$mounted"
     RANKS=2 expect "a store that is read-only" 73 "Read-only file system" run \
         --output "$work/read_only" "${kept[@]}" --set store.dir="$mounted/other"
+    RANKS=2 expect "a store of contexts that is read-only, before it reads" 73 "cannot keep contexts in" \
+        run --output "$work/read_only" "${score[@]}" --set store.dir="$work/small/store" \
+        --set model.context=65535
     mount -o remount,rw "$mounted"
     RANKS=2 expect "writable again, it goes on" 0 "failed:" run --output "$work/read_only" \
         "${kept[@]}" --set store.dir="$mounted/other"
