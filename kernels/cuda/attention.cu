@@ -73,6 +73,12 @@ static enum status stage_visible(struct backend *backend, const struct attention
     return status;
 }
 
+// Of one query, as in most steps of decoding: nothing is staged then.
+static bool sees_every_key(const struct attention_args *a) {
+    return a->n_query == 1 && visible_sinks(a) == 0 && visible_begin(a, 0, 0) == 0 &&
+           visible_end(a, 0, 0) == a->n_key;
+}
+
 static int near_heads(const struct attention_args *a) {
     int64_t bytes = dtype_bytes(a->kv_dtype, a->n_key * (a->head_dim + a->value_dim)); // of a head
     if (bytes * a->n_kv_head <= ATTENTION_NEAR_BYTES) return a->n_kv_head;
@@ -112,7 +118,8 @@ enum status attention_describe(struct backend *backend, const struct attention_a
     w.n_split = 1;
     w.split_key = w.n_key;
     w.split_rows = 1;
-    if ((a->first_visible || a->end_visible) && a->n_query > 0) TRY(stage_visible(backend, a, &w));
+    if ((a->first_visible || a->end_visible) && a->n_query > 0 && !sees_every_key(a))
+        TRY(stage_visible(backend, a, &w));
     *out = w;
     return OK;
 }
@@ -141,10 +148,18 @@ static int64_t n_spoiled_tile(const struct attention_work *w) {
     return divide_up(w->n_row, ATTENTION_SPOILED_ROWS) * w->n_kv_head * w->n_split;
 }
 
+// Whether a tile may hold values of keys that one of its rows does not see. Those of a single query
+// begin where it begins to see, and end at its end or with the keys.
+static bool may_be_spoiled(const struct attention_args *a, const struct attention_work *w) {
+    return w->end && (a->n_query > 1 || w->n_sink > 0 || visible_end(a, 0, 0) < a->n_key);
+}
+
 // Runs the kernel, then the plain one on the tiles that hidden values spoiled.
-static enum status launch_both(struct backend *backend, const struct attention_kernel *kernel,
-                               struct attention_work *w, void *marks) {
-    if (kernel->launch == attention_plain_launch || !w->end) return kernel->launch(backend, w);
+static enum status launch_both(struct backend *backend, const struct attention_args *a,
+                               const struct attention_kernel *kernel, struct attention_work *w,
+                               void *marks) {
+    if (kernel->launch == attention_plain_launch || !may_be_spoiled(a, w))
+        return kernel->launch(backend, w);
     w->spoiled = (int *)marks;
     TRY_CUDA(cudaMemsetAsync(marks, 0, (size_t)n_spoiled_tile(w) * sizeof(int),
                              cuda_state(backend)->compute));
@@ -166,11 +181,11 @@ enum status cuda_attention(struct backend *backend, const struct attention_args 
     void *room = NULL;
     TRY(cuda_scratch(backend, partials_bytes + marks_bytes, &room));
     void *marks = (char *)room + partials_bytes;
-    if (work.n_split == 1) return launch_both(backend, kernel, &work, marks);
+    if (work.n_split == 1) return launch_both(backend, args, kernel, &work, marks);
     work.out = (float *)room;
     work.lse = work.out + n_partial * args->value_dim;
     work.merge = false;
-    TRY(launch_both(backend, kernel, &work, marks));
+    TRY(launch_both(backend, args, kernel, &work, marks));
     return attention_merge_parts(backend, args, work.n_split, work.out, work.lse);
 }
 
