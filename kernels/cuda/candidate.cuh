@@ -64,10 +64,12 @@ __device__ inline void select_digit(struct select_room *room, int wanted) {
 }
 
 // The bound that exactly the k largest of n distinct candidates reach; 1 <= k <= n. It is one of
-// them only when the digits run out. Every thread of the block calls it and gets the result.
-__device__ inline uint64_t select_bound(const uint64_t *x, int n, int k, struct select_room *room) {
+// them only when the digits run out. Of the first n_bit bits alone: perhaps more reach it. Every
+// thread of the block calls it and gets the result.
+__device__ inline uint64_t select_bound(const uint64_t *x, int n, int k, struct select_room *room,
+                                        int n_bit = 64) {
     uint64_t bound = 0, mask = 0;
-    for (int shift = 64 - SELECT_DIGIT_BITS; shift >= 0; shift -= SELECT_DIGIT_BITS) {
+    for (int shift = 64 - SELECT_DIGIT_BITS; shift >= 64 - n_bit; shift -= SELECT_DIGIT_BITS) {
         for (int i = threadIdx.x; i < SELECT_N_DIGIT; i += blockDim.x) room->histogram[i] = 0;
         __syncthreads();
         for (int begin = 0; begin < n; begin += blockDim.x) {

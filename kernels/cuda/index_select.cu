@@ -1,6 +1,7 @@
 // Each query's k best of a chunk of scores, added to what it has. One block a query reads its
-// scores once, adds those that reach its threshold to a list, and cuts the list back to the k best
-// when it is full. Few queries of many keys are spread over the device first: two passes count the
+// scores once and lists those that reach a threshold: the k-th best so far or, at first, what a
+// sample of the row lets expect. A list that fills is cut back to the k best, which raises the
+// threshold. Few queries of many keys are spread over the device first: two passes count the
 // upper digits of all scores, a third gathers what lies above the k-th's digits, and what shares
 // them; then the query's block only settles those. Grid there: (parts of a row, queries).
 #include "kernels/cuda/index_select.cuh"
@@ -9,16 +10,18 @@
 
 namespace {
 
-enum { THREADS = 1024, TILE = 4 * THREADS };
+enum { THREADS = 512, TILE = 4 * THREADS, TILES_AT_ONCE = 4, SAMPLES = 2 * TILE };
+constexpr int kSpare = 8192; // of a list, beside what is kept
+static_assert(TILE <= kSpare && SAMPLES <= kSpare, "they fit");
 enum { SPREAD_THREADS = 256, SPREAD_WARPS = SPREAD_THREADS / WARP };
 enum { PART = 8 * SPREAD_THREADS, LEAST_SPREAD_KEYS = 8192 };
 enum { DIGIT_BITS = 11, N_BIN = 1 << DIGIT_BITS, BINS_A_THREAD = N_BIN / SPREAD_THREADS };
 enum { MOST_TIED = 4096 }; // that share the k-th's two digits: more are selected from all scores
 static_assert(SCORE_STRIDE_UNIT % 4 == 0, "rows of scores are read in vectors");
 
-// A query's list: what is kept, and two tiles, so that it is cut back rarely.
+// A query's list: what is kept, and so much that it is cut back rarely.
 __host__ __device__ inline int64_t list_room(int64_t k) {
-    return k + 2 * TILE;
+    return k + kSpare;
 }
 
 // Of a query whose scores are spread; zeroed before.
@@ -33,6 +36,11 @@ struct spread_room {
     uint64_t *tied;  // [n_query, MOST_TIED]
 };
 
+// Notes that the query's score of a key of the chunk is not a number.
+__device__ inline void report(const struct select_chunk &c, int64_t t, int64_t key) {
+    atomicMin(c.bad, (unsigned long long)(c.first_query + t) << 32 | (c.first_key + key));
+}
+
 // Calls visit(there, candidate's upper word, key or -1, candidate or 0) for each of a part's
 // scores, in the first part also for what is kept already; all lanes of a warp at once. Scores that
 // are not numbers are not there; `reports` tells c.bad of them.
@@ -46,9 +54,7 @@ __device__ void visit_part(const struct select_chunk &c, bool reports, Visit vis
         const float x[4] = {vector.x, vector.y, vector.z, vector.w};
         for (int i = 0; i < 4; i++) {
             bool visible = key + i < n_key, number = !isnan(x[i]);
-            if (reports && visible && !number)
-                atomicMin(c.bad,
-                          (unsigned long long)(c.first_query + t) << 32 | (c.first_key + key + i));
+            if (reports && visible && !number) report(c, t, key + i);
             visit(visible && number, (uint32_t)(candidate_make(x[i], 0) >> 32), key + i,
                   (uint64_t)0);
         }
@@ -164,8 +170,9 @@ __global__ void __launch_bounds__(SPREAD_THREADS)
 // The candidates of one query while its scores are read.
 struct list {
     uint64_t *candidate;
+    int n_room;
     uint64_t threshold; // candidates below it are of no interest
-    float score;        // the threshold's; -inf while there is none
+    float score;        // nor are scores below this one
 };
 
 __device__ inline void list_raise(struct list *list, uint64_t threshold) {
@@ -180,7 +187,7 @@ __device__ inline void list_add(const struct select_chunk &c, const struct list 
     if (!__any_sync(FULL_WARP, wanted)) return;
     uint64_t candidate = 0;
     if (wanted && isnan(score)) {
-        atomicMin(c.bad, (unsigned long long)(c.first_query + t) << 32 | (c.first_key + key));
+        report(c, t, key);
         wanted = false;
     }
     if (wanted) {
@@ -191,39 +198,139 @@ __device__ inline void list_add(const struct select_chunk &c, const struct list 
     if (wanted) list.candidate[at] = candidate;
 }
 
+// Adds four scores of each lane, of keys from `key` on, that are visible and reach the list's: as
+// score and key, the word of a candidate's upper half and the chunk's key. *n counts also what the
+// list has no room for.
+__device__ inline void list_add_four(const struct list &list, int key, int n_key, float4 score,
+                                     int *n) {
+    const float x[4] = {score.x, score.y, score.z, score.w};
+    bool wanted[4];
+    unsigned lanes[4];
+    int lane = threadIdx.x % WARP, total = 0, at = 0;
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        wanted[i] = key + i < n_key && !(x[i] < list.score);
+        lanes[i] = __ballot_sync(FULL_WARP, wanted[i]);
+        total += __popc(lanes[i]);
+    }
+    if (total == 0) return;
+    if (lane == 0) at = atomicAdd(n, total);
+    at = __shfl_sync(FULL_WARP, at, 0);
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        int own = at + __popc(lanes[i] & ((1u << lane) - 1));
+        if (wanted[i] && own < list.n_room)
+            list.candidate[own] = candidate_make(x[i], 0xffffffffu - (uint32_t)(key + i));
+        at += __popc(lanes[i]);
+    }
+}
+
+// A score that somewhat more than k of a row's scores reach, if a sample of them is like the rest:
+// eight neighbours a thread. NaN if they would be too many for the list, whose memory is
+// overwritten.
+__device__ float expect_threshold(const struct select_chunk &c, const float4 *score, int64_t n_key,
+                                  const struct list &list, struct select_room *select) {
+    float mean = (float)SAMPLES * c.k / n_key; // of them reach the k-th best score
+    int rank = (int)(mean + 6 * sqrtf(mean)) + 8;
+    if (rank > SAMPLES) return NAN;
+    const float4 *own = score + threadIdx.x * (n_key / 8) / THREADS * 2;
+    const float4 vector[2] = {own[0], own[1]};
+    const float x[8] = {vector[0].x, vector[0].y, vector[0].z, vector[0].w,
+                        vector[1].x, vector[1].y, vector[1].z, vector[1].w};
+    for (int i = 0; i < 8; i++) {
+        int at = i * THREADS + threadIdx.x;
+        list.candidate[at] = candidate_make(x[i], at);
+    }
+    __syncthreads();
+    float threshold =
+        candidate_score(select_bound(list.candidate, SAMPLES, rank, select, 2 * SELECT_DIGIT_BITS));
+    int n = 0;
+    for (int i = 0; i < 8; i++) n += __syncthreads_count(!(x[i] < threshold));
+    return (float)n * n_key > 0.75f * SAMPLES * kSpare ? NAN : threshold;
+}
+
+// Lists the scores of query t that reach the list's, and returns how many there are in the list,
+// what it began with included; more than its room: the rest of it is no good.
+__device__ int list_reaching(const struct select_chunk &c, const struct list &list, int64_t t,
+                             int n_key, const float4 *score, int *n) {
+    int n_before = *n;
+    __syncthreads();
+    for (int first = 0; first < n_key; first += TILES_AT_ONCE * TILE) {
+        int key = first + (int)threadIdx.x * 4;
+        float4 vector[TILES_AT_ONCE];
+#pragma unroll
+        for (int i = 0; i < TILES_AT_ONCE; i++)
+            vector[i] = key + i * TILE < n_key ? score[key / 4 + i * THREADS] : float4{};
+#pragma unroll
+        for (int i = 0; i < TILES_AT_ONCE; i++)
+            list_add_four(list, key + i * TILE, n_key, vector[i], n);
+    }
+    __syncthreads();
+    int n_list = *n;
+    if (n_list > list.n_room) return n_list;
+    for (int i = n_before + threadIdx.x; i < n_list; i += THREADS) {
+        uint64_t candidate = list.candidate[i];
+        int64_t key = (int64_t)(candidate & 0xffffffffu);
+        if (isnan(candidate_score(candidate))) report(c, t, key);
+        int64_t position = key_run_position(c.run, c.n_run, c.first_key + key);
+        list.candidate[i] = (candidate | 0xffffffffu) - (uint64_t)position;
+    }
+    __syncthreads();
+    return n_list;
+}
+
+// Likewise whatever the scores: cuts the list back and raises the threshold on the way.
+__device__ int list_cutting(const struct select_chunk &c, struct list list, int64_t t,
+                            int64_t n_key, const float4 *score, int *n,
+                            struct select_room *select) {
+    for (int64_t first = 0; first < n_key; first += TILE) {
+        int64_t key = first + threadIdx.x * 4;
+        float4 vector = key < n_key ? score[key / 4] : float4{};
+        const float x[4] = {vector.x, vector.y, vector.z, vector.w};
+        for (int i = 0; i < 4; i++) list_add(c, list, t, key + i, key + i < n_key, x[i], n);
+        __syncthreads();
+        int n_list = *n;
+        __syncthreads();
+        if (n_list + TILE <= list.n_room) continue;
+        list_raise(&list, select_bound(list.candidate, n_list, c.k, select));
+        n_list = select_keep(list.candidate, n_list, list.threshold, c.k, list.candidate, select);
+        if (threadIdx.x == 0) *n = n_list;
+        __syncthreads();
+    }
+    return *n;
+}
+
 // Selects from all scores of query t. Its list lies in `room`.
 __device__ void select_all(const struct select_chunk &c, int64_t t, int64_t n_key, uint64_t *room,
                            struct select_room *select) {
     __shared__ int n; // in the list
-    int n_room = (int)list_room(c.k), n_kept = c.n_candidate[t];
+    int n_kept = c.n_candidate[t], n_list;
     uint64_t *kept = c.candidate + t * c.k;
-    struct list list = {room, 0, -INFINITY};
+    const float4 *score = (const float4 *)(c.score + t * c.stride);
+    struct list list = {room, (int)list_room(c.k), 0, -INFINITY};
+    bool expects = n_kept < c.k && n_kept + n_key > list.n_room;
+    if (expects) list.score = expect_threshold(c, score, n_key, list, select);
+    __syncthreads(); // the sample has been used
     for (int i = threadIdx.x; i < n_kept; i += THREADS) list.candidate[i] = kept[i];
     if (threadIdx.x == 0) n = n_kept;
     __syncthreads();
     if (n_kept == c.k) list_raise(&list, select_smallest(list.candidate, n_kept, select));
-    const float4 *score = (const float4 *)(c.score + t * c.stride);
-    float4 next = {};
-    if (threadIdx.x * 4 < c.stride) next = score[threadIdx.x];
-    for (int64_t first = 0; first < n_key; first += TILE) {
-        int64_t key = first + threadIdx.x * 4;
-        const float x[4] = {next.x, next.y, next.z, next.w};
-        if (key + TILE < c.stride) next = score[(key + TILE) / 4];
-        for (int i = 0; i < 4; i++) list_add(c, list, t, key + i, key + i < n_key, x[i], &n);
-        __syncthreads();
-        int n_list = n;
-        __syncthreads();
-        if (n_list + TILE <= n_room) continue;
-        list_raise(&list, select_bound(list.candidate, n_list, c.k, select));
-        n_list = select_keep(list.candidate, n_list, list.threshold, c.k, list.candidate, select);
-        if (threadIdx.x == 0) n = n_list;
+    bool failed = isnan(list.score);
+    if (!failed) {
+        n_list = list_reaching(c, list, t, (int)n_key, score, &n);
+        failed = n_list > list.n_room || (expects && n_list - n_kept < c.k);
         __syncthreads();
     }
-    n_kept = n;
-    __syncthreads();
-    uint64_t bound = n_kept > c.k ? select_bound(list.candidate, n_kept, c.k, select) : 0;
-    n_kept = select_keep(list.candidate, n_kept, bound, c.k, kept, select);
-    if (threadIdx.x == 0) c.n_candidate[t] = n_kept;
+    if (failed) {
+        if (expects) list_raise(&list, 0);
+        if (threadIdx.x == 0) n = n_kept;
+        __syncthreads();
+        n_list = list_cutting(c, list, t, n_key, score, &n, select);
+        __syncthreads();
+    }
+    uint64_t bound = n_list > c.k ? select_bound(list.candidate, n_list, c.k, select) : 0;
+    n_list = select_keep(list.candidate, n_list, bound, c.k, kept, select);
+    if (threadIdx.x == 0) c.n_candidate[t] = n_list;
 }
 
 // What was gathered of query t: all that is above, and the best of those tied.
@@ -241,7 +348,7 @@ __device__ void settle(const struct select_chunk &c, int64_t t, const struct spr
 }
 
 // `room` holds the lists where shared memory does not.
-__global__ void __launch_bounds__(THREADS)
+__global__ void __launch_bounds__(THREADS, 2)
     select_kernel(struct select_chunk c, struct spread_room gathered, uint64_t *room) {
     DYNAMIC_SHARED(shared);
     __shared__ struct select_room select;
@@ -258,8 +365,11 @@ bool lists_are_shared(const struct cuda_state *state, int k) {
 }
 
 // Where one block a query leaves most of the device idle.
+int64_t most_spread(const struct cuda_state *state) {
+    return state->n_multiprocessor / 6;
+}
 bool is_spread(const struct cuda_state *state, int64_t n_query, int64_t n_key) {
-    return n_query < state->n_multiprocessor && n_key >= LEAST_SPREAD_KEYS;
+    return n_query <= most_spread(state) && n_key >= LEAST_SPREAD_KEYS;
 }
 
 // Offsets into scratch, and its size, for n_query of which so many are spread at most.
@@ -291,7 +401,7 @@ enum status gather(struct backend *backend, const struct select_chunk *chunk, in
 } // namespace
 
 int64_t index_select_bytes(const struct cuda_state *state, int64_t n_query, int64_t n_key, int k) {
-    int64_t n_spread = n_key < LEAST_SPREAD_KEYS ? 0 : min(n_query, state->n_multiprocessor - 1L);
+    int64_t n_spread = n_key < LEAST_SPREAD_KEYS ? 0 : min(n_query, most_spread(state));
     return layout_make(state, n_query, n_spread, k).bytes;
 }
 
