@@ -159,7 +159,7 @@ enum status reading_run(struct job *job, const struct reading *reading, int64_t 
     double begun = profile_begin(&job->profile, PHASE_IO);
     if (reading->held == 0)
         TRY(agreed(job, context_restore(job->session, &context, reading->logprob, &restored)));
-    profile_end(&job->profile, PHASE_IO, begun);
+    profile_end(&job->profile, PHASE_IO, begun + restored.probe_s);
     *n_restored = restored.n - reading->held;
     job->tokens_restored += *n_restored;
     job->tokens_probed += restored.n_probed;

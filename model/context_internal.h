@@ -52,7 +52,7 @@ struct context_segment {
     char logprobs_digest[DIGEST_BYTES];
 };
 
-enum { CONTEXT_MOST_SEGMENTS = 512 }; // the save behind them writes all anew
+enum { CONTEXT_MOST_SEGMENTS = 128 }; // the save behind them writes all anew
 struct context_manifest {
     int64_t n_token, done; // of the document, and of those the ones that are saved
     int64_t page_bytes;

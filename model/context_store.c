@@ -1,3 +1,4 @@
+#include "dist/cluster.h"
 #include "model/context_internal.h"
 #include "model/durable.h"
 
@@ -209,16 +210,21 @@ static enum status restore(struct context_access *a, const struct context_found 
     struct context_source own;
     int64_t n = found->n, n_scored = n < m->done ? n + 1 : n;
     int64_t n_probed = context_probe_length(a, n);
-    double disparity = 0;
+    double disparity = 0, begun, probe_s;
     if (logprob) TRY(share_logprobs(a, n_scored));
+    begun = cluster_seconds();
     if (n_probed) TRY(context_probe(a, n_probed, &disparity));
+    probe_s = cluster_seconds() - begun;
     TRY(place_tokens(s, m, n));
     TRY(read_pages(a, n));
     TRY(check_probe(disparity));
     TRY(take_state(s, m));
     if (logprob) memcpy(logprob, a->logprob, (size_t)n_scored * sizeof *logprob);
-    *out = (struct context_restored){
-        .n = n, .n_probed = n_probed, .disparity = disparity, .n_scored = n_scored};
+    *out = (struct context_restored){.n = n,
+                                     .n_probed = n_probed,
+                                     .disparity = disparity,
+                                     .probe_s = probe_s,
+                                     .n_scored = n_scored};
     context_source_of(a->context, &own);
     if (strcmp(own.key, a->source.key) != 0)
         snprintf(out->like, sizeof out->like, "%s", m->name[0] ? m->name : a->source.key);

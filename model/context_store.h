@@ -56,6 +56,7 @@ struct context_restored {
     int64_t n;        // tokens that the session holds now; 0: nothing was found
     int64_t n_probed; // of those, first ones that were computed to compare
     double disparity; // by which they differed from the saved ones, as a part of them
+    double probe_s;   // seconds of that, in phases of their own
     int64_t n_scored; // entries of logprob that are known: n, or n + 1, the last of which an append
                       // behind the n tokens does not know
     char like[CONTEXT_LIKE_BYTES]; // of another context: its name, or else its key; "": of this one

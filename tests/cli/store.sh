@@ -33,6 +33,12 @@ for ranks in 1 2 3; do
 done
 expect "inspect a store" 0 "2000 of 2000 tokens, K/V F32, log-probabilities" inspect "$store"
 expect "inspect a context" 0 "ids, 2000 of 2000 tokens" inspect "$store"/*
+cp "$work/log" "$work/seen"
+head -c 5000000 /dev/zero >"$(echo "$store"/*)/pages-99" # what a killed save left
+expect "inspect beside leftovers" 0 " MiB in 1 save, " inspect "$store"/*
+same "leftovers do not count" "$(md5sum <"$work/log")" "$(md5sum <"$work/seen")"
+score "with leftovers" leftovers --set store.dir="$store"
+same "leftovers go" "$(find "$store" -name 'pages-*' | wc -l)" 1
 
 # Documents that begin alike: one that grew, then one whose end is another.
 { cat "$work/ids" && seq 0 99; } >"$work/grown"
@@ -113,7 +119,7 @@ for ranks in 1 2; do
     same "and read the rest" "$(counted "signal$ranks" tokens_read)" $((16000 - restored))
 done
 n_stop=0
-while (stopping time 1 --set run.max_seconds=0.3); [ $? -eq 75 ] && [ $n_stop -lt 100 ]; do
+while (stopping time 1 --set run.max_seconds=0.3 --set prefill.chunk=2000); [ $? -eq 75 ] && [ $n_stop -lt 100 ]; do
     n_stop=$((n_stop + 1))
 done
 if [ $n_stop -ge 1 ] && [ $n_stop -lt 100 ]; then passed; else failed "$n_stop stops by time" "$work/log"; fi

@@ -340,13 +340,34 @@ static void test_saves(void **state) {
     checkpoint_close(&context_test_checkpoint);
 }
 
+// The list of saves does not grow without end.
+static void test_many_saves(void **state) {
+    (void)state;
+    enum { MOST = 128 };
+    if (mpi_test_comm.size > 1) return;
+    context_test_open_checkpoint("tiny-llama");
+    struct context context = context_test_named("many saves");
+    struct session *session = context_test_open_session(&mpi_test_comm, &context_test_plain);
+    for (int i = 1; i <= MOST + 2; i++) {
+        context_test_append(session, i - 1, 1, NULL, NULL);
+        context_test_succeed(context_save(session, &context, NULL));
+        assert_true(bytes_of(&context, i) > 0);
+        assert_int_equal(bytes_of(&context, 1) > 0, i <= MOST);
+    }
+    assert_true(bytes_of(&context, MOST + 1) > 0); // all of them
+    assert_int_equal(bytes_of(&context, MOST), 0);
+    expect_restored(&context, MOST + 2);
+    session_close(&session);
+    checkpoint_close(&context_test_checkpoint);
+}
+
 int main(int argc, char **argv) {
     mpi_test_start(&argc, &argv);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_restored),  cmocka_unit_test(test_same_bits),
         cmocka_unit_test(test_parts),     cmocka_unit_test(test_nothing),
         cmocka_unit_test(test_lost_rows), cmocka_unit_test(test_beside),
-        cmocka_unit_test(test_saves),
+        cmocka_unit_test(test_saves),     cmocka_unit_test(test_many_saves),
     };
     return mpi_test_stop(
         cmocka_run_group_tests_name("context store", tests, context_test_open, context_test_close));
