@@ -16,6 +16,9 @@ enum {
     CACHE_LINE = 64,
 };
 
+_Static_assert(ATTENTION_IN_PLACE_TILE + QUAD <= ATTENTION_KEY_TILE,
+               "scores of keys that repeat the last stay in their row");
+
 // Brings the row that takes the place of `row` in the next tile into the second-level cache: into
 // the first, as many as a tile's would wait for one another.
 ALWAYS_INLINE void read_ahead(const enum dtype dtype, const struct kv_rows *rows, int row) {

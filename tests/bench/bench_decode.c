@@ -1,7 +1,8 @@
 // Attention of one token, and of a few, over long contexts on every instruction set: GB/s of the
 // keys and values that it sees, beside the rate at which the same threads only read memory. Calls
 // go round blocks that no cache holds together, as the layers of a network do. Sparse: each query's
-// list is every eighth row, shared by all heads. `bench_decode [threads [instruction set]]`.
+// list is every eighth row, shared by all heads. `bench_decode [threads [instruction set
+// [shape]]]`.
 #include <math.h>
 #include <omp.h>
 #include <stdio.h>
@@ -145,7 +146,7 @@ static double decode_rate(struct backend *backend, const struct shape *s, enum d
            seconds[n_call / 2];
 }
 
-static void bench(enum isa isa, int n_thread, enum dtype query, enum dtype kv) {
+static void bench(enum isa isa, int n_thread, enum dtype query, enum dtype kv, const char *only) {
     static const char *const name[] = {[ISA_PLAIN] = "plain",
                                        [ISA_AVX2] = "avx2",
                                        [ISA_AVX512] = "avx512",
@@ -158,6 +159,7 @@ static void bench(enum isa isa, int n_thread, enum dtype query, enum dtype kv) {
            dtype_info[query].name, dtype_info[kv].name, ceiling / 1e9, n_thread);
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         const struct shape *s = &shapes[i];
+        if (only && !strstr(s->name, only)) continue;
         double rate = decode_rate(&backend, s, query, kv);
         printf(
             "  %-22s %3d:%-2d heads of %3d/%-3d, %lld queries, %5lld keys: %6.1f GB/s, %3.0f %%\n",
@@ -176,12 +178,12 @@ int main(int argc, char **argv) {
     bool bf16_products = backend.bf16_products;
     backend_close(&backend);
     // A limit above what the processor has means its best.
-    const char *only = argc > 2 ? argv[2] : NULL;
-    if (!only || !strcmp(only, "plain")) bench(ISA_PLAIN, n_thread, DTYPE_F32, DTYPE_BF16);
-    if (!only || !strcmp(only, "avx2")) bench(ISA_AVX2, n_thread, DTYPE_F32, DTYPE_BF16);
-    if (!only || !strcmp(only, "avx512")) bench(ISA_AVX512, n_thread, DTYPE_F32, DTYPE_BF16);
-    if (!only || !strcmp(only, "fp32")) bench(ISA_AVX512, n_thread, DTYPE_F32, DTYPE_F32);
+    const char *only = argc > 2 ? argv[2] : NULL, *shape = argc > 3 ? argv[3] : NULL;
+    if (!only || !strcmp(only, "plain")) bench(ISA_PLAIN, n_thread, DTYPE_F32, DTYPE_BF16, shape);
+    if (!only || !strcmp(only, "avx2")) bench(ISA_AVX2, n_thread, DTYPE_F32, DTYPE_BF16, shape);
+    if (!only || !strcmp(only, "avx512")) bench(ISA_AVX512, n_thread, DTYPE_F32, DTYPE_BF16, shape);
+    if (!only || !strcmp(only, "fp32")) bench(ISA_AVX512, n_thread, DTYPE_F32, DTYPE_F32, shape);
     if (bf16_products && (!only || !strcmp(only, "avx512bf16")))
-        bench(ISA_AVX512_BF16, n_thread, DTYPE_BF16, DTYPE_BF16);
+        bench(ISA_AVX512_BF16, n_thread, DTYPE_BF16, DTYPE_BF16, shape);
     return 0;
 }
