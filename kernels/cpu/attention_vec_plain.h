@@ -11,6 +11,8 @@ enum { VEC_WIDTH = 4, PANEL_VECS = 2, SUMS = 8 };
 
 typedef float vec __attribute__((vector_size(16)));
 typedef int32_t vec_int __attribute__((vector_size(16)));
+typedef uint32_t vec_bits __attribute__((vector_size(16)));
+typedef bf16 vec_bf16 __attribute__((vector_size(8)));
 
 static inline vec vec_load(const float *x) {
     vec v;
@@ -18,8 +20,9 @@ static inline vec vec_load(const float *x) {
     return v;
 }
 static inline vec vec_load_bf16(const bf16 *x) {
-    return (vec){bf16_to_float(x[0]), bf16_to_float(x[1]), bf16_to_float(x[2]),
-                 bf16_to_float(x[3])};
+    vec_bf16 v;
+    memcpy(&v, x, sizeof v);
+    return (vec)(__builtin_convertvector(v, vec_bits) << 16);
 }
 static inline void vec_store(float *x, vec v) {
     memcpy(x, &v, sizeof v);
