@@ -20,7 +20,8 @@ static void give_up(struct comm *comm) {
 }
 
 static enum status late(struct comm *comm, const char *operation, int source, int destination) {
-    const char *advice = "see whether it still runs; a longer deadline helps only if it is slow";
+    const char *advice = "see whether it still runs, or waits for another one; a longer deadline "
+                         "helps only if it is slow";
     char other[HOST_BYTES + 32] = "";
     give_up(comm);
     if (source == NCCL_EVERY_RANK)

@@ -102,7 +102,8 @@ enum status lane_too_late(const struct lane *lane, const char *operation, double
     const struct mpi_ranks *ranks = lane->ranks;
     int peer = lane->posted[lane->next].peer;
     const char *own_host = ranks->host[ranks->rank];
-    const char *advice = "see whether it still runs; a longer deadline helps only if it is slow";
+    const char *advice = "see whether it still runs, or waits for another one; a longer deadline "
+                         "helps only if it is slow";
     if (peer == EVERY_RANK)
         FAIL(ERR_RANK, "%s on rank %d (%s): some rank did not take part within %g s: %s", operation,
              ranks->rank, own_host, deadline_s, advice);

@@ -1,6 +1,7 @@
 // Halka: parse the options, start the ranks, do what the verb says, print one message when it
 // fails. The only place that prints errors and chooses the exit code.
 #include <stdio.h>
+#include <time.h>
 
 #include "launcher/beacon_files.h"
 #include "launcher/stop.h"
@@ -47,6 +48,12 @@ static bool print_text(const struct options *options) {
     return true;
 }
 
+// Ranks that miss another one do so within a moment: the lowest of them tells of it for all, and
+// ends them before their turn comes.
+static void wait_turn(int rank) {
+    nanosleep(&(struct timespec){.tv_sec = rank < 5 ? rank : 5}, NULL);
+}
+
 int main(int argc, char **argv) {
     struct options options;
     struct cluster cluster = {0};
@@ -67,6 +74,7 @@ int main(int argc, char **argv) {
     bool alone = job.working && !status_is_shared();
     if (status != OK && (alone || status == ERR_RANK)) {
         status_context(status, "rank %d (%s)", cluster.rank, cluster.host);
+        if (status == ERR_RANK) wait_turn(cluster.rank);
         print_error(&options, status);
         cluster_abort(&cluster, status);
     }
