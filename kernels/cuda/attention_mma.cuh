@@ -33,7 +33,8 @@ __device__ inline void load_rows(bf16_t *to, const bf16_t *from, int64_t stride,
     for (int i = threadIdx.x; i < N_ROW * kChunks; i += N_THREAD) {
         int row = i / kChunks, col = i % kChunks * 8;
         bool valid = row < n_row;
-        copy_async_16(to + row * (N_COL + 8) + col, from + (valid ? row * stride + col : 0), valid);
+        copy_async_16_of_256(to + row * (N_COL + 8) + col, from + (valid ? row * stride + col : 0),
+                             valid);
     }
 }
 

@@ -44,6 +44,14 @@ __device__ inline void copy_async_16(void *shared, const void *global, bool vali
                  "r"(bytes)
                  : "memory");
 }
+// Likewise; the second-level cache reads the 256 bytes that they are of, for what is all read soon.
+__device__ inline void copy_async_16_of_256(void *shared, const void *global, bool valid) {
+    uint32_t at = (uint32_t)__cvta_generic_to_shared(shared);
+    int bytes = valid ? 16 : 0;
+    asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16, %2;\n" ::"r"(at), "l"(global),
+                 "r"(bytes)
+                 : "memory");
+}
 // Likewise 4 bytes.
 __device__ inline void copy_async_4(void *shared, const void *global, bool valid) {
     uint32_t at = (uint32_t)__cvta_generic_to_shared(shared);

@@ -69,6 +69,7 @@ static const struct index_case exact_cases[] = {
     {"4 heads of 64, decode", 1, 9000, 4, 64, 2048, DTYPE_BF16, EXACT, 8999, 1},
     {"many long rows", 40, 9000, 1, 32, 50, DTYPE_BF16, EXACT, 8960, 1},
     {"many long rows, all equal", 40, 9000, 1, 32, 700, DTYPE_BF16, ALL_EQUAL, 8960, 1},
+    {"rows of two long blocks, all equal", 25, 17200, 1, 32, 300, DTYPE_BF16, ALL_EQUAL, 17170, 1},
     {"k = 2048", 3, 5000, 2, 32, 2048, DTYPE_F8_E4M3, EXACT, 4998, 1},
     {"k = 3000", 2, 7000, 1, 16, 3000, DTYPE_F32, EXACT, 6998, 1},
     {"decode", 1, 5000, 64, 128, 2048, DTYPE_F8_E4M3, EXACT, 4999, 1},
@@ -340,6 +341,7 @@ static void test_exact_scores(void **state) {
             check_exact(c, b, &d, (struct split){370, 2, false});
             check_exact(c, b, &d, (struct split){600, 1, true});
             if (c->n_key > 8192) check_exact(c, b, &d, (struct split){8192, 0, true});
+            if (c->n_key > 16384) check_exact(c, b, &d, (struct split){8600, 0, true});
         }
         index_data_close(&d);
     }
