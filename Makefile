@@ -28,7 +28,7 @@ CUDA_sm90a := -gencode arch=compute_90a,code=sm_90a
 ifneq ($(CUDA),)
 CFLAGS += -fPIC -I$(CUDA_HOME)/include
 LDLIBS += -L$(CUDA_HOME)/lib64 -lnccl -lcublas -lcublasLt -lcudart -lstdc++
-RPATH := -Wl,-rpath,'$$ORIGIN:$$ORIGIN/lib:$$ORIGIN/../lib:$$ORIGIN/../..:$$ORIGIN/../../lib'
+RPATH := -Wl,--disable-new-dtags,-rpath,'$$ORIGIN:$$ORIGIN/lib:$$ORIGIN/../lib:$$ORIGIN/../..:$$ORIGIN/../../lib'
 endif
 # OpenMPI's own wrapper knows its libraries; the file suffix alone carries instruction-set flags.
 ISA_avx2       := -mavx2 -mfma -mf16c
@@ -93,7 +93,7 @@ format:
 fuzz:
 	scripts/fuzz.sh
 # The small libraries that a GPU machine may lack, beside the program: build/cuda can be copied there.
-BUNDLED := config|microhttpd|jansson|pcre2-8|utf8proc|xxhash|crypto|hwloc|dnnl|OpenCL|udev|cmocka
+BUNDLED := config|microhttpd|gnutls|p11-kit|idn2|unistring|tasn1|nettle|hogweed|gmp|ffi|jansson|pcre2-8|utf8proc|xxhash|crypto|hwloc|dnnl|OpenCL|udev|cmocka
 bundle: all
 	@mkdir -p $(BUILD)/lib
 	ldd $(BUILD)/halka $(wildcard $(BUILD)/tests/unit/test_fp8) | awk '/=> \// { print $$3 }' | sort -u | \
