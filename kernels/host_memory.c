@@ -11,10 +11,10 @@ enum status host_alloc(struct backend *backend, int64_t bytes, void **out) {
     (void)backend;
     *out = NULL;
     if (bytes < 0) FAIL(ERR_INTERNAL, "asked to allocate %lld bytes", (long long)bytes);
-    // aligned_alloc wants a multiple of the alignment; 0 bytes still get a pointer of their own.
-    size_t rounded = ((size_t)bytes / HOST_ALIGNMENT + 1) * HOST_ALIGNMENT;
     bool is_large = bytes >= LARGE_PAGE;
-    *out = aligned_alloc(is_large ? LARGE_PAGE : HOST_ALIGNMENT, rounded);
+    size_t alignment = is_large ? LARGE_PAGE : HOST_ALIGNMENT;
+    // aligned_alloc wants a multiple of the alignment; 0 bytes still get a pointer of their own.
+    *out = aligned_alloc(alignment, ((size_t)bytes / alignment + 1) * alignment);
     if (!*out)
         FAIL(ERR_MEMORY, "cannot allocate %lld bytes: use more ranks or a smaller prefill chunk",
              (long long)bytes);
