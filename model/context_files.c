@@ -55,8 +55,7 @@ char *context_path(const char *dir, const char *key, const char *name) {
     return n < 0 ? NULL : path;
 }
 
-// So that the folder's new entry is on the disk.
-static enum status sync_folder(const char *path) {
+enum status context_folder_sync(const char *path) {
     int folder = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (folder < 0) FAIL(ERR_IO, "cannot open %s: %s", path, strerror(errno));
     enum status status = durable_sync(folder, path);
@@ -64,15 +63,29 @@ static enum status sync_folder(const char *path) {
     return status;
 }
 
+// NFS locks what is open for writing. Who may not write is content with less: nobody removes files
+// of a store that is read-only.
+static int open_lock(const char *folder, bool write) {
+    char *path = NULL;
+    if (asprintf(&path, "%s/lock", folder) < 0) return -1;
+    int file = open(path, O_RDWR | O_CLOEXEC | (write ? O_CREAT : 0), 0666);
+    if (file < 0 && !write) file = open(path, O_RDONLY | O_CLOEXEC);
+    if (file < 0 && !write) file = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    free(path);
+    return file;
+}
+
 enum status context_folder_open(const char *dir, const char *folder, bool write, int *out) {
     *out = -1;
     if (write) {
         TRY(durable_folder(folder, "context folder", "store.dir"));
-        TRY(sync_folder(dir));
+        TRY(context_folder_sync(dir));
     }
-    int file = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int file = open_lock(folder, write);
     if (file < 0 && errno == ENOENT && !write) return OK;
-    if (file < 0) FAIL(ERR_IO, "cannot open %s: %s", folder, strerror(errno));
+    if (file < 0)
+        FAIL(write ? ERR_CREATE : ERR_IO, "cannot open %s%s: %s", folder, write ? "/lock" : "",
+             strerror(errno));
     context_folder_share(file);
     *out = file;
     return OK;

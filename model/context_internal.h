@@ -26,9 +26,12 @@ enum context_file { CONTEXT_PAGES, CONTEXT_LOGPROBS, CONTEXT_IDS, CONTEXT_PART, 
 enum { CONTEXT_NAME_BYTES = 40 };
 void context_name(enum context_file kind, int64_t generation, char out[CONTEXT_NAME_BYTES]);
 
-// A descriptor of DIR/KEY, which is made for writing, with a shared lock that goes with it: no
-// file of any generation is removed meanwhile. *out -1: the folder is to be read and is not there.
+// A descriptor of DIR/KEY/lock, which is made with its folder for writing, with a shared lock that
+// goes with it: no file of any generation is removed meanwhile. *out -1: the folder is to be read
+// and is not there.
 enum status context_folder_open(const char *dir, const char *folder, bool write, int *out);
+// Its new entries are on the disk then.
+enum status context_folder_sync(const char *folder);
 // Its lock is shared, whatever it was.
 void context_folder_share(int lock);
 // Makes the pages of the next generation, of that many bytes.

@@ -149,10 +149,10 @@ static enum status commit(struct context_access *a) {
     enum status status = OK;
     char *text = context_manifest_print(&a->manifest, a->session, &a->source);
     if (!text) FAIL(ERR_MEMORY, "no memory for %s", a->manifest_path);
-    TRY_OR(done, durable_sync(a->lock, a->folder)); // the files' names
+    TRY_OR(done, context_folder_sync(a->folder)); // the files' names
     TRY_OR(done, durable_put(a->path[CONTEXT_PART], a->manifest_path, text, strlen(text)));
     a->committed = true;
-    TRY_OR(done, durable_sync(a->lock, a->folder));
+    TRY_OR(done, context_folder_sync(a->folder));
     context_stored_set(a->session, text, a->manifest.done);
     context_access_clean(a, text, false);
 done:

@@ -231,7 +231,7 @@ static enum status restore(struct context_access *a, const struct context_found 
     else if (n == m->done)
         context_stored_set(s, found->text.text, n);
     if (!context_access_root(a)) return OK;
-    (void)futimens(found->lock, NULL); // when it was last of use
+    (void)utimensat(AT_FDCWD, a->folder, NULL, 0); // when it was last of use
     a->lock = found->lock;
     context_access_clean(a, found->text.text, true);
     a->lock = -1;

@@ -2,7 +2,7 @@
 //   DIR/KEY/pages-G      what save G found new: of each layer the rows of keys, values, index keys,
 //                        page by page of CONTEXT_PAGE positions (context_pages.c)
 //   DIR/KEY/logprobs-G   fp32 by position, where the session scored
-//   DIR/KEY/tokens       int32 ids of the whole document
+//   DIR/KEY/tokens, lock int32 ids of the whole document; what flock takes
 //   DIR/KEY/manifest.json   geometry, digests, tokens done, last state: lists the G whose files are
 // valid, one behind the other, none of which is changed again. (On KEY: context_key.)
 #ifndef HALKA_MODEL_CONTEXT_STORE_H
