@@ -95,7 +95,7 @@ cp "$work/count" "$work/many/a.txt"
 RANKS=2 score "glob" glob --document "$work/many/*.txt"
 same "glob: results" "$(wc -l <"$work/glob/results.jsonl")" 2
 score "lifted context" lifted --document "$work/text" --set model.context=20000
-same "lifted context: nothing beyond" "$(number tokens_beyond_training "$work/lifted/report.json" 7)" 0
+same "lifted context: nothing beyond" "$(number tokens_beyond_training "$work/lifted/report.json" 8)" 0
 RANKS=2 expect "plan" 0 "keys and values" plan --model "$model" --document "$work/text"
 expect "inspect" 0 "rope" inspect "$model"
 expect "inspect answers" 0 "2 results" inspect "$work/one"
