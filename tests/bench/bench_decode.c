@@ -57,14 +57,15 @@ static const struct shape shapes[] = {
     {"sparse 16 latent heads", 1, 32768, 16, 1, 576, 512, true, true},
 };
 
-// Random rows repeat after a few thousand: values do not matter, only that none is tiny.
-static void *repeated(enum dtype dtype, int64_t n_row, int64_t n_col) {
-    int64_t unit = dtype_bytes(dtype, PATTERN * (int64_t)16),
-            bytes = dtype_bytes(dtype, n_row * n_col);
-    void *pattern = random_vector(dtype, PATTERN * (int64_t)16, 1, 5);
-    char *out = test_alloc(bytes);
+// Random rows repeat after a few thousand: values do not matter, only that none is tiny. The
+// backend's memory, as a session's keys and values have.
+static char *repeated(struct backend *backend, enum dtype dtype, int64_t n_row, int64_t n_col) {
+    int64_t unit = dtype_bytes(dtype, PATTERN * (int64_t)16);
+    int64_t bytes = dtype_bytes(dtype, n_row * n_col);
+    void *pattern = random_vector(dtype, PATTERN * (int64_t)16, 1, 5), *out;
+    require(backend->ops->alloc(backend, bytes, &out));
     for (int64_t at = 0; at < bytes; at += unit)
-        memcpy(out + at, pattern, (size_t)(bytes - at < unit ? bytes - at : unit));
+        memcpy((char *)out + at, pattern, (size_t)(bytes - at < unit ? bytes - at : unit));
     free(pattern);
     return out;
 }
@@ -122,8 +123,9 @@ static double decode_rate(struct backend *backend, const struct shape *s, enum d
     int64_t key_bytes = dtype_bytes(kv, s->n_key * a.key_stride);
     int64_t value_bytes = s->value_in_key ? 0 : dtype_bytes(kv, s->n_key * a.value_stride);
     int64_t n_block = BLOCKS_BYTES / (key_bytes + value_bytes) + 1;
-    char *key = repeated(kv, n_block * s->n_key, a.key_stride);
-    char *value = s->value_in_key ? NULL : repeated(kv, n_block * s->n_key, a.value_stride);
+    char *key = repeated(backend, kv, n_block * s->n_key, a.key_stride);
+    char *value =
+        s->value_in_key ? NULL : repeated(backend, kv, n_block * s->n_key, a.value_stride);
     if (s->value_in_key) a.value_stride = a.key_stride;
     int k = (int)(s->n_key / SPARSE_STEP);
     int32_t n_selected[8], *row = every_eighth(s, k, n_selected);
@@ -140,7 +142,9 @@ static double decode_rate(struct backend *backend, const struct shape *s, enum d
         seconds[n_call] = now() - start;
     }
     qsort(seconds, (size_t)n_call, sizeof *seconds, by_size);
-    void *all[] = {(void *)a.query, a.out, a.lse, key, value, row};
+    backend->ops->free(backend, key);
+    backend->ops->free(backend, value);
+    void *all[] = {(void *)a.query, a.out, a.lse, row};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
     return (double)(key_bytes + value_bytes) / (s->is_sparse ? SPARSE_STEP : 1) /
            seconds[n_call / 2];
