@@ -13,10 +13,9 @@
 #include "kernels/visible_keys.h"
 
 enum {
-    MIN_TASK = 64,            // tasks below which keys are split
-    MIN_SPLIT_KEY = 256,      // fewest keys worth a task of their own
-    MIN_SPLIT_IN_PLACE = 128, // the same where few rows make few partials
-    MAX_HEADS_ROW = 128,      // most rows of all heads that share a task
+    MIN_TASK = 64,       // tasks below which keys are split
+    MIN_SPLIT_KEY = 256, // fewest keys worth a task of their own: the first tile waits
+    MAX_HEADS_ROW = 128, // most rows of all heads that share a task
     // Rows of a task, multiples of the row block: as many as keep query and sum within the L2
     // cache, but never so few that the 128 heads of latent attention need two packings of a key.
     MIN_ROW = 132,
@@ -132,8 +131,7 @@ static void shape_split(struct shape *s, const struct attention_args *a) {
     int64_t n_task = s->n_row_tile * a->n_kv_head / s->n_task_head;
     if (n_task == 0 || n_task >= MIN_TASK) return;
     int64_t most_key = visible_longest(a, s->n_task_row);
-    int64_t least_key = s->in_place ? MIN_SPLIT_IN_PLACE : MIN_SPLIT_KEY;
-    int64_t n = min64(divide_up(MIN_TASK, n_task), most_key / least_key);
+    int64_t n = min64(divide_up(MIN_TASK, n_task), most_key / MIN_SPLIT_KEY);
     if (n > 1) s->n_split = (int)n;
 }
 
@@ -527,7 +525,7 @@ int64_t cpu_attention_scratch_bytes(const struct cpu_state *state,
     shape_slices(&s);
     // Keys are split into ranges until there are MIN_TASK tasks; each range but the first keeps the
     // partial of its rows.
-    int64_t n_row = min64(shape->n_token * shape->n_head * (shape->n_key / MIN_SPLIT_IN_PLACE),
+    int64_t n_row = min64(shape->n_token * shape->n_head * (shape->n_key / MIN_SPLIT_KEY),
                           MIN_TASK * (int64_t)s.n_task_row);
     return intervals_bytes(shape->n_token) + state->n_thread * s.bytes +
            n_row * (shape->value_dim + 1) * (int64_t)sizeof(float);
