@@ -52,7 +52,7 @@ static void clear(struct context_access *a) {
 static enum status take_base(struct context_access *a, bool scored) {
     const struct session *s = a->session;
     const struct context_manifest *m = &a->manifest;
-    char digest[DIGEST_BYTES];
+    char digest[DIGEST_BYTES] = "";
     void *text = NULL;
     enum status status = read_manifest(a, &text);
     if (text) digest_bytes(text, strlen(text), digest);

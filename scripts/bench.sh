@@ -49,6 +49,15 @@ best_seconds() { # RANKS OUTPUT ARGUMENTS...
     done
     echo "$best"
 }
+# Tokens/s of an answer behind what was read, best of the runs: its first token comes with the reading.
+best_decode() { # RANKS ARGUMENTS...
+    local ranks=$1
+    shift
+    for _ in $(seq "$runs"); do
+        runs=1 best_seconds "$ranks" "$work/out" "$@" >"$work/seconds"
+        sed -n 's/.*"n_generated": *\([0-9]*\).*"seconds": *\([0-9.e-]*\).*/\1 \2/p' "$work/out/results.jsonl"
+    done | awk '$2 > 0 && ($1 - 1) / $2 > best { best = ($1 - 1) / $2 } END { print best + 0 }'
+}
 # peer WIDTH N RATE ARGUMENT...: the row of llama-bench beside Halka's rate on one rank.
 peer() {
     local width=$1 n=$2 rate=$3
@@ -103,15 +112,10 @@ for part in "${parts[@]}"; do
             ids $n >"$work/tokens"
             one=
             for ranks in 1 2; do
-                # The difference of a long and a short answer leaves the prefill out.
-                answer=(--tokens "$work/tokens" --task answer --set task.temperature=0)
-                short=$(best_seconds $ranks "$work/out" "${answer[@]}" --set task.max_tokens=1)
-                long=$(best_seconds $ranks "$work/out" "${answer[@]}" --set task.max_tokens=65)
-                made=$(grep -o '"n_generated": *[0-9]*' "$work/out/results.jsonl" | grep -o '[0-9]*$')
-                awk -v n=$n -v r=$ranks -v a="$short" -v b="$long" -v made="${made:-0}" 'BEGIN {
-                    if (b > a && made > 1) printf "%15d %6d %9.1f\n", n, r, (made - 1) / (b - a)
-                    else printf "%15d %6d no figure (%d tokens made)\n", n, r, made }'
-                one=${one:-$(awk "BEGIN { print (${made:-0} - 1) / ($long - $short) }")}
+                rate=$(best_decode $ranks --tokens "$work/tokens" --task answer --set task.temperature=0 \
+                    --set task.max_tokens=65 --set task.evidence=0)
+                printf '%15d %6d %9.1f\n' $n $ranks "$rate"
+                one=${one:-$rate}
             done
             peer 15 $n "$one" -p 0 -n 64 -d $n
         done
