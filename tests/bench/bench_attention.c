@@ -1,28 +1,16 @@
 // Attention rates of every instruction set, one thread unless a count is given: GFLOP/s of causal,
-// full and windowed prefill beside those of a large matrix product of the same type, how the time
-// of a window grows with the length, and GB/s of decode. oneDNN keeps the best instruction set of
-// the processor, whatever limit attention is given. One visible (query, key) pair of a head counts
-// 2 * (head_dim + value_dim) operations.
+// full and windowed prefill beside those of a large matrix product of the same type, and how the
+// time of a window grows with the length (bench_decode has few queries). oneDNN keeps the best
+// instruction set of the processor, whatever limit attention is given. One visible (query, key)
+// pair of a head counts 2 * (head_dim + value_dim) operations.
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
 
 #include "tests/common/cases.h"
+#include "tests/common/measure.h"
 
 enum { N_REPEAT = 3, MATMUL_SIZE = 1024 };
-
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-static void require(enum status status) {
-    if (status == OK) return;
-    fprintf(stderr, "%s\n", status_message());
-    exit(1);
-}
 
 enum { EVERY = 1 << 30 };
 struct shape {
@@ -45,12 +33,6 @@ static const struct shape linear[][2] = {
     {{"window 512", 32768, 32768, 3, 1, 64, 511, 0},
      {"window 512", 262144, 262144, 3, 1, 64, 511, 0}},
 };
-static const struct shape decode[] = {
-    {"decode", 1, 8192, 9, 3, 64, EVERY, 0},        {"decode", 1, 32768, 9, 3, 64, EVERY, 0},
-    {"decode", 1, 8192, 32, 8, 128, EVERY, 0},      {"decode", 1, 32768, 32, 8, 128, EVERY, 0},
-    {"window 4096", 1, 32768, 32, 8, 128, 4095, 0},
-};
-
 static double matmul_rate(struct backend *backend, enum dtype dtype) {
     int64_t n = MATMUL_SIZE;
     struct weight weight = random_weight(dtype, n, n, 0, 1);
@@ -65,9 +47,9 @@ static double matmul_rate(struct backend *backend, enum dtype dtype) {
                                .out_stride = n};
     double best = INFINITY;
     for (int i = 0; i < 2 * N_REPEAT; i++) {
-        double start = now();
-        require(backend->ops->matmul(backend, &args));
-        best = fmin(best, now() - start);
+        double start = measure_now();
+        measure_require(backend->ops->matmul(backend, &args));
+        best = fmin(best, measure_now() - start);
     }
     free((void *)weight.data);
     free(x);
@@ -108,12 +90,12 @@ static double attention_seconds(struct backend *backend, const struct shape *s, 
     a.end_visible = s->ahead == EVERY ? NULL : end;
     a.out = test_alloc(s->n_query * query_col * 4);
     a.lse = test_alloc(s->n_query * s->n_head * 4);
-    double best = INFINITY, begun = now(); // short runs are repeated for a second
+    double best = INFINITY, begun = measure_now(); // short runs are repeated for a second
     int n_repeat = s->n_query > 1 && s->back == EVERY ? 2 : 2 * N_REPEAT;
-    for (int i = 0; i < n_repeat || (n_repeat > 2 && now() - begun < 1); i++) {
-        double start = now();
-        require(backend->ops->attention(backend, &a));
-        best = fmin(best, now() - start);
+    for (int i = 0; i < n_repeat || (n_repeat > 2 && measure_now() - begun < 1); i++) {
+        double start = measure_now();
+        measure_require(backend->ops->attention(backend, &a));
+        best = fmin(best, measure_now() - start);
     }
     free(q);
     free(k);
@@ -140,7 +122,7 @@ static double visible_pairs(const struct shape *s) {
 static void bench(enum isa isa, const char *name, int n_thread, enum dtype query, enum dtype kv) {
     struct backend_options options = {.kind = BACKEND_CPU, .isa = isa, .n_thread = n_thread};
     struct backend backend;
-    require(backend_open(&options, &backend));
+    measure_require(backend_open(&options, &backend));
     char title[64];
     snprintf(title, sizeof title, "%-10s query %-4s K/V %-4s", name, dtype_info[query].name,
              dtype_info[kv].name);
@@ -164,13 +146,6 @@ static void bench(enum isa isa, const char *name, int n_thread, enum dtype query
                (long long)many->n_query, before * 1e3, after * 1e3,
                (long long)(many->n_query / few->n_query), after / before);
     }
-    for (size_t i = 0; i < sizeof decode / sizeof *decode; i++) {
-        const struct shape *s = &decode[i];
-        double bytes = (double)dtype_bytes(kv, 2 * (int64_t)s->n_kv_head * s->dim);
-        printf("%-12s %s %2d:%-2d heads of %3d, %5lld keys:   %6.1f GB/s\n", s->name, title,
-               s->n_head, s->n_kv_head, s->dim, (long long)s->n_key,
-               visible_pairs(s) * bytes / attention_seconds(&backend, s, query, kv) / 1e9);
-    }
     backend_close(&backend);
 }
 
@@ -178,7 +153,7 @@ int main(int argc, char **argv) {
     int n_thread = argc > 1 ? atoi(argv[1]) : 1;
     struct backend_options options = {.kind = BACKEND_CPU, .isa = ISA_AUTO, .n_thread = 1};
     struct backend backend;
-    require(backend_open(&options, &backend));
+    measure_require(backend_open(&options, &backend));
     bool bf16_products = backend.bf16_products;
     backend_close(&backend);
     // A limit above what the processor has means its best.

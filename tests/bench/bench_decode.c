@@ -8,25 +8,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "kernels/sparse.h"
 #include "tests/common/cases.h"
+#include "tests/common/measure.h"
 
-enum { BLOCKS_BYTES = 192 << 20, PATTERN = 4099, SPARSE_STEP = 8, MAX_CALL = 20000 };
+enum { BLOCKS_BYTES = 192 << 20, SPARSE_STEP = 8, MAX_CALL = 20000 };
 static const double seconds_each = 0.4;
-
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-static void require(enum status status) {
-    if (status == OK) return;
-    fprintf(stderr, "bench_decode: %s\n", status_message());
-    exit((int)status);
-}
 
 struct shape {
     const char *name;
@@ -57,29 +45,16 @@ static const struct shape shapes[] = {
     {"sparse 16 latent heads", 1, 32768, 16, 1, 576, 512, true, true},
 };
 
-// Random rows repeat after a few thousand: values do not matter, only that none is tiny. The
-// backend's memory, as a session's keys and values have.
-static char *repeated(struct backend *backend, enum dtype dtype, int64_t n_row, int64_t n_col) {
-    int64_t unit = dtype_bytes(dtype, PATTERN * (int64_t)16);
-    int64_t bytes = dtype_bytes(dtype, n_row * n_col);
-    void *pattern = random_vector(dtype, PATTERN * (int64_t)16, 1, 5), *out;
-    require(backend->ops->alloc(backend, bytes, &out));
-    for (int64_t at = 0; at < bytes; at += unit)
-        memcpy((char *)out + at, pattern, (size_t)(bytes - at < unit ? bytes - at : unit));
-    free(pattern);
-    return out;
-}
-
 static double read_rate(int n_thread) {
     int64_t n = BLOCKS_BYTES / 8;
     uint64_t *x = test_alloc(n * 8), sum = 0;
     memset(x, 1, (size_t)n * 8);
     double best = INFINITY;
     for (int i = 0; i < 8; i++) {
-        double start = now();
+        double start = measure_now();
 #pragma omp parallel for num_threads(n_thread) reduction(+ : sum)
         for (int64_t j = 0; j < n; j++) sum += x[j];
-        best = fmin(best, now() - start);
+        best = fmin(best, measure_now() - start);
     }
     free(x);
     return sum ? BLOCKS_BYTES / best : 0;
@@ -123,23 +98,23 @@ static double decode_rate(struct backend *backend, const struct shape *s, enum d
     int64_t key_bytes = dtype_bytes(kv, s->n_key * a.key_stride);
     int64_t value_bytes = s->value_in_key ? 0 : dtype_bytes(kv, s->n_key * a.value_stride);
     int64_t n_block = BLOCKS_BYTES / (key_bytes + value_bytes) + 1;
-    char *key = repeated(backend, kv, n_block * s->n_key, a.key_stride);
+    char *key = measure_random(backend, kv, n_block * s->n_key * a.key_stride);
     char *value =
-        s->value_in_key ? NULL : repeated(backend, kv, n_block * s->n_key, a.value_stride);
+        s->value_in_key ? NULL : measure_random(backend, kv, n_block * s->n_key * a.value_stride);
     if (s->value_in_key) a.value_stride = a.key_stride;
     int k = (int)(s->n_key / SPARSE_STEP);
     int32_t n_selected[8], *row = every_eighth(s, k, n_selected);
-    double begun = now(), seconds[MAX_CALL];
+    double begun = measure_now(), seconds[MAX_CALL];
     int n_call = 0;
-    for (; n_call < MAX_CALL && now() - begun < seconds_each; n_call++) {
+    for (; n_call < MAX_CALL && measure_now() - begun < seconds_each; n_call++) {
         int64_t i = n_call % n_block;
         a.key = key + i * key_bytes;
         a.value = value ? (const void *)(value + i * value_bytes) : a.key;
         const struct sparse_attention_args sparse = {a, row, n_selected, k};
-        double start = now();
-        require(s->is_sparse ? backend->ops->sparse_attention(backend, &sparse)
-                             : backend->ops->attention(backend, &a));
-        seconds[n_call] = now() - start;
+        double start = measure_now();
+        measure_require(s->is_sparse ? backend->ops->sparse_attention(backend, &sparse)
+                                     : backend->ops->attention(backend, &a));
+        seconds[n_call] = measure_now() - start;
     }
     qsort(seconds, (size_t)n_call, sizeof *seconds, by_size);
     backend->ops->free(backend, key);
@@ -157,7 +132,7 @@ static void bench(enum isa isa, int n_thread, enum dtype query, enum dtype kv, c
                                        [ISA_AVX512_BF16] = "avx512bf16"};
     struct backend_options options = {.kind = BACKEND_CPU, .isa = isa, .n_thread = n_thread};
     struct backend backend;
-    require(backend_open(&options, &backend));
+    measure_require(backend_open(&options, &backend));
     double ceiling = read_rate(n_thread);
     printf("%s, query %s, K/V %s: memory alone is read at %.1f GB/s by %d threads\n", name[isa],
            dtype_info[query].name, dtype_info[kv].name, ceiling / 1e9, n_thread);
@@ -178,7 +153,7 @@ int main(int argc, char **argv) {
     int n_thread = argc > 1 ? atoi(argv[1]) : 1;
     struct backend_options options = {.kind = BACKEND_CPU, .isa = ISA_AUTO, .n_thread = 1};
     struct backend backend;
-    require(backend_open(&options, &backend));
+    measure_require(backend_open(&options, &backend));
     bool bf16_products = backend.bf16_products;
     backend_close(&backend);
     // A limit above what the processor has means its best.

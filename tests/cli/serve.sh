@@ -17,13 +17,7 @@ if [ ! -r "$model" ]; then
     echo "skipped the rest: no demo model at $model"
     exit 77
 fi
-cat >"$work/text" <<'END'
-The ferry leaves the harbour of Velm at seven in the morning and comes back at dusk.
-
-Tickets are sold at the red kiosk beside the fish market, and dogs travel free of charge.
-
-In winter the ferry is replaced by a sledge, which is drawn by two white horses.
-END
+ferry_text >"$work/text"
 
 pid=
 start() { # OUTPUT RANKS ARGUMENT...: a service; sets pid, url, token

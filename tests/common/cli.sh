@@ -53,6 +53,16 @@ same() {
 number() {
     sed -n "${3:-1}p" "$2" | grep -oE "\"$1\": (-?[0-9.e+-]+|null)" | head -1 | sed 's/.*: //'
 }
+# A text of three paragraphs, with a fact for a question in each.
+ferry_text() {
+    cat <<'END'
+The ferry leaves the harbour of Velm at seven in the morning and comes back at dusk.
+
+Tickets are sold at the red kiosk beside the fish market, and dogs travel free of charge.
+
+In winter the ferry is replaced by a sledge, which is drawn by two white horses.
+END
+}
 finish() {
     echo "$n_passed passed, $n_failed failed"
     [ $n_failed -eq 0 ]

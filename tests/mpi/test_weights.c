@@ -19,7 +19,9 @@
 #include "tests/common/parity.h"
 
 enum { N_TOKEN = 41, N_PROMPT = 30, GGML_F32 = 0, GGML_Q8_0 = 8 };
-static const double tolerance = 2e-5; // fp32 sums of other order over a few layers
+// fp32 sums of other order over a few layers give 1e-6 to 2e-5; float32 and float64 references of
+// these networks differ by 5e-5, and a wrong shard by a thousand times that.
+static const double tolerance = 5e-5;
 
 static struct comm *const comm = &mpi_test_comm;
 
