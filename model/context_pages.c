@@ -161,7 +161,7 @@ static void transfer_close(struct transfer *t) {
 // Pages of a slab.
 static enum status transfer_open(struct transfer *t, int64_t n_page, int64_t *slab) {
     const struct session *s = t->session;
-    int64_t n = SLAB_BYTES / t->page_bytes;
+    int64_t n = t->page_bytes > 0 ? SLAB_BYTES / t->page_bytes : n_page;
     if (n > n_page) n = n_page;
     if (n < 1) n = 1;
     t->runs = malloc((size_t)sequence_max_runs(&s->sequence) * sizeof *t->runs);
