@@ -10,8 +10,6 @@
 #include "launcher/stop.h"
 #include "launcher/task.h"
 
-enum { BASELINE_TOKENS = 16 }; // generated under the empty question
-
 struct answer {
     const struct task *task;
     const struct prompt *prompt;
@@ -51,6 +49,7 @@ static enum status read_document(struct answer *a) {
                                       .n = n,
                                       .length = job_sequence_length(job, a->task->document),
                                       .kept = true,
+                                      .chunk = job->session_options.chunk,
                                       .logits = true,
                                       .progress = &progress},
                     &n_restored);
@@ -112,13 +111,6 @@ static enum status answer_question(struct answer *a, int question) {
     return OK;
 }
 
-static enum status take_baseline(struct answer *a) {
-    int64_t max_tokens = a->task->job->options->max_tokens;
-    TRY(generate(a, &a->prompt->baseline, &(struct sampler){.top_p = 1}, 0,
-                 max_tokens < BASELINE_TOKENS ? max_tokens : BASELINE_TOKENS));
-    return evidence_take_baseline(&a->evidence, a->task->job->session, a->generation.n_appended);
-}
-
 static enum status answer_all(struct answer *a) {
     struct job *job = a->task->job;
     struct document_reader reader = job_reader(job);
@@ -131,7 +123,9 @@ static enum status answer_all(struct answer *a) {
     TRY(read_document(a));
     if (job->options->evidence > 0) {
         TRY(evidence_open(job, &a->text, a->prompt->head.n, &a->evidence));
-        if (a->prompt->baseline.n > 0) TRY(take_baseline(a));
+        if (a->prompt->baseline.n > 0)
+            TRY(generation_take_baseline(job, a->prompt, a->document_end, &a->prompt->baseline,
+                                         job->options->max_tokens, &a->evidence));
     }
     for (int question = 0; question < a->task->n_line; question++) {
         if (a->task->finished[question]) continue;

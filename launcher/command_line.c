@@ -192,12 +192,10 @@ enum status options_check(const struct options *o) {
     }
     if (o->verb == VERB_SERVE) TRY(check_service(o));
     if (o->verb == VERB_PLAN && o->plan_tokens > 0) return OK;
-    if (o->verb != VERB_SERVE && o->documents.n == 0 && o->token_files.n == 0 &&
-        !o->document_list) {
+    if (o->verb != VERB_SERVE && !options_name_documents(o)) {
         FAIL(ERR_CONFIG, "no document: give --document FILE, --tokens FILE or document.list");
     }
-    bool writes = o->verb == VERB_RUN || o->verb == VERB_EVALUATE || o->verb == VERB_SERVE;
-    if (writes && (!o->output || !*o->output)) {
+    if (verb_writes(o->verb) && (!o->output || !*o->output)) {
         FAIL(ERR_CONFIG, "no output folder: give --output DIR or output.dir in the job file");
     }
     if (o->verb != VERB_EVALUATE) return OK;

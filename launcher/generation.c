@@ -1,5 +1,7 @@
 #include "launcher/generation.h"
 
+enum { BASELINE_TOKENS = 16 }; // generated under the empty question
+
 static enum status append(struct job *job, const int32_t *token, int64_t n) {
     return session_append(job->session,
                           &(struct append_args){.token = token, .n = n, .logits = true});
@@ -52,4 +54,20 @@ enum status generation_run(struct generation *g, int64_t begin, const int32_t *a
     }
     if (session_length(job->session) > job->longest) job->longest = session_length(job->session);
     return OK;
+}
+
+enum status generation_take_baseline(struct job *job, const struct prompt *prompt, int64_t begin,
+                                     const struct token_list *empty, int64_t max_tokens,
+                                     struct evidence *evidence) {
+    static const struct sampler greedy = {.top_p = 1};
+    int32_t token[BASELINE_TOKENS];
+    struct generation g = {.job = job,
+                           .prompt = prompt,
+                           .sampler = &greedy,
+                           .max_tokens =
+                               max_tokens < BASELINE_TOKENS ? max_tokens : BASELINE_TOKENS,
+                           .measures = true,
+                           .token = token};
+    TRY(generation_run(&g, begin, empty->id, empty->n));
+    return evidence_take_baseline(evidence, job->session, g.n_appended);
 }

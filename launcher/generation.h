@@ -3,6 +3,7 @@
 #ifndef HALKA_LAUNCHER_GENERATION_H
 #define HALKA_LAUNCHER_GENERATION_H
 
+#include "launcher/evidence.h"
 #include "launcher/prompt.h"
 #include "model/sampler.h"
 
@@ -29,5 +30,11 @@ struct generation {
 // `after` the session has the logits of its last token, and holds `begin`.
 enum status generation_run(struct generation *generation, int64_t begin, const int32_t *after,
                            int64_t n_after);
+
+// What an answer of up to max_tokens to the empty question, which `empty` asks behind `begin`,
+// attends to: the evidence's baseline.
+enum status generation_take_baseline(struct job *job, const struct prompt *prompt, int64_t begin,
+                                     const struct token_list *empty, int64_t max_tokens,
+                                     struct evidence *evidence);
 
 #endif

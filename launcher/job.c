@@ -384,23 +384,11 @@ enum status job_plan(struct job *job) {
     return job_plan_length(job, longest);
 }
 
-static enum status open_documents(struct job *job) {
-    const struct options *o = job->options;
-    struct document_reader reader = job_reader(job);
-    if (o->documents.n == 0 && o->token_files.n == 0 && !o->document_list) return OK;
-    TRY(document_set_open(o, &reader, &job->documents));
-    TRY(prompt_tokens_around(job, &job->around));
-    for (int i = 0; i < job->documents.n; i++) {
-        int64_t n;
-        TRY(measure_document(job, &job->documents.items[i], job->around, &n));
-    }
-    return OK;
-}
-
 enum status job_plan_service(struct job *job) {
-    int64_t context = job_context(job);
+    int64_t context = job_context(job), longest;
     double begun = profile_begin(&job->profile, PHASE_TOKENIZE);
-    TRY(comm_agree(&job->comm, job->comm.rank == 0 ? open_documents(job) : OK));
+    bool measures = job->comm.rank == 0 && options_name_documents(job->options);
+    TRY(comm_agree(&job->comm, measures ? measure_documents(job, &longest) : OK));
     TRY(comm_agree(&job->comm, document_set_share(&job->documents, comm_host(&job->comm))));
     profile_end(&job->profile, PHASE_TOKENIZE, begun);
     job->around = context < SERVICE_FORGET ? context : SERVICE_FORGET;

@@ -63,9 +63,7 @@ int main(int argc, char **argv) {
         options_close(&options);
         return 0;
     }
-    bool stops =
-        options.verb == VERB_RUN || options.verb == VERB_EVALUATE || options.verb == VERB_SERVE;
-    if (parsed == OK && stops) stop_watch();
+    if (parsed == OK && verb_writes(options.verb)) stop_watch();
     enum status status = cluster_start(&argc, &argv, (int)options.threads, &cluster);
     if (status == OK) status = job_open_ranks(&job, parsed);
     if (status == OK) status = do_verb(&job);

@@ -23,6 +23,14 @@ const char *verb_name(enum verb verb) {
     return verb_help[verb][0];
 }
 
+bool verb_writes(enum verb verb) {
+    return verb == VERB_RUN || verb == VERB_EVALUATE || verb == VERB_SERVE;
+}
+
+bool options_name_documents(const struct options *o) {
+    return o->documents.n > 0 || o->token_files.n > 0 || o->document_list;
+}
+
 const struct option *option_find(const char *path) {
     for (int i = 0; i < n_option; i++) {
         if (strcmp(option_table[i].path, path) == 0) return &option_table[i];

@@ -165,6 +165,8 @@ int edit_distance(const char *a, const char *b);
 void option_format(const struct options *options, const struct option *option, char *text,
                    size_t bytes);
 const char *verb_name(enum verb verb);
+bool verb_writes(enum verb verb); // to an output folder, and stops by a signal
+bool options_name_documents(const struct options *options);
 
 // Whether this process prints what needs no ranks. Launchers number the processes of a job in the
 // environment, which can be read before MPI starts.

@@ -115,9 +115,7 @@ static enum status read_rest(struct job *job, const struct reading *reading,
                              const struct context_restored *restored,
                              const struct context *context) {
     int64_t begin = restored->n;
-    bool served = job->options->verb == VERB_SERVE; // a request is answered before a stop
-    int64_t own = served ? job->options->chunk : job->session_options.chunk;
-    int64_t chunk = own > 0 ? own : reading->n;
+    int64_t chunk = reading->chunk > 0 ? reading->chunk : reading->n;
     struct keeping keeping = {.context = context, .last = cluster_seconds()};
     enum status status = OK;
     for (int64_t end; begin < reading->n; begin = end) {

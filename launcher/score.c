@@ -31,6 +31,7 @@ static enum status score_tokens(struct job *job, const int32_t *token, int64_t n
                                                .n = end - begin,
                                                .length = window,
                                                .kept = window == n,
+                                               .chunk = job->session_options.chunk,
                                                .logprob = own,
                                                .progress = progress,
                                                .base = begin},

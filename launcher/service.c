@@ -12,12 +12,12 @@
 #include "launcher/task.h"
 #include "launcher/text_stream.h"
 
-enum { BASELINE_TOKENS = 16 };          // generated under the empty question
 static const double idle_seconds = 0.5; // between two looks at signals
 
 // What rank 0 tells the others of a request; n 0: none came.
 struct order {
-    int64_t n, n_held, n_kept; // tokens of the prompt, of these in the session, up to the document
+    int64_t n, n_held,
+        document_end; // tokens of the prompt, of these in the session, up to the document
     int64_t max_tokens, n_passage;
     int64_t document; // serial; 0: none
 };
@@ -28,7 +28,7 @@ struct work {
     struct order order;
     struct service_request *request; // rank 0
     struct text_stream stream;       // rank 0
-    int64_t n_kept;                  // tokens that were not read: held, or restored
+    int64_t n_spared;                // tokens that were not read: held, or restored
     double started;
     bool goes_on;
 };
@@ -46,11 +46,11 @@ static bool is_root(const struct service *s) {
 // logits.
 static int64_t reusable(const struct service *s, const struct service_request *r) {
     const struct token_list *prompt = &r->prompt;
-    int64_t n = 0, most = r->document ? r->n_kept : prompt->n - 1;
+    int64_t n = 0, most = r->document ? r->document_end : prompt->n - 1;
     while (n < most && n < s->n_held && prompt->id[n] == s->held[n]) n++;
     // store.dir may have more of the document, and is asked about whole ones.
     if (r->document && n < most && s->job->options->store) n = 0;
-    int64_t document = r->document ? r->n_kept : prompt->n;
+    int64_t document = r->document ? r->document_end : prompt->n;
     const int64_t appends[] = {document - n, prompt->n - document};
     bool fits = session_has_room(s->job->session, n, appends, 2, r->max_tokens);
     return fits ? n : 0;
@@ -63,7 +63,7 @@ static enum status next_order(struct service *s, struct work *work) {
         struct service_request *r = work->request;
         work->order = (struct order){.n = r->prompt.n,
                                      .n_held = reusable(s, r),
-                                     .n_kept = r->n_kept,
+                                     .document_end = r->document_end,
                                      .max_tokens = r->max_tokens,
                                      .n_passage = r->n_passage,
                                      .document = r->document ? r->document->serial : 0};
@@ -73,7 +73,7 @@ static enum status next_order(struct service *s, struct work *work) {
     }
     TRY(broadcast(s, &work->order, sizeof work->order));
     work->started = cluster_seconds();
-    work->n_kept = work->order.n_held;
+    work->n_spared = work->order.n_held;
     return broadcast(s, s->token, work->order.n * (int64_t)sizeof *s->token);
 }
 
@@ -84,7 +84,7 @@ static const char *name_of(const struct work *work) {
 
 static void tell_read(void *user, int64_t done) {
     struct work *work = user;
-    if (work->request) queue_advance(&work->service->queue, work->request, done, work->n_kept);
+    if (work->request) queue_advance(&work->service->queue, work->request, done, work->n_spared);
 }
 
 // Tokens [begin, end) of the prompt; the document's last are behind those of store.dir.
@@ -99,12 +99,13 @@ static enum status read_part(struct work *work, int64_t begin, int64_t end, bool
                                       .length = s->context,
                                       .held = begin,
                                       .kept = work->order.document != 0,
+                                      .chunk = s->job->options->chunk,
                                       .logits = logits,
                                       .progress = progress},
                     &n_restored));
     task_count_read(s->job, end - begin - n_restored, 0);
-    if (begin == work->order.n_held) work->n_kept += n_restored;
-    if (is_root(s)) work->goes_on = queue_advance(&s->queue, work->request, end, work->n_kept);
+    if (begin == work->order.n_held) work->n_spared += n_restored;
+    if (is_root(s)) work->goes_on = queue_advance(&s->queue, work->request, end, work->n_spared);
     return broadcast(s, &work->goes_on, sizeof work->goes_on);
 }
 
@@ -114,11 +115,12 @@ static enum status read_prompt(struct work *work) {
     struct service *s = work->service;
     const struct order *o = &work->order;
     bool whole = o->document && s->job->options->store;
-    int64_t n = o->document ? o->n_kept : o->n, part = whole ? n : s->job->session_options.chunk;
+    int64_t n = o->document ? o->document_end : o->n,
+            part = whole ? n : s->job->session_options.chunk;
+    if (o->n_held == n) return OK;
     struct progress progress = progress_begin(s->job, name_of(work), n);
     progress.tell = tell_read;
     progress.user = work;
-    if (o->n_held == n) return OK;
     for (int64_t begin = o->n_held, end; begin < n && work->goes_on; begin = end) {
         end = begin + part < n ? begin + part : n;
         TRY(read_part(work, begin, end, end == o->n, &progress));
@@ -137,16 +139,6 @@ static bool tell_token(void *user, const int32_t *token, int64_t n) {
            !work->stream.stopped;
 }
 
-static enum status take_baseline(struct work *work, struct generation *g) {
-    struct service *s = work->service;
-    static const struct sampler greedy = {.top_p = 1};
-    g->sampler = &greedy;
-    g->max_tokens =
-        BASELINE_TOKENS < work->order.max_tokens ? BASELINE_TOKENS : work->order.max_tokens;
-    TRY(generation_run(g, work->order.n_kept, s->baseline.id, s->baseline.n));
-    return evidence_take_baseline(&s->evidence, s->job->session, g->n_appended);
-}
-
 // Passages of the request's document, unless those at hand are.
 static enum status open_evidence(struct work *work) {
     struct service *s = work->service;
@@ -156,10 +148,8 @@ static enum status open_evidence(struct work *work) {
     s->evidence_of = 0;
     TRY(evidence_open(s->job, work->request ? &work->request->document->text : &none, s->head.n,
                       &s->evidence));
-    int32_t token[BASELINE_TOKENS];
-    TRY(take_baseline(work,
-                      &(struct generation){
-                          .job = s->job, .prompt = &s->prompt, .measures = true, .token = token}));
+    TRY(generation_take_baseline(s->job, &s->prompt, work->order.document_end, &s->baseline,
+                                 work->order.max_tokens, &s->evidence));
     s->evidence_of = work->order.document;
     return OK;
 }
@@ -168,7 +158,7 @@ static enum status answer(struct work *work, struct generation *g) {
     struct service *s = work->service;
     struct job *job = s->job;
     const struct order *o = &work->order;
-    const int64_t begin = o->document ? o->n_kept : o->n;
+    const int64_t begin = o->document ? o->document_end : o->n;
     const struct sampler unused = {0};
     TRY(open_evidence(work));
     *g = (struct generation){.job = job,
@@ -195,7 +185,7 @@ static enum status finish(struct work *work, const struct generation *g) {
     size_t bytes;
     json_t *line = NULL;
     TRY(text_stream_add(&work->stream, g->token, g->n_token, true, &text, &bytes));
-    queue_advance(&s->queue, r, r->prompt.n, work->n_kept);
+    queue_advance(&s->queue, r, r->prompt.n, work->n_spared);
     queue_add_text(&s->queue, r, g->n_token, text, bytes);
     if (r->document)
         TRY(answer_line(s->job,
@@ -211,7 +201,7 @@ static enum status finish(struct work *work, const struct generation *g) {
                                            .seconds = cluster_seconds() - work->started},
                         &line));
     fprintf(stderr, "answered on %s: %lld tokens read, %lld held, %lld generated in %.2f s\n",
-            name_of(work), (long long)(r->prompt.n - work->n_kept), (long long)work->n_kept,
+            name_of(work), (long long)(r->prompt.n - work->n_spared), (long long)work->n_spared,
             (long long)g->n_token, cluster_seconds() - work->started);
     queue_finish(&s->queue, r, REQUEST_DONE, g->end, line);
     return OK;

@@ -170,7 +170,7 @@ static enum status read_question(const struct service *s, const json_t *json,
     TRY(json_read_int(in, "evidence", 0, 1000, &r->n_passage));
     TRY(document_add_ids(&r->prompt, s->head.id, s->head.n));
     TRY(document_add_ids(&r->prompt, tokens->id, tokens->n));
-    r->n_kept = r->prompt.n;
+    r->document_end = r->prompt.n;
     struct token_list after = {0};
     enum status status = prompt_encode_question(s->job, question, &after);
     if (status == OK) status = document_add_ids(&r->prompt, after.id, after.n);

@@ -25,7 +25,7 @@ struct service_request {
     struct token_list prompt;
     struct served_document *document; // whose question it is; NULL: the prompt stands alone
     char *question;
-    int64_t n_kept; // tokens of the prompt up to the document's end; 0 without document
+    int64_t document_end; // tokens of the prompt up to the document's end; 0 without document
     int64_t max_tokens, n_passage;
     struct sampler sampler;
     int n_stop;

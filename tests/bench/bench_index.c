@@ -10,6 +10,7 @@
 
 #include "kernels/sparse.h"
 #include "tests/common/cases.h"
+#include "tests/common/measure.h"
 
 enum { N_HEAD = 64, HEAD_DIM = 128, K = 2048, N_PREFILL = 128, MATMUL_SIZE = 2048, N_REPEAT = 3 };
 
@@ -174,14 +175,9 @@ static void bench_lists(int n_thread) {
 
 int main(int argc, char **argv) {
     int n_thread = argc > 1 ? atoi(argv[1]) : 2;
-    struct backend_options options = {.kind = BACKEND_CPU, .isa = ISA_AUTO, .n_thread = n_thread};
-    struct backend backend;
-    require(backend_open(&options, &backend));
-    bool bf16_products = backend.bf16_products;
-    backend_close(&backend);
     printf("%d heads of %d, the best %d; %d threads\n", N_HEAD, HEAD_DIM, K, n_thread);
     bench_lists(n_thread);
-    if (bf16_products) {
+    if (measure_multiplies_bf16()) {
         bench(ISA_AVX512_BF16, "avx512bf16", n_thread, DTYPE_F8_E4M3, true);
         bench(ISA_AVX512_BF16, "avx512bf16", n_thread, DTYPE_BF16, true);
     }

@@ -65,6 +65,15 @@ static void *repeated(struct backend *backend, const void *block, int64_t block_
     return out;
 }
 
+bool measure_multiplies_bf16(void) {
+    struct backend_options options = {.kind = BACKEND_CPU, .isa = ISA_AUTO, .n_thread = 1};
+    struct backend backend;
+    measure_require(backend_open(&options, &backend));
+    bool multiplies = backend.bf16_products;
+    backend_close(&backend);
+    return multiplies;
+}
+
 void *measure_random(struct backend *backend, enum dtype dtype, int64_t n) {
     // An odd number of values, so that rows of a power of two differ.
     int64_t n_block = n < BLOCK_ELEMENTS ? n : BLOCK_ELEMENTS - 64 * 17;

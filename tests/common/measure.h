@@ -13,6 +13,8 @@ void measure_require(enum status status);
 bool measure_open(int argc, char **argv, const char *program, struct backend *out,
                   int64_t *divisor);
 
+bool measure_multiplies_bf16(void); // the cpu backend, on this machine
+
 // Backend memory. Two million normal values, over and over, in F32, BF16 or F8_E4M3.
 void *measure_random(struct backend *backend, enum dtype dtype, int64_t n);
 void *measure_poisoned(struct backend *backend, int64_t bytes);
